@@ -1,0 +1,248 @@
+"""The schema of conf/: every key that a yaml or the command line may set, with its type and unit.
+
+Hydra merges the yaml files into these dataclasses, so that a misspelt key or a value of the wrong type stops at
+composition with its name. `check` adds what types cannot say. Both run before any process is started.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+LAYER_KINDS = ("conv", "linear")
+READS = ("image", "own", "both")
+STEPS = ("relu", "lrn", "spatial_norm", "pool", "dropout")
+
+
+@dataclass
+class LayerConfig:
+    """One row of Figure 2. Sizes and paddings in pixels of the layer's input."""
+
+    kind: str = MISSING  # conv | linear
+    kernels: int | None = MISSING  # of both towers together; null: as many as there are classes
+    reads: str = "own"  # image | own (the half this tower computed) | both (the exchange)
+    size: int = 1
+    stride: int = 1
+    pad: int = 0  # zeros on all four sides
+    overhang: int = 0  # zeros more on the right and bottom edge only
+    initial_std: float = 0.01  # of the normal distribution of the initial weights
+    initial_bias: float = 0.0
+    then: list[str] = field(default_factory=list)  # of relu, lrn, spatial_norm, pool, dropout, in this order
+
+
+@dataclass
+class LRNConfig:
+    """y_i = x_i (k + alpha * sum of x_j^2 over n neighbouring maps)^-beta, paper section 3.3."""
+
+    n: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    alpha_over_n: bool = False  # the 2012 code divides alpha by n (layer.py:1183)
+    beta: float = 0.75
+
+
+@dataclass
+class SpatialNormConfig:
+    """y = x (1 + alpha * mean of x^2 over n x n pixels of the same map)^-beta; only in the 2012 code."""
+
+    n: int = 5
+    alpha: float = 1e-3
+    beta: float = 0.75
+
+
+@dataclass
+class PoolConfig:
+    size: int = 3
+    stride: int = 2
+
+
+@dataclass
+class NetworkConfig:
+    name: str = MISSING
+    layers: dict[str, LayerConfig] = MISSING
+    lrn: LRNConfig | None = None
+    spatial_norm: SpatialNormConfig | None = None
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    dropout_keep: float = 0.5  # probability that a unit is kept; 1 switches dropout off
+    width: float = 1.0  # factor on the kernels of every layer; 1 is the paper's
+    image_size: int = 224
+    bias_rate: float = 1.0  # learning rate of the biases, as a multiple of the weights' rate
+    bias_decay: bool = True  # whether weight decay reaches the biases
+
+
+@dataclass
+class DataConfig:
+    kind: str = MISSING  # folder | shapes | synthetic
+    root: str | None = None  # holds train/<class>/* and val/<class>/*
+    cache: str | None = None  # where index, mean image and colour PCA are stored; null: root/.twotower
+    on_error: str = "stop"  # stop | skip: what a file that cannot be decoded does to the preparation
+    num_train: int = 0  # images that `shapes` draws or `synthetic` pretends to have
+    num_val: int = 0
+    num_classes: int = 0  # of `synthetic`
+
+
+@dataclass
+class InputConfig:
+    """What happens to an image between the file and conv1 (paper section 4.1)."""
+
+    random_crop: bool = True  # false: always the centre 224
+    offsets: int = 33  # positions of the crop in each direction: 33 in the 2012 code, 32 in the paper
+    flip: bool = True
+    images_per_draw: int = 1  # consecutive images that share crop and flip: 32 in the 2012 code
+    mean: str = "central"  # central (2012: the mean's central 224) | aligned (cropped as the image is)
+    colour_noise: str = "2012"  # none | 2012 | paper
+    colour_noise_std: float = 0.1  # of the factors alpha
+    device: str = "auto"  # auto | cpu | gpu: where DALI decodes
+    threads: int = 0  # of DALI per process; 0: the process's share of the cores
+
+
+@dataclass
+class OptimConfig:
+    batch_size: int = 128  # images per step and replica
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+@dataclass
+class ScheduleConfig:
+    rule: str = MISSING  # plateau | fixed
+    epochs: int = MISSING
+    max_steps: int | None = None  # stop after so many steps, whatever the epoch
+    divide_by: float = 10.0
+    drop_epochs: list[int] = field(default_factory=list)  # `fixed`: epochs after which the rate is divided
+    patience: int = 3  # `plateau`: epochs without a better validation error before the rate is divided
+    max_drops: int = 3  # `plateau`
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int | None = None  # null: at the end of each epoch only
+    keep: int = 2
+
+
+@dataclass
+class LoggingConfig:
+    every_steps: int = 10
+    wandb: str = "offline"  # offline | online | disabled
+    project: str = "twotower"
+    group: str | None = None  # null: the sweep's name in a sweep
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+
+
+@dataclass
+class MachineConfig:
+    device: str = "auto"  # auto | cpu | cuda
+    transport: str = "auto"  # auto | gloo | nccl | shared_gpu
+    replicas: int = 1  # pairs of processes that `python launch/two_gpu.py` starts
+    threads: int = 0  # of torch per process; 0: cores / processes on this host
+    timeout_seconds: float = 60.0  # how long a tower waits for the other one
+    check_every_steps: int = 50  # how often the towers compare checksums of the pixels (labels: every step)
+
+
+@dataclass
+class Config:
+    network: NetworkConfig = MISSING
+    data: DataConfig = MISSING
+    input: InputConfig = MISSING
+    optim: OptimConfig = MISSING
+    schedule: ScheduleConfig = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = MISSING
+    machine: MachineConfig = MISSING
+    seed: int = 0
+    name: str = MISSING  # of the run; the folder runs/<name>-<date> carries it
+    ablation: str = "none"  # set by the yaml of the ablation
+    run_dir: str | None = None  # null: runs/<name>-<date>
+    resume: str = "none"  # none | auto | the path of a run or of a checkpoint
+
+
+@dataclass
+class EvaluateConfig:
+    """The schema of launch/evaluate.py."""
+
+    run: str = MISSING  # run directory
+    checkpoint: str | None = None  # null: the last one
+    crops: str = "centre"  # centre | ten
+    batch_size: int = 128  # images at a time, not crops
+    device: str = "auto"  # auto | cpu | cuda
+    data_root: str | None = None  # null: the folder that the run was trained on
+
+
+def register_schemas() -> None:
+    """Makes the schemas known to Hydra as `config_schema` and `evaluate_schema`."""
+    ConfigStore.instance().store("config_schema", node=Config)
+    ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
+
+
+def resolve(composed: Any) -> Config:
+    """Turns what Hydra composed into a plain `Config`, without interpolations.
+
+    Raises: ValueError if a required key was not given.
+    """
+    missing = OmegaConf.missing_keys(composed)
+    if missing:
+        raise ValueError(f"{', '.join(sorted(missing))} must be given on the command line or in a yaml of conf/.")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    return config
+
+
+def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key}={value} is not known; choose one of {', '.join(allowed)}.")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{key}={value} is too small; give at least {least}.")
+
+
+def check(config: Config) -> None:
+    """Refuses what composes but cannot be run.
+
+    Raises: ValueError naming the key, what was given, what is allowed.
+    """
+    _one_of("data.kind", config.data.kind, ("folder", "shapes", "synthetic"))
+    _one_of("data.on_error", config.data.on_error, ("stop", "skip"))
+    _one_of("input.mean", config.input.mean, ("central", "aligned"))
+    _one_of("input.colour_noise", config.input.colour_noise, ("none", "2012", "paper"))
+    _one_of("input.device", config.input.device, ("auto", "cpu", "gpu"))
+    _one_of("schedule.rule", config.schedule.rule, ("plateau", "fixed"))
+    _one_of("logging.wandb", config.logging.wandb, ("offline", "online", "disabled"))
+    _one_of("machine.device", config.machine.device, ("auto", "cpu", "cuda"))
+    _one_of("machine.transport", config.machine.transport, ("auto", "gloo", "nccl", "shared_gpu"))
+    if config.data.kind == "folder" and config.data.root is None:
+        raise ValueError("data=folder needs data.root=DIR, a folder that holds train/<class>/* and val/<class>/*.")
+    if not 1 <= config.input.offsets <= 33:
+        raise ValueError(f"input.offsets={config.input.offsets} is not between 1 and 33 (256 - 224 + 1).")
+    if not 0 < config.network.dropout_keep <= 1:
+        raise ValueError(f"network.dropout_keep={config.network.dropout_keep} is not a probability in (0, 1].")
+    if not 0 <= config.optim.momentum < 1:
+        raise ValueError(f"optim.momentum={config.optim.momentum} is not in [0, 1).")
+    for key, value, least in (
+        ("optim.batch_size", config.optim.batch_size, 1),
+        ("optim.learning_rate", config.optim.learning_rate, 0),
+        ("optim.weight_decay", config.optim.weight_decay, 0),
+        ("schedule.epochs", config.schedule.epochs, 1),
+        ("schedule.divide_by", config.schedule.divide_by, 1),
+        ("schedule.patience", config.schedule.patience, 1),
+        ("schedule.max_drops", config.schedule.max_drops, 0),
+        ("input.images_per_draw", config.input.images_per_draw, 1),
+        ("input.colour_noise_std", config.input.colour_noise_std, 0),
+        ("input.threads", config.input.threads, 0),
+        ("checkpoint.keep", config.checkpoint.keep, 1),
+        ("logging.every_steps", config.logging.every_steps, 1),
+        ("machine.replicas", config.machine.replicas, 1),
+        ("machine.threads", config.machine.threads, 0),
+        ("machine.timeout_seconds", config.machine.timeout_seconds, 1),
+        ("machine.check_every_steps", config.machine.check_every_steps, 1),
+        ("seed", config.seed, 0),
+    ):
+        _at_least(key, value, least)
+    if config.schedule.max_steps is not None:
+        _at_least("schedule.max_steps", config.schedule.max_steps, 1)
+    if config.checkpoint.every_steps is not None:
+        _at_least("checkpoint.every_steps", config.checkpoint.every_steps, 1)

@@ -1,0 +1,210 @@
+"""The processes: which tower and replica this one is, on which device, over which transport, with which time-out.
+
+Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica are neighbours on one host.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from twotower.config import MachineConfig
+from twotower.transport import LINKS, Link, TowerLostError
+
+NUM_TOWERS = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among the others, before any of them has spoken."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    @staticmethod
+    def from_torchrun() -> "Place | None":
+        """What torchrun put into the environment; None if this is not one of its workers."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return None
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        return Place(
+            rank,
+            size,
+            int(os.environ.get("LOCAL_RANK", rank)),
+            int(os.environ.get("LOCAL_WORLD_SIZE", size)),
+        )
+
+    @property
+    def tower(self) -> int:
+        return self.rank % NUM_TOWERS
+
+    @property
+    def replica(self) -> int:
+        return self.rank // NUM_TOWERS
+
+
+def check_even(size: int) -> None:
+    """Raises: ValueError if `size` processes cannot be pairs of towers."""
+    if size % NUM_TOWERS:
+        raise ValueError(
+            f"{size} processes were started, and each replica needs two, one for each tower: "
+            "use --nproc-per-node=2, or a multiple of 2 for several replicas."
+        )
+
+
+def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, str]:
+    """The device of this process, and the transport that suits it.
+
+    GPUs enough for all: one each, NCCL. Fewer: the towers of a replica share one. None: CPU and gloo.
+
+    Raises: ValueError if what is asked for is not there.
+    """
+    gpus = torch.cuda.device_count() if machine.device != "cpu" and torch.cuda.is_available() else 0
+    if machine.device == "cuda" and gpus == 0:
+        raise ValueError("machine.device=cuda, but torch sees no GPU; use machine.device=cpu or auto.")
+    if gpus == 0:
+        device, transport = torch.device("cpu"), "gloo"
+    elif gpus >= place.local_size and machine.transport != "shared_gpu":
+        device, transport = torch.device("cuda", place.local_rank), "nccl"
+    else:
+        device, transport = torch.device("cuda", place.local_rank // NUM_TOWERS % gpus), "shared_gpu"
+    if machine.transport not in ("auto", transport):
+        raise ValueError(
+            f"machine.transport={machine.transport} does not fit {place.local_size} processes on {gpus} GPUs, "
+            f"where it must be {transport}; leave it at auto."
+        )
+    return device, transport
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_process(machine: MachineConfig, local_size: int) -> int:
+    """Threads of torch in each process: its share of the cores (torchrun's own default is 1, torch's is all)."""
+    return machine.threads or max(1, cores() // local_size)
+
+
+def die_with_parent() -> None:
+    """Ends this process when the one that started it ends, however that happens, so that no orphan computes on."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+
+class World:
+    """This process among its peers, once they have found each other. Made by `open_world`."""
+
+    def __init__(self, machine: MachineConfig, place: Place) -> None:
+        self.place = place
+        self.rank, self.tower, self.replica = place.rank, place.tower, place.replica
+        self.num_replicas = place.size // NUM_TOWERS
+        self.device, self.transport = choose_device(machine, place)
+        self.threads = threads_per_process(machine, place.local_size)
+        # Measured with one thread on a CPU: the towers' convolutions and pools take 0.7 times as long as in NCHW.
+        self.memory_format = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self.link: Link = LINKS[self.transport](
+            self.tower, place.rank ^ 1, machine.timeout_seconds, self.memory_format
+        )
+        # The same tower in all replicas: they share weights, and nothing else does.
+        groups = [dist.new_group([2 * r + tower for r in range(self.num_replicas)]) for tower in range(NUM_TOWERS)]
+        self._replicas = groups[self.tower]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process prints and writes for all."""
+        return self.rank == 0
+
+    def sum_over_replicas(self, tensors: Iterable[Tensor]) -> None:
+        """Adds up each tensor over the replicas of this tower, in place. Raises: TowerLostError."""
+        if self.num_replicas == 1:
+            return
+        try:
+            works = [dist.all_reduce(t, group=self._replicas, async_op=True) for t in tensors]
+            for work in works:
+                assert work is not None
+                work.wait()
+        except RuntimeError as error:
+            raise TowerLostError(
+                f"Tower {self.tower} of replica {self.replica} has lost a replica: {error}"
+            ) from error
+
+    def check_alike(self, step: int, **numbers: int) -> None:
+        """Compares integers between the towers. Raises: RuntimeError naming step and number, TowerLostError."""
+        others = self.link.check_in([step, *numbers.values()])
+        for name, mine, theirs in zip(("step", *numbers), (step, *numbers.values()), others, strict=True):
+            if mine != theirs:
+                raise RuntimeError(
+                    f"The towers differ at step {step}: {name} is {mine} in tower {self.tower} and {theirs} in "
+                    f"tower {1 - self.tower}. They must see the same images."
+                )
+
+    def barrier(self) -> None:
+        """Waits until all processes are here. Raises: TowerLostError."""
+        try:
+            dist.all_reduce(torch.zeros(1))
+        except RuntimeError as error:
+            raise self.link.lost(error) from error
+
+    def describe(self) -> str:
+        """One line about what was chosen."""
+        how = {"gloo": "gloo", "nccl": "NCCL", "shared_gpu": "one GPU shared by both towers (gloo)"}
+        replicas = f"{self.num_replicas} replicas of 2 towers" if self.num_replicas > 1 else "2 towers"
+        return (
+            f"{replicas} in {self.place.size} processes, {self.device.type}, exchange over {how[self.transport]}, "
+            f"{self.threads} thread{'s' if self.threads > 1 else ''} each"
+        )
+
+    def first_contact(self) -> None:
+        """Swaps a few numbers with the other tower the way activations will go. Raises: TowerLostError."""
+        self.link.check_in([self.rank])
+        try:
+            peer = self.link.swap(torch.full((4,), float(self.tower), device=self.device)).wait()
+            if float(peer[0]) != 1 - self.tower:
+                raise RuntimeError(f"Tower {self.tower} sent itself a message over {self.transport}.")
+        except TowerLostError:
+            raise
+        except RuntimeError as error:
+            hint = " Two consumer cards often need NCCL_P2P_DISABLE=1." if self.transport == "nccl" else ""
+            raise TowerLostError(f"The first swap over {self.transport} failed: {error}.{hint}") from error
+
+
+@contextmanager
+def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = None) -> Iterator[World]:
+    """Meets the other processes, and takes leave of them.
+
+    Args:
+        rendezvous: a file that all can reach and that does not exist yet; None: as torchrun says.
+    """
+    check_even(place.size)
+    device, transport = choose_device(machine, place)
+    torch.set_num_threads(threads_per_process(machine, place.local_size))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo",
+        init_method=f"file://{rendezvous}" if rendezvous else "env://",
+        rank=place.rank,
+        world_size=place.size,
+        timeout=timedelta(seconds=machine.timeout_seconds),
+    )
+    try:
+        world = World(machine, place)
+        world.first_contact()
+        yield world
+    finally:
+        dist.destroy_process_group()
