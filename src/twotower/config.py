@@ -157,6 +157,7 @@ class Config:
     ablation: str = "none"  # set by the yaml of the ablation
     run_dir: str | None = None  # null: runs/<name>-<date>
     resume: str = "none"  # none | auto | the path of a run or of a checkpoint
+    sweep_dir: str | None = None  # null: sweeps/<name>-<what is swept>
 
 
 @dataclass
@@ -171,8 +172,24 @@ class EvaluateConfig:
     data_root: str | None = None  # null: the folder that the run was trained on
 
 
+@dataclass
+class BenchmarkConfig:
+    """The schema of launch/benchmark.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING
+    optim: OptimConfig = MISSING
+    machine: MachineConfig = MISSING
+    rounds: int = 5
+    steps: int = 2  # timed in each round, after one that is not
+    num_classes: int = 1000
+    data_root: str | None = None  # a prepared or raw image folder; null: 256 x 256 JPEGs drawn for the purpose
+    output: str = "benchmark.json"
+
+
 def register_schemas() -> None:
-    """Makes the schemas known to Hydra as `config_schema` and `evaluate_schema`."""
+    """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`."""
+    ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
 

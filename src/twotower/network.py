@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -161,6 +162,11 @@ class Tower(nn.Module):
         self.tower = tower
         self.layers = nn.ModuleDict({row.name: Layer(row, network, tower, seed) for row in self.rows})
         self.initialise(seed, network.width)
+
+    def on(self, device: torch.device, memory_format: torch.memory_format) -> "Tower":
+        """Moves the tower to a device, its convolutions' weights into a memory format."""
+        self.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+        return self
 
     def table(self) -> list[Layer]:
         """conv1 ... fc8."""

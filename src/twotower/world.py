@@ -7,7 +7,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -106,11 +107,15 @@ def die_with_parent() -> None:
             os._exit(1)
 
 
+class TowersDifferError(RuntimeError):
+    """The towers were given different images, or are at different steps."""
+
+
 class World:
     """This process among its peers, once they have found each other. Made by `open_world`."""
 
-    def __init__(self, machine: MachineConfig, place: Place) -> None:
-        self.place = place
+    def __init__(self, machine: MachineConfig, place: Place, store: dist.Store) -> None:
+        self.place, self._store = place, store
         self.rank, self.tower, self.replica = place.rank, place.tower, place.replica
         self.num_replicas = place.size // NUM_TOWERS
         self.device, self.transport = choose_device(machine, place)
@@ -144,14 +149,27 @@ class World:
             ) from error
 
     def check_alike(self, step: int, **numbers: int) -> None:
-        """Compares integers between the towers. Raises: RuntimeError naming step and number, TowerLostError."""
+        """Compares integers between the towers. Raises: TowersDifferError naming step and number, TowerLostError."""
         others = self.link.check_in([step, *numbers.values()])
         for name, mine, theirs in zip(("step", *numbers), (step, *numbers.values()), others, strict=True):
             if mine != theirs:
-                raise RuntimeError(
+                raise TowersDifferError(
                     f"The towers differ at step {step}: {name} is {mine} in tower {self.tower} and {theirs} in "
                     f"tower {1 - self.tower}. They must see the same images."
                 )
+
+    def from_first(self, name: str, make: Callable[[], str]) -> str:
+        """What `make` returns in rank 0, in all processes; the others wait for it as long as it takes.
+
+        The time-out does not apply, since what rank 0 makes may be a data set. Each `name` is used once.
+        """
+        if self.is_first:
+            text = make()
+            self._store.set(name, text)
+            return text
+        while not self._store.check([name]):
+            time.sleep(0.05)
+        return str(self._store.get(name).decode())
 
     def barrier(self) -> None:
         """Waits until all processes are here. Raises: TowerLostError."""
@@ -183,28 +201,39 @@ class World:
             raise TowerLostError(f"The first swap over {self.transport} failed: {error}.{hint}") from error
 
 
+def _meet(place: Place, rendezvous: str | None) -> dist.Store:
+    """The board on which processes leave notes for each other."""
+    if rendezvous is not None:
+        return dist.FileStore(rendezvous, place.size)
+    store, _, _ = next(dist.rendezvous("env://", place.rank, place.size))
+    # A restarted worker would otherwise read the addresses of the processes before it.
+    return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
 @contextmanager
 def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = None) -> Iterator[World]:
     """Meets the other processes, and takes leave of them.
 
     Args:
         rendezvous: a file that all can reach and that does not exist yet; None: as torchrun says.
+
+    Raises: ValueError for an odd number of processes or a device that is not there, TowerLostError.
     """
     check_even(place.size)
     device, transport = choose_device(machine, place)
     torch.set_num_threads(threads_per_process(machine, place.local_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    store = _meet(place, rendezvous)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo",
-        init_method=f"file://{rendezvous}" if rendezvous else "env://",
+        store=dist.PrefixStore("world", store),
         rank=place.rank,
         world_size=place.size,
         timeout=timedelta(seconds=machine.timeout_seconds),
     )
-    try:
-        world = World(machine, place)
-        world.first_contact()
-        yield world
-    finally:
-        dist.destroy_process_group()
+    world = World(machine, place, dist.PrefixStore("notes", store))
+    world.first_contact()
+    yield world
+    # Only after success: leaving a group whose other members are gone can block.
+    dist.destroy_process_group()

@@ -1,0 +1,43 @@
+"""Times the two towers against the same network in one process, and the parts of a step.
+
+python launch/benchmark.py [network=alexnet_2012] [rounds=5] [data_root=DIR]
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from twotower.benchmark import benchmark
+from twotower.config import BenchmarkConfig, register_schemas
+
+register_schemas()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
+def main(composed: Any) -> None:
+    settings = OmegaConf.to_object(composed)
+    assert isinstance(settings, BenchmarkConfig)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        found = benchmark(settings, console.print)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    table = Table("median of the rounds", "")
+    for name, value in found["medians"].items():
+        table.add_row(name.replace("_", " "), f"{value:.2f}")
+    console.print(table)
+    table = Table("part of a step, tower 0", "ms")
+    for name, value in found["parts_ms"].items():
+        table.add_row(name, f"{value:.1f}")
+    console.print(table)
+    Path(settings.output).write_text(json.dumps(found, indent=1) + "\n")
+    console.print(f"written to {settings.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Trains the two towers.
+
+python launch/two_gpu.py [overrides]                          starts the two processes itself
+torchrun --nproc-per-node=2 launch/two_gpu.py [overrides]     the same under torchrun; 4 processes: 2 replicas
+python launch/two_gpu.py -m ablation=none,no_lrn seed=0,1     a sweep: one job after the other
+"""
+
+import os
+import sys
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from twotower.config import register_schemas, resolve
+from twotower.launch import run, run_as_worker
+from twotower.sweep import Sweep
+from twotower.world import Place
+
+register_schemas()
+sweep = Sweep()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def compose_and_run(composed: Any) -> None:
+    task = HydraConfig.get()
+    if task.mode == RunMode.MULTIRUN:
+        sweep.run_job(resolve(composed), list(task.overrides.task), sys.argv[1:])
+        return
+    try:
+        run(resolve(composed))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}" if str(error) else 1) from error
+
+
+def main() -> None:
+    place = Place.from_torchrun()
+    if place is not None and any(a in ("-m", "--multirun") for a in sys.argv[1:]):
+        raise SystemExit("error: a sweep is started with python, not with torchrun: python launch/two_gpu.py -m ...")
+    if place is not None and place.size > 1:
+        with hydra.initialize(version_base="1.3", config_path="../conf"):
+            composed = hydra.compose("config", sys.argv[1:])
+        sys.exit(run_as_worker(resolve(composed), place))
+    # A world of one: plain `python`, or `torchrun` without --nproc-per-node. Its variables are not for the towers.
+    for name in [n for n in os.environ if n.startswith("TORCHELASTIC_")] + ["RANK", "WORLD_SIZE", "LOCAL_RANK"]:
+        os.environ.pop(name, None)
+    compose_and_run()
+    if sweep.outcomes:
+        sweep.print_table()
+        sys.exit(1 if sweep.num_failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The same network as people usually write it: one process, grouped convolutions, torch's own normalisation.
+
+For comparison in the benchmark only; training never runs it. With one `groups=2` convolution for two towers and
+`local_response_norm` over all maps it computes nearly the same function (the norm looks across the towers' edge).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twotower.config import LRNConfig, NetworkConfig, SpatialNormConfig
+from twotower.network import IMAGE_MAPS, NUM_TOWERS, Row, plan
+
+
+class PlainSpatialNorm(nn.Module):
+    def __init__(self, config: SpatialNormConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = self.config
+        return x * (1 + c.alpha * F.avg_pool2d(x * x, c.n, 1, c.n // 2)).pow(-c.beta)
+
+
+def _torch_lrn(lrn: LRNConfig) -> nn.Module:
+    # torch divides alpha by n.
+    return nn.LocalResponseNorm(lrn.n, lrn.alpha if lrn.alpha_over_n else lrn.alpha * lrn.n, lrn.beta, lrn.k)
+
+
+def _steps(row: Row, network: NetworkConfig) -> list[nn.Module]:
+    steps: list[nn.Module] = []
+    for step in row.config.then:
+        if step == "relu":
+            steps.append(nn.ReLU(inplace=True))
+        elif step == "lrn" and network.lrn is not None:
+            steps.append(_torch_lrn(network.lrn))
+        elif step == "spatial_norm" and network.spatial_norm is not None:
+            steps.append(PlainSpatialNorm(network.spatial_norm))
+        elif step == "pool":
+            steps.append(nn.MaxPool2d(network.pool.size, network.pool.stride, ceil_mode=True))
+        elif step == "dropout":
+            steps.append(nn.Dropout(1 - network.dropout_keep))
+    return steps
+
+
+def build_baseline(network: NetworkConfig, num_classes: int) -> nn.Sequential:
+    """Images [B, 3, 224, 224] -> logits [B, classes], with as many parameters as the two towers together."""
+    modules: list[nn.Module] = []
+    units = IMAGE_MAPS
+    for row in plan(network, num_classes):
+        kernels, c = sum(row.kernels), row.config
+        if c.kind == "linear":
+            if not any(isinstance(module, nn.Flatten) for module in modules):
+                modules.append(nn.Flatten())
+                units = sum(row.maps_in)
+            modules.append(nn.Linear(units, kernels))
+        else:
+            if c.overhang:
+                modules.append(nn.ZeroPad2d((0, c.overhang, 0, c.overhang)))
+            groups = NUM_TOWERS if c.reads == "own" else 1
+            modules.append(nn.Conv2d(units, kernels, c.size, c.stride, c.pad, groups=groups))
+        modules += _steps(row, network)
+        units = kernels
+    return nn.Sequential(*modules)

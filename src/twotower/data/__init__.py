@@ -1,0 +1,20 @@
+"""From files to batches: shapes or folder -> prepare -> order -> pipeline -> feed."""
+
+from twotower.data.dataset import DataSet, Split
+from twotower.data.feed import Batch, Feed, label_checksum, open_train, open_validation, pixel_checksum
+from twotower.data.order import steps_per_epoch
+from twotower.data.prepare import load, prepare
+
+__all__ = [
+    "Batch",
+    "DataSet",
+    "Feed",
+    "Split",
+    "label_checksum",
+    "load",
+    "open_train",
+    "open_validation",
+    "pixel_checksum",
+    "prepare",
+    "steps_per_epoch",
+]

@@ -1,0 +1,322 @@
+"""Batches for one replica: from files through DALI, or random ones for timing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from twotower.config import InputConfig
+from twotower.data.dataset import CROP_SIZE, DataSet, Split
+from twotower.data.order import draws, epoch_order, replica_rows, steps_per_epoch
+from twotower.streams import torch_stream
+
+PREFETCH = 2  # batches that DALI works ahead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """float32 images [B, 3, 224, 224] (or [B, 10, 3, 224, 224]) less the mean, and int64 labels [B]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Feed(Protocol):
+    """An iterator of batches that holds resources until it is closed."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __next__(self) -> Batch: ...
+    def __len__(self) -> int: ...
+    def close(self) -> None: ...
+
+
+def label_checksum(batch: Batch) -> int:
+    """A number that is the same for the same labels in the same order."""
+    weights = torch.arange(1, len(batch.labels) + 1, device=batch.labels.device)
+    return int((batch.labels * weights).sum())
+
+
+def pixel_checksum(batch: Batch) -> int:
+    """A number that is the same for the same images, bit for bit, in the same order."""
+    bits = batch.images.view(torch.int32).flatten(1).sum(1, dtype=torch.int64)
+    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+
+
+def decoding_device(config: InputConfig, device: torch.device) -> str:
+    """`cpu` or `gpu`. Raises: ValueError if decoding is asked of a GPU that is not used."""
+    if config.device == "gpu" and device.type != "cuda":
+        raise ValueError("input.device=gpu, but the towers are on the CPU; use input.device=auto.")
+    return config.device if config.device != "auto" else ("gpu" if device.type == "cuda" else "cpu")
+
+
+def _read(split: Split, indices: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    return [np.fromfile(split.root / split.paths[i], np.uint8) for i in indices]
+
+
+class _Pipeline:
+    """A DALI pipeline whose batches become torch tensors on `device`."""
+
+    def __init__(self, pipeline: Any, split: Split, device: torch.device) -> None:
+        pipeline.build()
+        self._pipeline, self._split, self._device = pipeline, split, device
+
+    def run(self, indices: NDArray[np.int64]) -> Batch:
+        """The next batch; `indices` are those that its source gave."""
+        try:
+            (images,) = self._pipeline.run()
+        except RuntimeError as error:
+            names = ", ".join(self._split.paths[i] for i in indices)
+            raise RuntimeError(
+                f"DALI failed on a batch of these files, which it once could decode: {names}"
+            ) from error
+        # DALI uses the memory again; its layout NHWC is torch's channels_last.
+        whole = from_dlpack(images.as_tensor()).clone().to(self._device)
+        labels = torch.from_numpy(self._split.labels[indices]).to(self._device)
+        return Batch(whole.movedim(-1, -3), labels)
+
+    def close(self) -> None:
+        self._pipeline = None  # DALI frees its memory and threads with the object
+
+
+def _options(batch_size: int, threads: int, decoder: str, device: torch.device) -> dict[str, Any]:
+    device_id = (device.index or 0) if decoder == "gpu" else None
+    return {
+        "batch_size": batch_size,
+        "num_threads": threads,
+        "device_id": device_id,
+        "prefetch_queue_depth": PREFETCH,
+    }
+
+
+class TrainFeed:
+    """Endless batches from global step `first_step` on, the same whatever came before."""
+
+    def __init__(
+        self,
+        dataset: DataSet,
+        config: InputConfig,
+        *,
+        seed: int,
+        batch_size: int,
+        first_step: int,
+        replica: int,
+        num_replicas: int,
+        device: torch.device,
+        threads: int,
+    ) -> None:
+        from twotower.data.pipeline import SPAN, training_images
+
+        self._split, self._first_step, self._taken = dataset.train, first_step, 0
+        self._length = steps_per_epoch(len(dataset.train), batch_size, num_replicas)
+
+        @lru_cache(maxsize=2)
+        def order(epoch: int) -> NDArray[np.int64]:
+            return epoch_order(len(dataset.train), seed, epoch)
+
+        def indices(step: int) -> NDArray[np.int64]:
+            epoch, within = divmod(step, self._length)
+            whole = batch_size * num_replicas
+            batch = order(epoch)[within * whole : (within + 1) * whole]
+            return batch[replica_rows(batch_size, replica)]
+
+        def source(info: Any) -> Any:
+            step = first_step + info.iteration
+            epoch, within = divmod(step, self._length)
+            drawn = draws(
+                config,
+                dataset.eigenvalues,
+                dataset.eigenvectors,
+                seed=seed,
+                epoch=epoch,
+                step=within,
+                batch_size=batch_size,
+                replica=replica,
+                num_replicas=num_replicas,
+            )
+            y, x = (drawn.offsets / np.float32(SPAN)).astype(np.float32).T
+            return _read(self._split, indices(step)), y.copy(), x.copy(), drawn.flips, drawn.noise
+
+        self._indices = indices
+        decoder = decoding_device(config, device)
+        assert dataset.mean_image is not None
+        scale = 1 / (1 + config.colour_noise_std) if config.colour_noise == "2012" else 1.0
+        pipeline = training_images(
+            source, dataset.mean_image, config.mean, scale, decoder, **_options(batch_size, threads, decoder, device)
+        )
+        self._pipeline = _Pipeline(pipeline, self._split, device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        step = self._first_step + self._taken
+        self._taken += 1
+        return self._pipeline.run(self._indices(step))
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self._length
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+
+class ValidationFeed:
+    """This replica's share of the validation set, once, the last partial batch included."""
+
+    def __init__(
+        self,
+        dataset: DataSet,
+        config: InputConfig,
+        *,
+        batch_size: int,
+        replica: int,
+        num_replicas: int,
+        device: torch.device,
+        threads: int,
+        crops: str,
+    ) -> None:
+        from twotower.data.pipeline import validation_images
+
+        split, count = dataset.val, len(dataset.val)
+        share = np.arange(replica * count // num_replicas, (replica + 1) * count // num_replicas)
+        self._parts = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
+        self._next = 0
+
+        def source(info: Any) -> Any:
+            if info.iteration >= len(self._parts):
+                raise StopIteration
+            return _read(split, self._parts[info.iteration])
+
+        decoder = decoding_device(config, device)
+        assert dataset.mean_image is not None
+        pipeline = validation_images(
+            source,
+            dataset.mean_image,
+            config.mean,
+            crops == "ten",
+            decoder,
+            **_options(batch_size, threads, decoder, device),
+        )
+        self._pipeline = _Pipeline(pipeline, split, device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._next >= len(self._parts):
+            raise StopIteration
+        self._next += 1
+        return self._pipeline.run(self._parts[self._next - 1])
+
+    def __len__(self) -> int:
+        """Batches."""
+        return len(self._parts)
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+
+class SyntheticFeed:
+    """The same few random batches again and again: values as large as those of images less their mean."""
+
+    NUM_DIFFERENT = 2
+    STD = 70.0  # grey levels, about that of ILSVRC's pixels
+
+    def __init__(
+        self,
+        dataset: DataSet,
+        *,
+        seed: int,
+        batch_size: int,
+        num_batches: int | None,
+        device: torch.device,
+        crops: str,
+    ) -> None:
+        self._num_batches, self._taken, self._batches = num_batches, 0, []
+        views = (10,) if crops == "ten" else ()
+        for number in range(self.NUM_DIFFERENT):
+            stream = torch_stream("synthetic", seed, number)
+            images = torch.randn(batch_size, *views, CROP_SIZE, CROP_SIZE, 3, generator=stream) * self.STD
+            labels = torch.randint(len(dataset.classes), (batch_size,), generator=stream)
+            self._batches.append(Batch(images.movedim(-1, -3).to(device), labels.to(device)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._num_batches is not None and self._taken >= self._num_batches:
+            raise StopIteration
+        self._taken += 1
+        return self._batches[self._taken % self.NUM_DIFFERENT]
+
+    def __len__(self) -> int:
+        return self._num_batches or 0
+
+    def close(self) -> None:
+        self._batches = []
+
+
+def open_train(
+    dataset: DataSet,
+    config: InputConfig,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    replica: int,
+    num_replicas: int,
+    device: torch.device,
+    threads: int,
+) -> Feed:
+    """Endless training batches. Raises: ValueError if the set has not one whole batch."""
+    if dataset.is_synthetic:
+        return SyntheticFeed(
+            dataset, seed=seed, batch_size=batch_size, num_batches=None, device=device, crops="centre"
+        )
+    return TrainFeed(
+        dataset,
+        config,
+        seed=seed,
+        batch_size=batch_size,
+        first_step=first_step,
+        replica=replica,
+        num_replicas=num_replicas,
+        device=device,
+        threads=threads,
+    )
+
+
+def open_validation(
+    dataset: DataSet,
+    config: InputConfig,
+    *,
+    batch_size: int,
+    replica: int,
+    num_replicas: int,
+    device: torch.device,
+    threads: int,
+    crops: str = "centre",
+) -> Feed:
+    """This replica's share of the validation images, in the `centre` crop or in `ten`."""
+    if dataset.is_synthetic:
+        num_batches = max(1, len(dataset.val) // num_replicas // batch_size)
+        return SyntheticFeed(
+            dataset, seed=0, batch_size=batch_size, num_batches=num_batches, device=device, crops=crops
+        )
+    return ValidationFeed(
+        dataset,
+        config,
+        batch_size=batch_size,
+        replica=replica,
+        num_replicas=num_replicas,
+        device=device,
+        threads=threads,
+        crops=crops,
+    )

@@ -1,0 +1,116 @@
+"""Everything random about the input, as pure functions of seed, epoch and step.
+
+Order and draws are made for the batch of all replicas, and each replica takes its rows. So both towers of a replica
+see the same, any step can be computed without the steps before it, and R replicas with batch B see exactly what one
+replica with batch R * B sees.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.config import InputConfig
+from twotower.data.dataset import CENTRE_OFFSET
+from twotower.streams import numpy_stream
+
+
+def steps_per_epoch(num_images: int, batch_size: int, num_replicas: int) -> int:
+    """Whole batches in an epoch. What is left over is left out, other images in each epoch.
+
+    Raises: ValueError if there is not one whole batch.
+    """
+    steps = num_images // (batch_size * num_replicas)
+    if steps == 0:
+        raise ValueError(
+            f"The training set has {num_images} images, fewer than one step takes (optim.batch_size={batch_size} x "
+            f"{num_replicas} replicas); choose a smaller optim.batch_size."
+        )
+    return steps
+
+
+def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of 0..num_images-1. (The 2012 code shuffled once and kept that order: data.py:76-83.)"""
+    return numpy_stream("order", seed, epoch).permutation(num_images)
+
+
+def replica_rows(batch_size: int, replica: int) -> slice:
+    """The rows of the whole batch that belong to a replica."""
+    return slice(replica * batch_size, (replica + 1) * batch_size)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to each image of a batch of B.
+
+    Attributes:
+        offsets: int32 [B, 2], y and x of the 224 crop in the 256 square.
+        flips: int32 [B], 1 where the crop is mirrored.
+        noise: float32 [B, 3], added to R, G, B of all pixels, in 0..255 units.
+        scale: factor on the whole image after the noise.
+    """
+
+    offsets: NDArray[np.int32]
+    flips: NDArray[np.int32]
+    noise: NDArray[np.float32]
+    scale: float
+
+
+def _per_group(values: NDArray[np.integer], images_per_draw: int, num_images: int) -> NDArray[np.int32]:
+    return np.repeat(values, images_per_draw, axis=0)[:num_images].astype(np.int32)
+
+
+def colour_shifts(
+    form: str,
+    alphas: NDArray[np.float64],
+    eigenvalues: NDArray[np.float64],
+    eigenvectors: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """What is added to R, G and B in 0..255 units, float32 [B, 3], for factors alpha [B, 3].
+
+    `2012`: sum of p_i * alpha_i * s_i with the standard deviations s_i along the axes p_i, the roots of the
+    eigenvalues (convdata_jpeg.py:65): 12.2 grey levels along the main axis of ILSVRC-2012.
+
+    `paper`: sum of p_i * alpha_i * lambda_i as printed in section 4.1. An eigenvalue has the unit of a squared pixel
+    value, so the formula depends on the unit: for pixels in 0..255 it would shift ILSVRC images by 1483 grey levels.
+    It makes sense only for pixels in 0..1, and that is what is computed here, brought back to 0..255.
+    """
+    if form == "2012":
+        lengths = np.sqrt(np.maximum(eigenvalues, 0))
+    elif form == "paper":
+        lengths = eigenvalues / 255**2 * 255
+    else:
+        lengths = np.zeros(3)
+    shifts: NDArray[np.float32] = ((alphas * lengths) @ eigenvectors.T).astype(np.float32)
+    return shifts
+
+
+def draws(
+    config: InputConfig,
+    eigenvalues: NDArray[np.float64],
+    eigenvectors: NDArray[np.float64],
+    *,
+    seed: int,
+    epoch: int,
+    step: int,
+    batch_size: int,
+    replica: int = 0,
+    num_replicas: int = 1,
+) -> Draws:
+    """The draws of stream (seed, epoch, step in epoch) for one replica's images."""
+    whole = batch_size * num_replicas
+    stream = numpy_stream("draws", seed, epoch, step)
+    groups = -(-whole // config.images_per_draw)
+    # All are drawn, whatever is used, so that switching one off leaves the others as they are.
+    offsets = _per_group(stream.integers(0, config.offsets, (groups, 2)), config.images_per_draw, whole)
+    flips = _per_group(stream.integers(0, 2, groups), config.images_per_draw, whole)
+    alphas = stream.standard_normal((whole, 3)) * config.colour_noise_std
+    if not config.random_crop:
+        offsets = np.full_like(offsets, CENTRE_OFFSET)
+    if not config.flip:
+        flips = np.zeros_like(flips)
+    rows = replica_rows(batch_size, replica)
+    noise = colour_shifts(config.colour_noise, alphas[rows], eigenvalues, eigenvectors)
+    # convdata_jpeg.py:175-179 divides image and noise by 1 + 0.1, in training only.
+    scale = 1 / (1 + config.colour_noise_std) if config.colour_noise == "2012" else 1.0
+    return Draws(offsets[rows], flips[rows], noise, scale)

@@ -1,0 +1,269 @@
+"""Preparation at first use: each file is decoded once, mean image and colour PCA are fitted, all is stored.
+
+Training never meets a file that this pass, with the same decoder, has not decoded.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twotower.config import DataConfig
+from twotower.data.dataset import PREPARED_SIZE, DataSet, Split, synthetic_dataset
+from twotower.data.folder import FolderIndex, index_folder
+from twotower.data.shapes import draw_shapes
+
+FORMAT = 1
+SHAPES_ROOT = Path("datasets/shapes")
+CACHE = ".twotower"
+BATCH = 32
+PLAIN_LINE_IMAGES = 5000  # a plain line after so many images where there is no terminal
+
+
+def root_of(data: DataConfig) -> Path:
+    """The folder that holds train and val."""
+    return Path(data.root) if data.root is not None else SHAPES_ROOT
+
+
+def cache_of(data: DataConfig) -> Path:
+    """The folder that holds what was fitted."""
+    return Path(data.cache) if data.cache is not None else root_of(data) / CACHE
+
+
+class Decoder:
+    """Decodes files to uint8 [N, 256, 256, 3] with DALI on the CPU, and names those that cannot be decoded."""
+
+    def __init__(self, num_threads: int) -> None:
+        self.num_threads = num_threads
+        self._pipeline: Any = None
+
+    def _run(self, encoded: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        from twotower.data.pipeline import prepared_images
+
+        if self._pipeline is None:
+            self._pipeline = prepared_images(
+                "cpu", batch_size=BATCH, num_threads=self.num_threads, device_id=None, prefetch_queue_depth=1
+            )
+            self._pipeline.build()
+        self._pipeline.feed_input("encoded", encoded)
+        (images,) = self._pipeline.run()
+        array: NDArray[np.uint8] = np.array(images.as_array())
+        return array
+
+    def decode(self, paths: list[Path]) -> tuple[NDArray[np.uint8], dict[Path, str]]:
+        """The images that could be decoded, in order, and the reason for each that could not."""
+        rejects: dict[Path, str] = {}
+        encoded = {}
+        for path in paths:
+            try:
+                content = np.fromfile(path, np.uint8)
+            except OSError as error:
+                rejects[path] = error.strerror or "cannot be read"
+                continue
+            if len(content) == 0:
+                rejects[path] = "the file is empty"
+            else:
+                encoded[path] = content
+        if not encoded:
+            return np.empty((0, PREPARED_SIZE, PREPARED_SIZE, 3), np.uint8), rejects
+        try:
+            return self._run(list(encoded.values())), rejects
+        except RuntimeError:
+            # One bad sample costs DALI the whole batch and the pipeline; find it by decoding one at a time.
+            images = []
+            for path, content in encoded.items():
+                self._pipeline = None
+                try:
+                    images.append(self._run([content]))
+                except RuntimeError as error:
+                    rejects[path] = _reason(str(error))
+            self._pipeline = None
+            empty = np.empty((0, PREPARED_SIZE, PREPARED_SIZE, 3), np.uint8)
+            return np.concatenate([empty, *images]), rejects
+
+
+def _reason(text: str) -> str:
+    """DALI's own words for it, without the traceback around them."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "decode" in line.lower() or "unsupported" in line.lower()]
+    return (telling or lines or ["cannot be decoded"])[0][:200]
+
+
+class Fit:
+    """Running sums for the mean image and the covariance of RGB pixels."""
+
+    def __init__(self) -> None:
+        self.num_images = 0
+        self.image_sum = np.zeros((PREPARED_SIZE, PREPARED_SIZE, 3), np.uint64)
+        self.products = np.zeros((3, 3), np.float64)
+
+    def add(self, images: NDArray[np.uint8]) -> None:
+        """uint8 [N, 256, 256, 3]."""
+        self.num_images += len(images)
+        self.image_sum += images.sum(axis=0, dtype=np.uint32)
+        # Around 128 the products stay small enough for float32 within an image; float64 over images.
+        pixels = images.reshape(len(images), -1, 3).astype(np.float32) - 128
+        self.products += np.einsum("nij->ij", (pixels.transpose(0, 2, 1) @ pixels).astype(np.float64))
+
+    def mean_image(self) -> NDArray[np.float32]:
+        return (self.image_sum / self.num_images).astype(np.float32)
+
+    def colour_pca(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Eigenvalues ascending [3] and their vectors as columns [3, 3], of the covariance of all pixels."""
+        mean = (self.image_sum / self.num_images).mean(axis=(0, 1)) - 128
+        num_pixels = self.num_images * PREPARED_SIZE**2
+        values, vectors = np.linalg.eigh(self.products / num_pixels - np.outer(mean, mean))
+        # The sign of an eigenvector is arbitrary; fix it, so that the same images give the same noise.
+        return values, vectors * np.sign(vectors.sum(axis=0))
+
+
+def _batches(paths: list[Path], progress: bool, title: str) -> Iterator[list[Path]]:
+    console = Console(highlight=False, soft_wrap=True)
+    parts = [paths[i : i + BATCH] for i in range(0, len(paths), BATCH)]
+    if not progress or not console.is_terminal:
+        done = 0
+        for part in parts:
+            yield part
+            if progress and (done + len(part)) // PLAIN_LINE_IMAGES > done // PLAIN_LINE_IMAGES:
+                console.print(f"{title}: {done + len(part)} of {len(paths)} images")
+            done += len(part)
+        return
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=len(paths))
+        for part in parts:
+            yield part
+            bar.advance(task, len(part))
+
+
+def _refuse(path: str, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out with data.on_error=skip."
+    )
+
+
+def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, dict[str, str]]:
+    """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
+    decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1)), Fit(), {}
+    for split, by_class in index.files.items():
+        paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
+        for part in _batches(paths, progress, f"preparing {split}"):
+            images, bad = decoder.decode(part)
+            for path, reason in bad.items():
+                if on_error == "stop":
+                    raise _refuse(str(path), reason)
+                rejects[path.relative_to(index.root).as_posix()] = reason
+            if split == "train" and len(images):
+                fit.add(images)
+    return fit, rejects
+
+
+def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
+    pending = cache.with_name(f"{cache.name}.pending-{os.getpid()}")
+    try:
+        pending.mkdir(parents=True)
+        np.save(pending / "mean_image.npy", mean_image)
+        (pending / "index.json").write_text(json.dumps(content) + "\n")
+        if cache.exists():
+            shutil.rmtree(cache)
+        pending.rename(cache)
+    except OSError as error:
+        shutil.rmtree(pending, ignore_errors=True)
+        raise ValueError(
+            f"{cache} cannot be written ({error.strerror}); choose another folder for the index with data.cache=DIR."
+        ) from error
+
+
+def _read_index(cache: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads((cache / "index.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return content if content.get("format") == FORMAT else None
+
+
+def prepare(data: DataConfig, progress: bool = True) -> DataSet:
+    """Makes a data set ready, once; afterwards only looks whether its files are still the same.
+
+    Raises: ValueError for a folder that cannot be used, a file that cannot be decoded, or a cache that cannot be
+    written.
+    """
+    if data.kind == "synthetic":
+        return load(data)
+    say: Callable[[str], None] = print if progress else lambda line: None
+    root, cache = root_of(data), cache_of(data)
+    if data.kind == "shapes":
+        if not root.exists():
+            say(f"drawing {data.num_train} + {data.num_val} images into {root}")
+        draw_shapes(root, data.num_train, data.num_val)
+    index = index_folder(root)
+    content = _read_index(cache)
+    if content is None or content["fingerprint"] != index.fingerprint:
+        say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
+        fit, rejects = _examine(index, data.on_error, progress)
+        _check_left(index, rejects)
+        values, vectors = fit.colour_pca()
+        content = {
+            "format": FORMAT,
+            "fingerprint": index.fingerprint,
+            "classes": index.classes,
+            "files": index.files,
+            "rejects": rejects,
+            "eigenvalues": values.tolist(),
+            "eigenvectors": vectors.tolist(),
+        }
+        _store(cache, content, fit.mean_image())
+        if index.num_ignored:
+            say(f"{index.num_ignored} files not named as JPEG or PNG were ignored")
+        for path, reason in rejects.items():
+            say(f"left out: {path} ({reason})")
+    rejects = content["rejects"]
+    if rejects and data.on_error == "stop":
+        raise _refuse(*next(iter(rejects.items())))
+    if rejects:
+        say(f"{len(rejects)} files that cannot be decoded are left out; {cache / 'index.json'} lists them")
+    return load(data)
+
+
+def _check_left(index: FolderIndex, rejects: dict[str, str]) -> None:
+    for split, by_class in index.files.items():
+        for name, files in by_class.items():
+            if all(f"{split}/{name}/{file}" in rejects for file in files):
+                raise ValueError(
+                    f"No image of {index.root / split / name} can be decoded; the class needs at least one."
+                )
+
+
+def load(data: DataConfig) -> DataSet:
+    """Reads what `prepare` has stored. Raises: ValueError if it has not been run."""
+    if data.kind == "synthetic":
+        return synthetic_dataset(data.num_train, data.num_val, data.num_classes)
+    root, cache = root_of(data), cache_of(data)
+    content = _read_index(cache)
+    if content is None:
+        raise ValueError(f"{root} has not been prepared; start training with it once.")
+    splits = {}
+    for split, by_class in content["files"].items():
+        paths, labels = [], []
+        for label, name in enumerate(content["classes"]):
+            kept = [f"{split}/{name}/{file}" for file in by_class[name]]
+            kept = [path for path in kept if path not in content["rejects"]]
+            paths += kept
+            labels += [label] * len(kept)
+        splits[split] = Split(root, paths, np.array(labels, np.int64))
+    return DataSet(
+        content["classes"],
+        splits["train"],
+        splits["val"],
+        np.load(cache / "mean_image.npy"),
+        np.array(content["eigenvalues"]),
+        np.array(content["eigenvectors"]),
+        content["rejects"],
+    )

@@ -1,0 +1,191 @@
+"""What a run leaves behind, written by rank 0 alone: metrics.jsonl (the source of truth), its W&B mirror, the screen.
+
+metrics.jsonl has one JSON object a line, flushed at once:
+    {"event": "train", "step": 120, "epoch": 4.0, "loss": ..., "top1_error": ..., "top5_error": ...,
+     "images_per_second": ..., "exchange_wait_ms": ..., "exchange_bytes": ..., "learning_rate": ...}
+Errors are in percent, losses in nats, wait and bytes are means per step of tower 0 in one direction; `step` counts
+finished updates. W&B gets the same values as train/loss, validation/top1_error ... over train/step.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from twotower.config import Config
+
+PLAIN_LINE_SECONDS = 10.0  # at most one plain line in so many seconds where there is no terminal
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on, and the commit of the source where it is a git checkout."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in (
+        "twotower",
+        "torch",
+        "nvidia-dali-cuda130",
+        "nvidia-dali-cuda120",
+        "numpy",
+        "hydra-core",
+        "wandb",
+    ):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return found
+    if commit.returncode == 0:
+        found["commit"] = commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, complete or not at all."""
+    pending = path.with_name(path.name + ".pending")
+    pending.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(pending, path)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a metrics.jsonl; a last line that was cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drops the events after `step`, which the resumed run will write again with the same values."""
+    events = read_events(path)
+    kept = [event for event in events if event["step"] <= step and event["event"] != "end"]
+    pending = path.with_name(path.name + ".pending")
+    pending.write_text("".join(json.dumps(event) + "\n" for event in kept))
+    os.replace(pending, path)
+
+
+class Journal:
+    """Opened once by rank 0, closed in every case."""
+
+    def __init__(self, config: Config, run_dir: Path, first_step: int, total_steps: int) -> None:
+        self.config, self.run_dir = config, run_dir
+        self.console = Console(highlight=False, soft_wrap=True)
+        OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
+        write_json(run_dir / "versions.json", versions())
+        if first_step:
+            cut_back(run_dir / "metrics.jsonl", first_step)
+        self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
+        self._wandb = self._open_wandb(first_step)
+        self._last_plain_line = 0.0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"))
+            self._progress = Progress(
+                *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console
+            )
+            self._task = self._progress.add_task("step 0", total=total_steps, completed=first_step, values="")
+            self._progress.start()
+        self.total_steps = total_steps
+
+    def _open_wandb(self, first_step: int) -> Any:
+        logging = self.config.logging
+        if logging.wandb == "disabled":
+            return None
+        import wandb  # here, as it takes a second that runs without it need not spend
+
+        run = wandb.init(
+            project=logging.project,
+            dir=self.run_dir,
+            name=self.run_dir.name,
+            group=logging.group or self.run_dir.name,
+            tags=[*logging.tags, self.config.network.name, f"ablation:{self.config.ablation}"],
+            notes=logging.notes,
+            mode="online" if logging.wandb == "online" else "offline",
+            config=asdict(self.config) | {"run_dir": str(self.run_dir), "resumed_from_step": first_step},
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+        )
+        run.define_metric("train/step")
+        for prefix in ("train", "validation"):
+            run.define_metric(f"{prefix}/*", step_metric="train/step")
+        return run
+
+    def event(self, event: str, step: int, **values: Any) -> None:
+        """Appends one line to metrics.jsonl and mirrors its numbers to W&B."""
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.flush()
+        if self._wandb is not None and event in ("train", "validation"):
+            self._wandb.log({"train/step": step} | {f"{event}/{key}": value for key, value in values.items()})
+
+    def show_training(self, step: int, values: dict[str, float]) -> None:
+        """Moves the progress bar, or prints a plain line now and then."""
+        text = (
+            f"loss {values['loss']:.3f}  top-1 {values['top1_error']:.1f} %  top-5 {values['top5_error']:.1f} %  "
+            f"{values['images_per_second']:.0f} images/s"
+        )
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=step, description=f"step {step}", values=text)
+            return
+        now = time.monotonic()
+        if now - self._last_plain_line >= PLAIN_LINE_SECONDS:
+            left = (self.total_steps - step) * self.config.optim.batch_size / max(values["images_per_second"], 1e-9)
+            left *= self.config.machine.replicas
+            self.say(f"step {step}/{self.total_steps}  {text}  {_minutes(left)} left")
+            self._last_plain_line = now
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays."""
+        (self._progress.console if self._progress else self.console).print(line, markup=False)
+
+    def finish(self, step: int, summary: dict[str, Any]) -> None:
+        """Writes summary.json and prints the last table."""
+        self.event("end", step, **summary)
+        write_json(self.run_dir / "summary.json", summary)
+        if self._wandb is not None:
+            self._wandb.summary.update(summary)
+        self._stop_progress()
+        table = Table("", "final", "best")
+        for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
+            table.add_row(name, f"{summary[key]:.2f}", f"{summary['best_' + key]:.2f}")
+        self.console.print(table)
+        self.say(
+            f"{summary['steps']} steps in {_minutes(summary['seconds'])}, "
+            f"{summary['images_per_second']:.0f} images/s while training\n"
+            f"metrics, summary, checkpoints and W&B files: {self.run_dir}"
+        )
+
+    def _stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def close(self, exit_code: int) -> None:
+        """Ends W&B and the files, also after an error."""
+        self._stop_progress()
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=exit_code)
+            self._wandb = None
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,221 @@
+"""From a composed configuration to running towers: checks, data, the run's folder, then two processes.
+
+Everything that can be refused is refused before a process is started (with `torchrun`, by rank 0 for all).
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+
+from twotower import checkpoint
+from twotower.config import Config, check
+from twotower.data import load, prepare, steps_per_epoch
+from twotower.journal import Journal
+from twotower.network import NUM_TOWERS, plan
+from twotower.rundir import check_resumable, check_writable, find_home
+from twotower.train import NonFiniteLossError, Trainer, identity
+from twotower.transport import TowerLostError
+from twotower.world import (
+    Place,
+    TowersDifferError,
+    World,
+    check_even,
+    choose_device,
+    die_with_parent,
+    open_world,
+    threads_per_process,
+)
+
+# What a person can understand and mend; anything else is ours, and comes with its traceback.
+EXPLAINED = (ValueError, OSError, TowerLostError, TowersDifferError, NonFiniteLossError)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to start."""
+
+    config: Config
+    run_dir: Path
+    resume_from: Path | None
+    finished: bool = False
+
+
+def get_ready(config: Config, num_replicas: int) -> Job:
+    """Checks the configuration, prepares the data, and makes the run's folder.
+
+    Raises: ValueError in one sentence for anything that cannot be run.
+    """
+    check(config)
+    num_classes_later = 2  # widths and sizes can be checked before the data is known
+    plan(config.network, num_classes_later)
+    home = find_home(config)
+    if home.finished:
+        return Job(config, home.run_dir, None, finished=True)
+    check_writable(home.run_dir)
+    dataset = prepare(config.data)
+    plan(config.network, len(dataset.classes))
+    steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
+    if home.resume_from is not None:
+        check_resumable(home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset))
+        step = checkpoint.read_manifest(home.resume_from).step
+        if home.resume_from.parent == home.run_dir / "checkpoints":
+            checkpoint.forget_after(home.run_dir / "checkpoints", step)
+    home.run_dir.mkdir(parents=True, exist_ok=True)
+    (home.run_dir / "summary.json").unlink(missing_ok=True)
+    return Job(config, home.run_dir, home.resume_from)
+
+
+def _train(job: Job, world: World) -> None:
+    dataset = load(job.config.data)
+    trainer = Trainer(job.config, world, dataset, job.run_dir, job.resume_from)
+    journals: list[Journal] = []
+
+    def open_journal() -> str:
+        journals.append(Journal(job.config, job.run_dir, trainer.step, trainer.total_steps))
+        return "open"
+
+    world.from_first("journal", open_journal)
+    journal = journals[0] if journals else None
+    exit_code = 1
+    try:
+        if journal is not None:
+            journal.say(world.describe())
+            parameters = sum(row.num_parameters(t) for row in trainer.tower.rows for t in range(NUM_TOWERS))
+            begin = f"from step {trainer.step}" if trainer.step else "from initial weights"
+            journal.say(
+                f"{job.config.network.name}, width {job.config.network.width:g}, {parameters:,} parameters, "
+                f"{len(dataset.classes)} classes, {len(dataset.train)} + {len(dataset.val)} images, "
+                f"{trainer.total_steps} steps of {trainer.global_batch} images, {begin}\nrun directory: {job.run_dir}"
+            )
+        summary = trainer.run(journal)
+        if journal is not None:
+            journal.finish(trainer.step, summary)
+        exit_code = 0
+    finally:
+        if journal is not None:
+            journal.close(exit_code)
+
+
+def _explain(error: BaseException, place: Place) -> None:
+    if isinstance(error, EXPLAINED):
+        # Errors that all processes find alike are told once.
+        if place.rank == 0 or isinstance(error, TowerLostError | OSError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        print(f"error in tower {place.tower} of replica {place.replica}:", file=sys.stderr)
+        traceback.print_exception(error)
+
+
+def _stop(_signal: int, _frame: Any) -> None:
+    raise SystemExit(1)  # so that `finally` closes the journal
+
+
+def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
+    """The main function of a process that `start_towers` started."""
+    die_with_parent()
+    signal.signal(signal.SIGTERM, _stop)
+    place = Place(local_rank, size, local_rank, size)
+    try:
+        with open_world(job.config.machine, place, rendezvous) as world:
+            _train(job, world)
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception as error:
+        _explain(error, place)
+        # Not sys.exit: threads of a broken process group may never end.
+        os._exit(1)
+
+
+def start_towers(job: Job) -> dict[str, Any]:
+    """Starts a process for each tower of each replica on this host, and waits for them.
+
+    Returns what summary.json holds. Raises: ChildProcessError if a process failed, after it explained itself.
+    """
+    size = NUM_TOWERS * job.config.machine.replicas
+    choose_device(job.config.machine, Place(0, size, 0, size))
+    # These are read when a process imports torch and when gloo looks for an interface.
+    os.environ["OMP_NUM_THREADS"] = str(threads_per_process(job.config.machine, size))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this host
+    with tempfile.TemporaryDirectory(prefix="twotower-") as folder:
+        context = mp.start_processes(
+            _run_tower, (job, size, str(Path(folder) / "rendezvous")), size, join=False, start_method="spawn"
+        )
+        try:
+            while not context.join(timeout=1.0, grace_period=10.0):
+                pass
+        except mp.ProcessExitedException as error:
+            if error.signal_name is not None:
+                tower = error.error_index % NUM_TOWERS
+                raise ChildProcessError(
+                    f"Tower {tower} (process {error.error_pid}) was ended by {error.signal_name}; start again with "
+                    "resume=auto to go on from the last checkpoint."
+                ) from None
+            raise ChildProcessError("") from None
+        finally:
+            for process in context.processes:
+                if process.is_alive():
+                    process.kill()
+    summary: dict[str, Any] = json.loads((job.run_dir / "summary.json").read_text())
+    return summary
+
+
+def run(config: Config) -> dict[str, Any]:
+    """One whole run in processes of its own. Returns what summary.json holds.
+
+    Raises: ValueError, OSError, ChildProcessError.
+    """
+    choose_device(config.machine, Place(0, 2 * config.machine.replicas, 0, 2 * config.machine.replicas))
+    job = get_ready(config, config.machine.replicas)
+    if job.finished:
+        print(f"{job.run_dir} is finished already.")
+        summary: dict[str, Any] = json.loads((job.run_dir / "summary.json").read_text())
+        return summary
+    return start_towers(job)
+
+
+def run_as_worker(config: Config, place: Place) -> int:
+    """The part of one process that torchrun started. Returns its exit status."""
+    try:
+        check_even(place.size)
+        check(config)
+        die_with_parent()
+        signal.signal(signal.SIGTERM, _stop)
+        config.machine.replicas = place.size // NUM_TOWERS
+        with open_world(config.machine, place) as world:
+            _train(_job_from_first(config, world), world)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        _explain(error, place)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _job_from_first(config: Config, world: World) -> Job:
+    """Rank 0 gets everything ready; the others learn where the run lives, or stop when it could not."""
+    failure: list[Exception] = []
+
+    def make() -> str:
+        try:
+            job = get_ready(config, world.num_replicas)
+            if job.finished:
+                raise ValueError(f"{job.run_dir} is finished already.")
+        except (ValueError, OSError) as error:
+            failure.append(error)
+            return json.dumps({"error": str(error)})
+        return json.dumps({"run_dir": str(job.run_dir), "resume_from": str(job.resume_from or "")})
+
+    answer = json.loads(world.from_first("job", make))
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return Job(config, Path(answer["run_dir"]), Path(answer["resume_from"]) if answer["resume_from"] else None)

@@ -1,0 +1,113 @@
+"""Where a run lives, and which earlier run or checkpoint it goes on from. Runs before any process is started."""
+
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from twotower import checkpoint
+from twotower.config import Config
+
+RUNS = Path("runs")
+
+# What may change between the parts of a resumed run without changing its numbers.
+_FREE_KEYS = ("run_dir", "resume", "sweep_dir", "machine", "logging", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A run's folder, and the checkpoint it starts from."""
+
+    run_dir: Path
+    resume_from: Path | None
+    finished: bool = False  # nothing is left to do
+
+
+def _comparable(config: dict[Any, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _FREE_KEYS}
+
+
+def _has_run(run_dir: Path) -> bool:
+    return (run_dir / "metrics.jsonl").exists() or (run_dir / "checkpoints").exists()
+
+
+def _interrupted_twin(config: Config) -> Path | None:
+    """The newest unfinished run under runs/ with the same configuration and a checkpoint."""
+    wanted = _comparable(asdict(config))
+    candidates = sorted(RUNS.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in candidates:
+        run_dir = path.parent
+        if (run_dir / "summary.json").exists() or not checkpoint.checkpoint_steps(run_dir / "checkpoints"):
+            continue
+        stored = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(stored, dict)
+        if _comparable(stored) == wanted:
+            return run_dir
+    return None
+
+
+def _new_run_dir(config: Config) -> Path:
+    stem = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, count = RUNS / stem, 1
+    while path.exists():
+        count += 1
+        path = RUNS / f"{stem}-{count}"
+    return path
+
+
+def _go_on_in(run_dir: Path) -> Home:
+    if (run_dir / "summary.json").exists():
+        return Home(run_dir, None, finished=True)
+    steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
+    return Home(run_dir, checkpoint.place(run_dir / "checkpoints", steps[-1]) if steps else None)
+
+
+def find_home(config: Config) -> Home:
+    """Chooses the run's folder from `run_dir` and `resume`; creates nothing.
+
+    Raises: ValueError if the folder already holds another run, or there is nothing to resume.
+    """
+    given = Path(config.run_dir) if config.run_dir is not None else None
+    if config.resume == "auto":
+        if given is not None:
+            return _go_on_in(given)
+        twin = _interrupted_twin(config)
+        return _go_on_in(twin) if twin is not None else Home(_new_run_dir(config), None)
+    if config.resume != "none":
+        found = checkpoint.find(config.resume)
+        own_run = found.parent.parent if found.parent.name == "checkpoints" else None
+        run_dir = given or own_run or _new_run_dir(config)
+        if run_dir != own_run and _has_run(run_dir):
+            raise ValueError(f"run_dir={run_dir} already holds another run; give a new folder.")
+        return Home(run_dir, found)
+    if given is not None and _has_run(given):
+        raise ValueError(f"run_dir={given} already holds a run; go on with it by resume=auto, or give a new folder.")
+    return Home(given or _new_run_dir(config), None)
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raises: ValueError if `run_dir` cannot be written or made."""
+    existing = run_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"run_dir={run_dir} cannot be written ({existing} does not allow it); choose another folder."
+        )
+
+
+def check_resumable(path: Path, config: Config, classes: list[str], identity: dict[str, Any]) -> None:
+    """Raises: ValueError if going on from the checkpoint would not be the same run, naming what differs."""
+    manifest = checkpoint.read_manifest(path)
+    checkpoint.check_fits(path, manifest, config.network, len(classes))
+    if manifest.classes != classes:
+        raise ValueError(f"{path} was trained on other classes than the data has.")
+    for key, ours in identity.items():
+        theirs = manifest.identity.get(key)
+        if theirs != ours:
+            raise ValueError(
+                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."
+            )

@@ -1,0 +1,90 @@
+"""Sweeps: each job in a folder of its own, whose name is its overrides; finished jobs are not run again."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from twotower.config import Config
+from twotower.launch import run
+
+SWEEPS = Path("sweeps")
+MAX_NAME = 120  # characters; file systems stop at 255 bytes
+
+
+@dataclass
+class Outcome:
+    """What became of one job."""
+
+    overrides: str
+    status: str  # done | skipped | failed
+    run_dir: Path
+    summary: dict[str, Any] | None
+    error: str = ""
+
+
+def _file_name(text: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text) or "defaults"
+    if len(safe) > MAX_NAME:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        safe = f"{safe[: MAX_NAME - 9]}-{digest}"
+    return safe
+
+
+def sweep_name(name: str, overrides: list[str]) -> str:
+    """The name of a sweep's folder and W&B group: the run's name and the keys that have several values."""
+    swept = [o.split("=", 1)[0] for o in overrides if any(sign in o for sign in (",", "range(", "glob(", "choice("))]
+    return _file_name("-".join([name, *swept]))
+
+
+class Sweep:
+    """The jobs of one `python launch/two_gpu.py -m ...`."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def run_job(self, config: Config, job_overrides: list[str], sweep_overrides: list[str]) -> None:
+        """Runs one job, or finds that it is finished; a failure is noted and told, and the sweep goes on."""
+        name = sweep_name(config.name, sweep_overrides)
+        overrides = " ".join(job_overrides)
+        folder = Path(config.sweep_dir) if config.sweep_dir is not None else SWEEPS / name
+        run_dir = folder / _file_name(",".join(job_overrides))
+        self.console.rule(f"job {len(self.outcomes) + 1}: {overrides}")
+        if (run_dir / "summary.json").exists():
+            self.console.print(f"finished before, skipped: {run_dir}")
+            summary = json.loads((run_dir / "summary.json").read_text())
+            self.outcomes.append(Outcome(overrides, "skipped", run_dir, summary))
+            return
+        config.run_dir, config.resume = str(run_dir), "auto"
+        config.logging.group = config.logging.group or name
+        try:
+            self.outcomes.append(Outcome(overrides, "done", run_dir, run(config)))
+        except (ValueError, OSError) as error:  # ChildProcessError is an OSError
+            if str(error):
+                self.console.print(f"error: {error}", markup=False)
+            self.outcomes.append(Outcome(overrides, "failed", run_dir, None, str(error)))
+
+    @property
+    def num_failed(self) -> int:
+        return sum(outcome.status == "failed" for outcome in self.outcomes)
+
+    def print_table(self) -> None:
+        """All jobs with their error rates (percent, validation), speed and time."""
+        table = Table("job", "", "top-1 error", "top-5 error", "best top-1", "images/s", "minutes")
+        for outcome in self.outcomes:
+            s = outcome.summary
+            numbers = (
+                [f"{s[k]:.2f}" for k in ("top1_error", "top5_error", "best_top1_error")]
+                + [f"{s['images_per_second']:.0f}", f"{s['seconds'] / 60:.1f}"]
+                if s is not None
+                else ["", "", "", "", ""]
+            )
+            table.add_row(outcome.overrides or "defaults", outcome.status, *numbers)
+        self.console.print(table)
+        if self.outcomes:
+            self.console.print(f"the runs lie in {self.outcomes[0].run_dir.parent}")

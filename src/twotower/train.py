@@ -1,0 +1,303 @@
+"""The training loop of one process: one tower, its half of every layer, the same images as the other tower.
+
+Files -> feed -> tower <-> exchange -> loss -> update -> counts -> journal.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twotower import checkpoint
+from twotower.config import Config
+from twotower.data import (
+    Batch,
+    DataSet,
+    label_checksum,
+    open_train,
+    open_validation,
+    pixel_checksum,
+    steps_per_epoch,
+)
+from twotower.exchange import Exchange, WireExchange
+from twotower.journal import Journal
+from twotower.metrics import Counts, count
+from twotower.network import Tower, forward
+from twotower.optim import VelocitySGD
+from twotower.schedule import Schedule
+from twotower.world import World
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or NaN."""
+
+
+@dataclass
+class Window:
+    """The steps since the last line of the journal."""
+
+    sums: Counts = field(default_factory=Counts.zero)
+    pending: list[Tensor] = field(default_factory=list)  # of single steps, still on the device
+    began: float = field(default_factory=time.perf_counter)
+    steps: int = 0
+    bytes_sent: int = 0
+
+
+def identity(config: Config, world_replicas: int, dataset: DataSet) -> dict[str, Any]:
+    """What must be the same for a run to go on as if it had not been stopped."""
+    return {
+        "seed": config.seed,
+        "global_batch_size": config.optim.batch_size * world_replicas,
+        "num_train": len(dataset.train),
+        "num_val": len(dataset.val),
+    }
+
+
+class Trainer:
+    """One process's part of a run.
+
+    Args:
+        dataset: prepared, the same in all processes.
+        run_dir: exists; only rank 0 and the checkpoints of replica 0 write there.
+        resume_from: a checkpoint that was checked to fit, or None.
+    """
+
+    def __init__(
+        self, config: Config, world: World, dataset: DataSet, run_dir: Path, resume_from: Path | None
+    ) -> None:
+        self.config, self.world, self.dataset, self.run_dir = config, world, dataset, run_dir
+        optim, num_classes = config.optim, len(dataset.classes)
+        tower = Tower(config.network, num_classes, world.tower, config.seed)
+        self.tower = tower.on(world.device, world.memory_format)
+        self.exchange: Exchange = WireExchange(world.link, world.tower, tower.rows[-1].kernels)
+        self.optimiser = VelocitySGD(
+            self.tower.paper_named_parameters(),
+            optim.momentum,
+            optim.weight_decay,
+            config.network.bias_rate,
+            config.network.bias_decay,
+        )
+        self.schedule = Schedule(config.schedule, optim.learning_rate)
+        self.steps_per_epoch = steps_per_epoch(len(dataset.train), optim.batch_size, world.num_replicas)
+        self.total_steps = config.schedule.epochs * self.steps_per_epoch
+        if config.schedule.max_steps is not None:
+            self.total_steps = min(self.total_steps, config.schedule.max_steps)
+        self.step = 0
+        self.window, self.epoch_sums = Window(), Counts.zero()
+        self.best: dict[str, float] = {"best_top1_error": math.inf, "best_top5_error": math.inf}
+        self.last: dict[str, float] = {}
+        self.seconds, self.images = 0.0, 0  # of training alone, over all parts of a resumed run
+        if resume_from is not None:
+            self._resume(resume_from)
+        self.first_step = self.step
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def _resume(self, path: Path) -> None:
+        manifest = checkpoint.read_manifest(path)
+        buffers = checkpoint.load_tower(path, self.tower)
+        self.optimiser.load_state(buffers, manifest.rates)
+        self.schedule.load_state(manifest.schedule)
+        self.step = manifest.step
+        progress = manifest.progress
+        self.window.sums = Counts(torch.tensor(progress["window"], dtype=torch.float64))
+        self.epoch_sums = Counts(torch.tensor(progress["epoch"], dtype=torch.float64))
+        self.best = {key: math.inf if value is None else value for key, value in progress["best"].items()}
+        self.last, self.seconds, self.images = progress["last"], progress["seconds"], progress["images"]
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all."""
+        self._settle()
+        buffers, rates = self.optimiser.state()
+        if self.world.replica == 0:
+            checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
+            self.world.link.check_in([self.step])
+        if self.world.is_first:
+            best = {key: None if math.isinf(value) else value for key, value in self.best.items()}
+            progress = {
+                "window": self.window.sums.sums.tolist(),
+                "epoch": self.epoch_sums.sums.tolist(),
+                "best": best,
+                "last": self.last,
+                "seconds": self.seconds + time.perf_counter() - self.window.began,
+                "images": self.images + self.window.steps * self.global_batch,
+            }
+            manifest = checkpoint.Manifest(
+                self.step,
+                asdict(self.config.network),
+                self.dataset.classes,
+                rates,
+                self.schedule.state(),
+                progress,
+                identity(self.config, self.world.num_replicas, self.dataset),
+                {},
+            )
+            checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep)
+        self.world.barrier()
+
+    @property
+    def global_batch(self) -> int:
+        return self.config.optim.batch_size * self.world.num_replicas
+
+    def train_step(self, batch: Batch) -> None:
+        """One update of this tower from one batch; the other tower does the same on the same batch."""
+        world, size = self.world, self.config.optim.batch_size
+        numbers = {"the labels' checksum": label_checksum(batch)}
+        if (self.step - self.first_step) % self.config.machine.check_every_steps == 0:
+            numbers["the pixels' checksum"] = pixel_checksum(batch)
+        world.check_alike(self.step, **numbers)
+
+        self.tower.train()
+        self.tower.at_step(self.step, slice(world.replica * size, (world.replica + 1) * size), self.global_batch)
+        images = batch.images.contiguous(memory_format=world.memory_format)
+        log_probabilities = F.log_softmax(forward([self.tower], images, self.exchange), dim=1)
+        loss = F.nll_loss(log_probabilities, batch.labels)
+        # The mean over all replicas' images is the mean of their means, as all batches are of one size.
+        (loss / world.num_replicas).backward()
+        world.sum_over_replicas(p.grad for p in self.tower.parameters() if p.grad is not None)
+        self.optimiser.step()
+
+        self.window.pending.append(count(log_probabilities.detach(), batch.labels))
+        self.window.steps += 1
+        self.step += 1
+
+    def _settle(self) -> None:
+        """Adds up the counts of the steps since the last time, over all replicas.
+
+        Raises: NonFiniteLossError naming the step, in all processes alike.
+        """
+        if not self.window.pending:
+            return
+        steps = torch.stack(self.window.pending).cpu()
+        self.window.pending.clear()
+        self.world.sum_over_replicas([steps])
+        for row, sums in enumerate(steps):
+            if not torch.isfinite(sums[1]):
+                step = self.step - len(steps) + row
+                finite = f"The last loss was {float(steps[row - 1, 1] / steps[row - 1, 0]):.4g}. " if row else ""
+                raise NonFiniteLossError(
+                    f"The loss is {float(sums[1] / sums[0])} at step {step}. {finite}A lower optim.learning_rate "
+                    f"than {self.config.optim.learning_rate:g} often helps."
+                )
+            self.window.sums.sums = self.window.sums.sums + sums
+
+    def report(self, journal: Journal | None) -> None:
+        """Closes the window of steps: one `train` line in the journal."""
+        self._settle()
+        link, window = self.world.link, self.window
+        waited_ms = link.read_waited_ms()
+        seconds = time.perf_counter() - window.began
+        values = {
+            "epoch": self.step / self.steps_per_epoch,
+            "loss": window.sums.loss,
+            "top1_error": window.sums.top1_error,
+            "top5_error": window.sums.top5_error,
+            "images_per_second": window.steps * self.global_batch / seconds,
+            "exchange_wait_ms": waited_ms / window.steps,
+            "exchange_bytes": (link.bytes_sent - window.bytes_sent) / window.steps,
+            "learning_rate": self.schedule.rate,
+        }
+        self.seconds += seconds
+        self.images += window.steps * self.global_batch
+        self.epoch_sums.add(window.sums)
+        self.window = Window(bytes_sent=link.bytes_sent)
+        if journal is not None:
+            journal.event("train", self.step, **values)
+            journal.show_training(self.step, values)
+
+    @torch.no_grad()
+    def validate(self) -> Counts:
+        """Exact counts over the whole validation set; the replicas share it."""
+        world = self.world
+        self.tower.eval()
+        sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+        feed = open_validation(
+            self.dataset,
+            self.config.input,
+            batch_size=self.config.optim.batch_size,
+            replica=world.replica,
+            num_replicas=world.num_replicas,
+            device=world.device,
+            threads=self.config.input.threads or world.threads,
+        )
+        try:
+            for batch in feed:
+                images = batch.images.contiguous(memory_format=world.memory_format)
+                logits = forward([self.tower], images, self.exchange)
+                sums += count(F.log_softmax(logits, dim=1), batch.labels)
+        finally:
+            feed.close()
+        counts = Counts(sums.cpu())
+        world.sum_over_replicas([counts.sums])
+        return counts
+
+    def end_epoch(self, journal: Journal | None) -> None:
+        """Validates, tells the schedule, and leaves a line."""
+        began = time.perf_counter()
+        counts, trained = self.validate(), self.epoch_sums
+        seconds = time.perf_counter() - began
+        self.world.link.read_waited_ms()
+        epochs_done = self.step / self.steps_per_epoch
+        self.last = {"loss": counts.loss, "top1_error": counts.top1_error, "top5_error": counts.top5_error}
+        for key in ("top1_error", "top5_error"):
+            self.best[f"best_{key}"] = min(self.best[f"best_{key}"], self.last[key])
+        rate = self.schedule.rate
+        self.schedule.end_epoch(math.floor(epochs_done), counts.top1_error)
+        self.epoch_sums = Counts.zero()
+        if journal is not None:
+            per_second = counts.num_images / seconds
+            journal.event("validation", self.step, epoch=epochs_done, **self.last, images_per_second=per_second)
+            dropped = f", now {self.schedule.rate:g}" if self.schedule.rate != rate else ""
+            journal.say(
+                f"epoch {epochs_done:g}  step {self.step}  train loss {trained.loss:.3f} "
+                f"top-1 {trained.top1_error:.1f} %  |  validation loss {counts.loss:.3f} "
+                f"top-1 {counts.top1_error:.2f} %  top-5 {counts.top5_error:.2f} %  |  rate {rate:g}{dropped}"
+            )
+        self.window = Window(bytes_sent=self.world.link.bytes_sent)
+
+    def run(self, journal: Journal | None) -> dict[str, Any]:
+        """Trains from the present step to the last one. Returns what summary.json holds."""
+        config = self.config
+        feed = open_train(
+            self.dataset,
+            config.input,
+            seed=config.seed,
+            batch_size=config.optim.batch_size,
+            first_step=self.step,
+            replica=self.world.replica,
+            num_replicas=self.world.num_replicas,
+            device=self.world.device,
+            threads=config.input.threads or self.world.threads,
+        )
+        self.window.began = time.perf_counter()
+        try:
+            while self.step < self.total_steps:
+                self.optimiser.set_rate(self.schedule.rate)
+                self.train_step(next(feed))
+                ends_epoch = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+                if ends_epoch or self.step % config.logging.every_steps == 0:
+                    self.report(journal)
+                if ends_epoch:
+                    self.end_epoch(journal)
+                every = config.checkpoint.every_steps
+                if ends_epoch or (every is not None and self.step % every == 0):
+                    self.save()
+        finally:
+            feed.close()
+        return {
+            **self.last,
+            **self.best,
+            "images_per_second": self.images / max(self.seconds, 1e-9),
+            "steps": self.step,
+            "epochs": self.step / self.steps_per_epoch,
+            "seconds": self.seconds,
+            "num_parameters": sum(row.num_parameters(t) for row in self.tower.rows for t in (0, 1)),
+            "num_classes": len(self.dataset.classes),
+        }

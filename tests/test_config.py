@@ -1,0 +1,132 @@
+"""Every yaml of conf/ composes, ablations stay small, and mistakes are named before anything starts."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import OmegaConf
+
+from twotower.config import Config, check, register_schemas, resolve
+from twotower.network import plan
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+GROUPS = ("network", "data", "input", "optim", "schedule", "logging", "ablation", "experiment", "machine")
+
+
+def compose(*overrides: str) -> Config:
+    register_schemas()
+    with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return resolve(hydra.compose("config", list(overrides)))
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_all_groups_have_options() -> None:
+    """Guards the parametrised tests below against running nothing."""
+    assert all(len(options(group)) >= 1 for group in GROUPS)
+    assert {"none", "no_lrn", "no_overlap"} <= set(options("ablation"))
+    assert {"folder", "shapes", "synthetic"} <= set(options("data"))
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
+def test_every_yaml_composes(group: str, option: str) -> None:
+    config = compose(f"{group}={option}", "data.root=somewhere")
+    check(config)
+    assert plan(config.network, 1000)[-1].kernels == (
+        (500, 500) if config.network.width == 1 else plan(config.network, 1000)[-1].kernels
+    )
+
+
+@pytest.mark.parametrize("option", options("ablation"))
+def test_an_ablation_is_the_few_lines_that_differ(option: str) -> None:
+    lines = (CONF / "ablation" / f"{option}.yaml").read_text().splitlines()
+    assert len([line for line in lines if line.strip() and not line.lstrip().startswith("#")]) <= 8
+    assert compose(f"ablation={option}").ablation == option
+
+
+def test_ablations_change_what_they_say() -> None:
+    for network in ("alexnet", "alexnet_2012"):
+        plain, without = compose(f"network={network}"), compose(f"network={network}", "ablation=no_lrn")
+        assert plain.network.lrn is not None
+        assert without.network.lrn is None
+        assert without.network.spatial_norm is None
+        assert without.network.layers == plain.network.layers
+        overlap = compose(f"network={network}", "ablation=no_overlap")
+        assert [row.size_out for row in plan(overlap.network, 1000)] == [28, 13, 13, 13, 6, 1, 1, 1]
+
+
+def test_input_follows_the_network_and_can_be_chosen() -> None:
+    assert compose("network=alexnet").input.colour_noise == "paper"
+    assert compose("network=alexnet_2012").input.colour_noise == "2012"
+    assert compose("network=alexnet", "input=alexnet_2012").input.offsets == 33
+
+
+def test_a_folder_of_images_gets_the_full_network() -> None:
+    config = compose("data=folder", "data.root=somewhere")
+    assert config.network.width == 1
+    assert (config.optim.batch_size, config.optim.momentum, config.optim.weight_decay) == (128, 0.9, 5e-4)
+    assert config.schedule.rule == "plateau"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optim.leraning_rate=0.1", "leraning_rate"),
+        ("optim.learning_rate=fast", "fast"),
+        ("ablation=no_such_thing", "no_such_thing"),
+        ("network.layers.conv9.pad=1", "conv9"),
+    ],
+)
+def test_misspelt_overrides_stop_at_composition(override: str, named: str) -> None:
+    with pytest.raises((ConfigCompositionException, HydraException)) as error:
+        compose(override)
+    assert named in f"{error.value} {error.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optim.batch_size=0",
+        "optim.momentum=1.5",
+        "schedule.epochs=0",
+        "schedule.rule=sometimes",
+        "input.offsets=40",
+        "input.colour_noise=blue",
+        "machine.device=tpu",
+        "machine.timeout_seconds=0",
+        "logging.wandb=maybe",
+        "data.on_error=ignore",
+        "network.dropout_keep=0",
+    ],
+)
+def test_values_out_of_range_name_their_key(override: str) -> None:
+    key, value = override.split("=")
+    with pytest.raises(ValueError, match=key) as error:
+        check(compose(override))
+    assert value in str(error.value)
+
+
+def test_folder_needs_a_root() -> None:
+    with pytest.raises(ValueError, match=r"data\.root"):
+        check(compose("data=folder"))
+
+
+def test_environment_yml_installs_the_project_from_pyproject() -> None:
+    """pyproject.toml is the one list: environment.yml names Python, pip and the project itself, nothing else."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = OmegaConf.to_container(OmegaConf.load(ROOT / "environment.yml"))
+    assert environment["name"] == project["name"]
+    assert environment["channels"] == ["conda-forge"]
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["--editable .[dev]"]}
+    assert [entry.split("=")[0] for entry in conda] == ["python", "pip"]
+    version = next(entry for entry in conda if entry.startswith("python=")).split("=")[1]
+    least = project["requires-python"].removeprefix(">=")
+    assert tuple(map(int, version.split("."))) >= tuple(map(int, least.split(".")))
+    assert "dev" in project["optional-dependencies"]
