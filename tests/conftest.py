@@ -91,7 +91,9 @@ def masks_at(towers: Sequence[Tower], step: int, images: Tensor) -> dict[str, Te
             for module in tower.layers[row.name].modules():
                 if isinstance(module, Dropout):
                     masks[row.name].append(module(images.new_ones(len(images), row.kernels[tower.tower])))
-    return {name: torch.cat(both, dim=1) for name, both in masks.items()}
+    whole = {name: torch.cat(both, dim=1) for name, both in masks.items()}
+    assert all(mask.unique().tolist() == [0, 1] for mask in whole.values()), "kept or not, and nothing rescaled"
+    return whole
 
 
 def _process(rank: int, size: int, timeout: float, folder: Path, body: Callable[..., Any], args: tuple) -> None:

@@ -1,6 +1,6 @@
 """The table of layers against the paper's numbers, and both towers in one process against the oracle.
 
-Measured deviations of the comparisons in float64 are below 1e-12, mostly 1e-15; what a wrong rule gives is asserted next to them.
+Measured deviations of the comparisons in float64 are below 1e-12; what a wrong rule gives is asserted next to them.
 """
 
 import math

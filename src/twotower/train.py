@@ -88,7 +88,7 @@ class Trainer:
         if config.schedule.max_steps is not None:
             self.total_steps = min(self.total_steps, config.schedule.max_steps)
         self.step = 0
-        self.window, self.epoch_sums = Window(), Counts.zero()
+        self.window, self.epoch_sums = Window(bytes_sent=world.link.bytes_sent), Counts.zero()
         self.best: dict[str, float] = {"best_top1_error": math.inf, "best_top5_error": math.inf}
         self.last: dict[str, float] = {}
         self.seconds, self.images = 0.0, 0  # of training alone, over all parts of a resumed run

@@ -23,10 +23,12 @@ CLASSES = tuple(f"{colour}_{form}" for colour, form in product(HUES, FORMS))
 HUE_JITTER = 14.0  # degrees to either side; the colours stay 70 degrees apart
 OTHER_HUES = ((35.0, 75.0), (165.0, 190.0), (265.0, 325.0))  # of distractors: yellow, cyan, violet to pink
 SHORTER_SIDE = (120, 261)  # pixels
-DIAMETER = (0.38, 0.70)  # of the circle around the form, as a part of the shorter side
+DIAMETER = (0.45, 0.75)  # of the circle around the form, as a part of the shorter side
 SUPERSAMPLING = 2
+UPRIGHT = {"circle": 0.0, "square": 45.0, "star": -90.0, "triangle": -90.0}  # degrees; where the first corner points
+TILT = 15.0  # degrees to either side of upright
 MARKER = "shapes.json"  # says which drawing a folder holds
-DRAWING = 1  # raised whenever the pictures change
+DRAWING = 2  # raised whenever the pictures change
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -108,7 +110,8 @@ def draw_image(name: str, stream: np.random.Generator) -> Image.Image:
         stream.uniform(0.7, 1.0),
         stream.uniform(0.55, 1.0),
     )
-    canvas.polygon(_outline(form, centre, radius, stream.uniform(0, 2 * math.pi)), fill=fill)
+    angle = math.radians(UPRIGHT[form] + stream.uniform(-TILT, TILT))
+    canvas.polygon(_outline(form, centre, radius, angle), fill=fill)
     return image.resize((width, height), Image.Resampling.BOX)
 
 
