@@ -45,6 +45,8 @@ def main() -> None:
     # A world of one: plain `python`, or `torchrun` without --nproc-per-node. Its variables are not for the towers.
     for name in [n for n in os.environ if n.startswith("TORCHELASTIC_")] + ["RANK", "WORLD_SIZE", "LOCAL_RANK"]:
         os.environ.pop(name, None)
+    # Hydra reads its flags only where no override stands before them.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     compose_and_run()
     if sweep.outcomes:
         sweep.print_table()

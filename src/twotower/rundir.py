@@ -1,6 +1,6 @@
 """Where a run lives, and which earlier run or checkpoint it goes on from. Runs before any process is started."""
 
-import os
+import tempfile
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -93,10 +93,14 @@ def check_writable(run_dir: Path) -> None:
     existing = run_dir
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        # Trying is the only sure way: permissions say little for root and for special file systems.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
         raise ValueError(
-            f"run_dir={run_dir} cannot be written ({existing} does not allow it); choose another folder."
-        )
+            f"run_dir={run_dir} cannot be written ({existing}: {error.strerror}); choose another folder."
+        ) from error
 
 
 def check_resumable(path: Path, config: Config, classes: list[str], identity: dict[str, Any]) -> None:
