@@ -11,10 +11,12 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
 
 from twotower.config import register_schemas, resolve
-from twotower.launch import run, run_as_worker
+from twotower.launch import explain, run, run_as_worker
 from twotower.sweep import Sweep
 from twotower.world import Place
 
@@ -39,9 +41,13 @@ def main() -> None:
     if place is not None and any(a in ("-m", "--multirun") for a in sys.argv[1:]):
         raise SystemExit("error: a sweep is started with python, not with torchrun: python launch/two_gpu.py -m ...")
     if place is not None and place.size > 1:
-        with hydra.initialize(version_base="1.3", config_path="../conf"):
-            composed = hydra.compose("config", sys.argv[1:])
-        sys.exit(run_as_worker(resolve(composed), place))
+        try:
+            with hydra.initialize(version_base="1.3", config_path="../conf"):
+                config = resolve(hydra.compose("config", sys.argv[1:]))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            explain(ValueError(f"{error} {error.__cause__ or ''}"), place)
+            sys.exit(1)
+        sys.exit(run_as_worker(config, place))
     # A world of one: plain `python`, or `torchrun` without --nproc-per-node. Its variables are not for the towers.
     for name in [n for n in os.environ if n.startswith("TORCHELASTIC_")] + ["RANK", "WORLD_SIZE", "LOCAL_RANK"]:
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""Orders, crops, flips and colour shifts against their definitions: facts of the 2012 code and formulas of the paper."""
+"""Orders, crops, flips and colour shifts against their definitions in the 2012 code and in the paper."""
 
 from pathlib import Path
 from typing import Any

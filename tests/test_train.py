@@ -343,6 +343,11 @@ def test_torchrun_is_told_about_odd_numbers_and_sweeps(images: Path, tmp_path: P
     status, output = train(images, tmp_path, torchrun=3)
     assert status != 0
     assert "3 processes were started, and each replica needs two" in output
+    assert output.count("error: 3 processes") == 1
+    status, output = train(images, tmp_path, "optim.leraning_rate=1", torchrun=2)
+    assert status != 0
+    assert "leraning_rate" in output
+    assert 'two_gpu.py", line' not in output  # torchrun has a traceback of its own, we have none
     status, output = train(images, tmp_path, "-m", "seed=0,1", torchrun=2)
     assert status != 0
     assert "a sweep is started with python" in output

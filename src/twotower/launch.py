@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,14 @@ def _train(job: Job, world: World) -> None:
             journal.close(exit_code)
 
 
-def _explain(error: BaseException, place: Place) -> None:
+def explain(error: BaseException, place: Place) -> None:
+    """Tells a person why this process stops."""
     if isinstance(error, EXPLAINED):
-        # Errors that all processes find alike are told once.
         if place.rank == 0 or isinstance(error, TowerLostError | OSError):
             print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            # All processes find such errors alike, and rank 0 tells them; the first to end has the others killed.
+            time.sleep(2)
     else:
         print(f"error in tower {place.tower} of replica {place.replica}:", file=sys.stderr)
         traceback.print_exception(error)
@@ -129,7 +133,7 @@ def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
     except KeyboardInterrupt:
         os._exit(130)
     except Exception as error:
-        _explain(error, place)
+        explain(error, place)
         # Not sys.exit: threads of a broken process group may never end.
         os._exit(1)
 
@@ -196,7 +200,7 @@ def run_as_worker(config: Config, place: Place) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        _explain(error, place)
+        explain(error, place)
         sys.stderr.flush()
         os._exit(1)
 

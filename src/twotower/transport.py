@@ -112,9 +112,9 @@ class Link:
             except RuntimeError as error:
                 raise self.lost(error) from error
             self._waited_seconds += time.perf_counter() - began
-            del mine_kept[:]
+            kept.clear()
 
-        mine_kept = [mine]  # gloo reads it until the wait
+        kept = [mine]  # gloo reads it until the wait
         return finish
 
 
@@ -139,7 +139,9 @@ class NcclLink(Link):
                 work.wait()
             after.record()
             self._events.append((before, after))
+            kept.clear()
 
+        kept = [mine]  # NCCL reads it until the wait
         return finish
 
     def read_waited_ms(self) -> float:
