@@ -96,11 +96,13 @@ def masks_at(towers: Sequence[Tower], step: int, images: Tensor) -> dict[str, Te
     return whole
 
 
-def _process(rank: int, size: int, timeout: float, folder: Path, body: Callable[..., Any], args: tuple) -> None:
+def _process(
+    rank: int, size: int, timeout: float, device: str, folder: Path, body: Callable[..., Any], args: tuple
+) -> None:
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
-        machine = MachineConfig(device="cpu", timeout_seconds=timeout)
+        machine = MachineConfig(device=device, timeout_seconds=timeout)
         with open_world(machine, Place(rank, size, rank, size), rendezvous=str(folder / "rendezvous")) as world:
             result = body(world, *args)
         torch.save(result, folder / f"{rank}.saving")
@@ -117,6 +119,7 @@ def run_processes(
     size: int = 2,
     timeout: float = 30.0,
     deadline: float = 90.0,
+    device: str = "cpu",
     may_be_lost: tuple[int, ...] = (),
 ) -> dict[int, Any]:
     """Runs body(world, *args) in `size` processes over gloo and returns what each rank returned.
@@ -130,7 +133,7 @@ def run_processes(
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = mp.get_context("spawn")
-    arguments = [(rank, size, timeout, folder, body, args) for rank in range(size)]
+    arguments = [(rank, size, timeout, device, folder, body, args) for rank in range(size)]
     processes = [context.Process(target=_process, args=a, daemon=True) for a in arguments]
     awaited = [rank for rank in range(size) if rank not in may_be_lost]
     end = time.monotonic() + deadline

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twotower.config import InputConfig
-from twotower.data import Batch, DataSet, Feed, Split, label_checksum, open_train, open_validation, pixel_checksum
+from twotower.data import (
+    Batch,
+    DataSet,
+    Feed,
+    Share,
+    Split,
+    label_checksum,
+    open_train,
+    open_validation,
+    pixel_checksum,
+)
 from twotower.data.dataset import synthetic_dataset
 from twotower.data.order import draws
 
@@ -71,22 +81,19 @@ def val_only(paths: list[Path]) -> DataSet:
     return DataSet(["a"], split, split, np.zeros((256, 256, 3), np.float32), np.ones(3), np.eye(3))
 
 
+def share(**options: Any) -> Share:
+    usual = {"batch_size": 4, "replica": 0, "num_replicas": 1, "device": CPU, "threads": 1}
+    return Share(**(usual | options))
+
+
 def train_feed(dataset: DataSet, config: InputConfig, **options: Any) -> Feed:
-    usual = {
-        "seed": 3,
-        "batch_size": 4,
-        "first_step": 0,
-        "replica": 0,
-        "num_replicas": 1,
-        "device": CPU,
-        "threads": 1,
-    }
-    return open_train(dataset, config, **(usual | options))
+    seed, first_step = options.pop("seed", 3), options.pop("first_step", 0)
+    return open_train(dataset, config, share(**options), seed=seed, first_step=first_step)
 
 
 def val_feed(dataset: DataSet, config: InputConfig = PLAIN, **options: Any) -> Feed:
-    usual = {"batch_size": 4, "replica": 0, "num_replicas": 1, "device": CPU, "threads": 1}
-    return open_validation(dataset, config, **(usual | options))
+    crops = options.pop("crops", "centre")
+    return open_validation(dataset, config, share(**options), crops=crops)
 
 
 def take(feed: Feed, count: int) -> list[Batch]:

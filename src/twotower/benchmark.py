@@ -102,17 +102,7 @@ def _tower_process(
         config = _trainer_config(settings, data["synthetic"])
         trainer = Trainer(config, world, datasets["synthetic"], Path("."), None)
         feeds = {
-            name: open_train(
-                dataset,
-                settings.input,
-                seed=0,
-                batch_size=settings.optim.batch_size,
-                first_step=0,
-                replica=0,
-                num_replicas=1,
-                device=world.device,
-                threads=settings.input.threads or world.threads,
-            )
+            name: open_train(dataset, settings.input, trainer.share, seed=0, first_step=0)
             for name, dataset in datasets.items()
         }
         trainer.optimiser.set_rate(1e-6)  # the weights must stay finite over any number of steps
@@ -168,6 +158,13 @@ def _parts(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
             parts[f"swap before {row.name}, nothing to overlap"] = 1e3 * _timed(
                 world.device, 5, partial(_swap, world.link, half)
             )
+
+    x = torch.randn(64, 48, 55, 55, device=world.device).contiguous(memory_format=world.memory_format)
+    ours = LocalResponseNorm(48, 5, 2.0, 1e-4, True, 0.75).to(world.device)
+    torchs = torch.nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)
+    for name, module in (("ours", ours), ("torch's", torchs)):
+        step = forward_backward(module, x.requires_grad_())
+        parts[f"LRN of 64 x 48 x 55 x 55, {name}"] = 1e3 * _timed(world.device, 3, step)
 
     def update() -> None:
         for parameter in trainer.tower.parameters():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twotower import checkpoint
 from twotower.config import Config, EvaluateConfig
-from twotower.data import DataSet, load, open_validation, prepare
+from twotower.data import DataSet, Share, load, open_validation, prepare
 from twotower.exchange import InProcessExchange
 from twotower.journal import write_json
 from twotower.metrics import Counts, count
@@ -71,16 +71,8 @@ def evaluate(
 ) -> Evaluation:
     """Exact counts over the whole validation set, its last partial batch included."""
     counts, began = Counts.zero(), time.perf_counter()
-    feed = open_validation(
-        dataset,
-        config.input,
-        batch_size=batch_size,
-        replica=0,
-        num_replicas=1,
-        device=device,
-        threads=config.input.threads or torch.get_num_threads(),
-        crops=crops,
-    )
+    share = Share(batch_size, 0, 1, device, config.input.threads or torch.get_num_threads())
+    feed = open_validation(dataset, config.input, share, crops=crops)
     try:
         for batch in track(feed, total=len(feed), description="evaluating", transient=True):
             counts.add(Counts(count(log_probabilities(towers, batch.images), batch.labels).cpu()))

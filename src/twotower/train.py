@@ -18,6 +18,7 @@ from twotower.config import Config
 from twotower.data import (
     Batch,
     DataSet,
+    Share,
     label_checksum,
     open_train,
     open_validation,
@@ -82,6 +83,8 @@ class Trainer:
             config.network.bias_rate,
             config.network.bias_decay,
         )
+        threads = config.input.threads or world.threads
+        self.share = Share(optim.batch_size, world.replica, world.num_replicas, world.device, threads)
         self.schedule = Schedule(config.schedule, optim.learning_rate)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), optim.batch_size, world.num_replicas)
         self.total_steps = config.schedule.epochs * self.steps_per_epoch
@@ -218,15 +221,7 @@ class Trainer:
         world = self.world
         self.tower.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=world.device)
-        feed = open_validation(
-            self.dataset,
-            self.config.input,
-            batch_size=self.config.optim.batch_size,
-            replica=world.replica,
-            num_replicas=world.num_replicas,
-            device=world.device,
-            threads=self.config.input.threads or world.threads,
-        )
+        feed = open_validation(self.dataset, self.config.input, self.share)
         try:
             for batch in feed:
                 images = batch.images.contiguous(memory_format=world.memory_format)
@@ -265,17 +260,7 @@ class Trainer:
     def run(self, journal: Journal | None) -> dict[str, Any]:
         """Trains from the present step to the last one. Returns what summary.json holds."""
         config = self.config
-        feed = open_train(
-            self.dataset,
-            config.input,
-            seed=config.seed,
-            batch_size=config.optim.batch_size,
-            first_step=self.step,
-            replica=self.world.replica,
-            num_replicas=self.world.num_replicas,
-            device=self.world.device,
-            threads=config.input.threads or self.world.threads,
-        )
+        feed = open_train(self.dataset, config.input, self.share, seed=config.seed, first_step=self.step)
         self.window.began = time.perf_counter()
         try:
             while self.step < self.total_steps:

@@ -1,7 +1,7 @@
 """From files to batches: shapes or folder -> prepare -> order -> pipeline -> feed."""
 
 from twotower.data.dataset import DataSet, Split
-from twotower.data.feed import Batch, Feed, label_checksum, open_train, open_validation, pixel_checksum
+from twotower.data.feed import Batch, Feed, Share, label_checksum, open_train, open_validation, pixel_checksum
 from twotower.data.order import steps_per_epoch
 from twotower.data.prepare import load, prepare
 
@@ -9,6 +9,7 @@ __all__ = [
     "Batch",
     "DataSet",
     "Feed",
+    "Share",
     "Split",
     "label_checksum",
     "load",

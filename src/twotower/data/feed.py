@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 from twotower.config import InputConfig
 from twotower.data.dataset import CROP_SIZE, DataSet, Split
-from twotower.data.order import draws, epoch_order, replica_rows, steps_per_epoch
+from twotower.data.order import draws, epoch_order, noise_scale, replica_rows, steps_per_epoch
 from twotower.streams import torch_stream
 
 PREFETCH = 2  # batches that DALI works ahead
@@ -25,6 +25,23 @@ class Batch:
 
     images: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the images a process is given, and where it wants them.
+
+    Attributes:
+        batch_size: images in a batch of one replica.
+        device: on which the batches are delivered.
+        threads: of DALI.
+    """
+
+    batch_size: int
+    replica: int
+    num_replicas: int
+    device: torch.device
+    threads: int
 
 
 class Feed(Protocol):
@@ -84,12 +101,11 @@ class _Pipeline:
         self._pipeline = None  # DALI frees its memory and threads with the object
 
 
-def _options(batch_size: int, threads: int, decoder: str, device: torch.device) -> dict[str, Any]:
-    device_id = (device.index or 0) if decoder == "gpu" else None
+def _options(share: Share, decoder: str) -> dict[str, Any]:
     return {
-        "batch_size": batch_size,
-        "num_threads": threads,
-        "device_id": device_id,
+        "batch_size": share.batch_size,
+        "num_threads": share.threads,
+        "device_id": (share.device.index or 0) if decoder == "gpu" else None,
         "prefetch_queue_depth": PREFETCH,
     }
 
@@ -97,23 +113,11 @@ def _options(batch_size: int, threads: int, decoder: str, device: torch.device) 
 class TrainFeed:
     """Endless batches from global step `first_step` on, the same whatever came before."""
 
-    def __init__(
-        self,
-        dataset: DataSet,
-        config: InputConfig,
-        *,
-        seed: int,
-        batch_size: int,
-        first_step: int,
-        replica: int,
-        num_replicas: int,
-        device: torch.device,
-        threads: int,
-    ) -> None:
+    def __init__(self, dataset: DataSet, config: InputConfig, share: Share, *, seed: int, first_step: int) -> None:
         from twotower.data.pipeline import SPAN, training_images
 
         self._split, self._first_step, self._taken = dataset.train, first_step, 0
-        self._length = steps_per_epoch(len(dataset.train), batch_size, num_replicas)
+        self._length = steps_per_epoch(len(dataset.train), share.batch_size, share.num_replicas)
 
         @lru_cache(maxsize=2)
         def order(epoch: int) -> NDArray[np.int64]:
@@ -121,9 +125,9 @@ class TrainFeed:
 
         def indices(step: int) -> NDArray[np.int64]:
             epoch, within = divmod(step, self._length)
-            whole = batch_size * num_replicas
+            whole = share.batch_size * share.num_replicas
             batch = order(epoch)[within * whole : (within + 1) * whole]
-            return batch[replica_rows(batch_size, replica)]
+            return batch[replica_rows(share.batch_size, share.replica)]
 
         def source(info: Any) -> Any:
             step = first_step + info.iteration
@@ -135,21 +139,20 @@ class TrainFeed:
                 seed=seed,
                 epoch=epoch,
                 step=within,
-                batch_size=batch_size,
-                replica=replica,
-                num_replicas=num_replicas,
+                batch_size=share.batch_size,
+                replica=share.replica,
+                num_replicas=share.num_replicas,
             )
             y, x = (drawn.offsets / np.float32(SPAN)).astype(np.float32).T
             return _read(self._split, indices(step)), y.copy(), x.copy(), drawn.flips, drawn.noise
 
         self._indices = indices
-        decoder = decoding_device(config, device)
+        decoder = decoding_device(config, share.device)
         assert dataset.mean_image is not None
-        scale = 1 / (1 + config.colour_noise_std) if config.colour_noise == "2012" else 1.0
         pipeline = training_images(
-            source, dataset.mean_image, config.mean, scale, decoder, **_options(batch_size, threads, decoder, device)
+            source, dataset.mean_image, config.mean, noise_scale(config), decoder, **_options(share, decoder)
         )
-        self._pipeline = _Pipeline(pipeline, self._split, device)
+        self._pipeline = _Pipeline(pipeline, self._split, share.device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -170,23 +173,14 @@ class TrainFeed:
 class ValidationFeed:
     """This replica's share of the validation set, once, the last partial batch included."""
 
-    def __init__(
-        self,
-        dataset: DataSet,
-        config: InputConfig,
-        *,
-        batch_size: int,
-        replica: int,
-        num_replicas: int,
-        device: torch.device,
-        threads: int,
-        crops: str,
-    ) -> None:
+    def __init__(self, dataset: DataSet, config: InputConfig, share: Share, *, crops: str) -> None:
         from twotower.data.pipeline import validation_images
 
         split, count = dataset.val, len(dataset.val)
-        share = np.arange(replica * count // num_replicas, (replica + 1) * count // num_replicas)
-        self._parts = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
+        part = np.arange(
+            share.replica * count // share.num_replicas, (share.replica + 1) * count // share.num_replicas
+        )
+        self._parts = [part[i : i + share.batch_size] for i in range(0, len(part), share.batch_size)]
         self._next = 0
 
         def source(info: Any) -> Any:
@@ -194,17 +188,12 @@ class ValidationFeed:
                 raise StopIteration
             return _read(split, self._parts[info.iteration])
 
-        decoder = decoding_device(config, device)
+        decoder = decoding_device(config, share.device)
         assert dataset.mean_image is not None
         pipeline = validation_images(
-            source,
-            dataset.mean_image,
-            config.mean,
-            crops == "ten",
-            decoder,
-            **_options(batch_size, threads, decoder, device),
+            source, dataset.mean_image, config.mean, crops == "ten", decoder, **_options(share, decoder)
         )
-        self._pipeline = _Pipeline(pipeline, split, device)
+        self._pipeline = _Pipeline(pipeline, split, share.device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -229,23 +218,14 @@ class SyntheticFeed:
     NUM_DIFFERENT = 2
     STD = 70.0  # grey levels, about that of ILSVRC's pixels
 
-    def __init__(
-        self,
-        dataset: DataSet,
-        *,
-        seed: int,
-        batch_size: int,
-        num_batches: int | None,
-        device: torch.device,
-        crops: str,
-    ) -> None:
+    def __init__(self, dataset: DataSet, share: Share, *, seed: int, num_batches: int | None, crops: str) -> None:
         self._num_batches, self._taken, self._batches = num_batches, 0, []
         views = (10,) if crops == "ten" else ()
         for number in range(self.NUM_DIFFERENT):
             stream = torch_stream("synthetic", seed, number)
-            images = torch.randn(batch_size, *views, CROP_SIZE, CROP_SIZE, 3, generator=stream) * self.STD
-            labels = torch.randint(len(dataset.classes), (batch_size,), generator=stream)
-            self._batches.append(Batch(images.movedim(-1, -3).to(device), labels.to(device)))
+            images = torch.randn(share.batch_size, *views, CROP_SIZE, CROP_SIZE, 3, generator=stream) * self.STD
+            labels = torch.randint(len(dataset.classes), (share.batch_size,), generator=stream)
+            self._batches.append(Batch(images.movedim(-1, -3).to(share.device), labels.to(share.device)))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -263,60 +243,16 @@ class SyntheticFeed:
         self._batches = []
 
 
-def open_train(
-    dataset: DataSet,
-    config: InputConfig,
-    *,
-    seed: int,
-    batch_size: int,
-    first_step: int,
-    replica: int,
-    num_replicas: int,
-    device: torch.device,
-    threads: int,
-) -> Feed:
+def open_train(dataset: DataSet, config: InputConfig, share: Share, *, seed: int, first_step: int) -> Feed:
     """Endless training batches. Raises: ValueError if the set has not one whole batch."""
     if dataset.is_synthetic:
-        return SyntheticFeed(
-            dataset, seed=seed, batch_size=batch_size, num_batches=None, device=device, crops="centre"
-        )
-    return TrainFeed(
-        dataset,
-        config,
-        seed=seed,
-        batch_size=batch_size,
-        first_step=first_step,
-        replica=replica,
-        num_replicas=num_replicas,
-        device=device,
-        threads=threads,
-    )
+        return SyntheticFeed(dataset, share, seed=seed, num_batches=None, crops="centre")
+    return TrainFeed(dataset, config, share, seed=seed, first_step=first_step)
 
 
-def open_validation(
-    dataset: DataSet,
-    config: InputConfig,
-    *,
-    batch_size: int,
-    replica: int,
-    num_replicas: int,
-    device: torch.device,
-    threads: int,
-    crops: str = "centre",
-) -> Feed:
-    """This replica's share of the validation images, in the `centre` crop or in `ten`."""
+def open_validation(dataset: DataSet, config: InputConfig, share: Share, *, crops: str = "centre") -> Feed:
+    """This replica's part of the validation images, in the `centre` crop or in `ten`."""
     if dataset.is_synthetic:
-        num_batches = max(1, len(dataset.val) // num_replicas // batch_size)
-        return SyntheticFeed(
-            dataset, seed=0, batch_size=batch_size, num_batches=num_batches, device=device, crops=crops
-        )
-    return ValidationFeed(
-        dataset,
-        config,
-        batch_size=batch_size,
-        replica=replica,
-        num_replicas=num_replicas,
-        device=device,
-        threads=threads,
-        crops=crops,
-    )
+        num_batches = max(1, len(dataset.val) // share.num_replicas // share.batch_size)
+        return SyntheticFeed(dataset, share, seed=0, num_batches=num_batches, crops=crops)
+    return ValidationFeed(dataset, config, share, crops=crops)

@@ -51,7 +51,11 @@ def index_folder(root: Path) -> FolderIndex:
     files: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}}
     for split, by_class in files.items():
         for name in classes:
-            entries = [entry for entry in os.scandir(root / split / name) if entry.is_file()]
+            entries = [
+                entry
+                for entry in os.scandir(root / split / name)
+                if entry.is_file() and not entry.name.startswith(".")
+            ]
             images = sorted(
                 (entry for entry in entries if entry.name.lower().endswith(SUFFIXES)), key=lambda e: e.name
             )

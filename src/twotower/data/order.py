@@ -85,6 +85,11 @@ def colour_shifts(
     return shifts
 
 
+def noise_scale(config: InputConfig) -> float:
+    """The factor on image and noise: 1 / (1 + 0.1) in the 2012 form, in training only (convdata_jpeg.py:175-179)."""
+    return 1 / (1 + config.colour_noise_std) if config.colour_noise == "2012" else 1.0
+
+
 def draws(
     config: InputConfig,
     eigenvalues: NDArray[np.float64],
@@ -111,6 +116,4 @@ def draws(
         flips = np.zeros_like(flips)
     rows = replica_rows(batch_size, replica)
     noise = colour_shifts(config.colour_noise, alphas[rows], eigenvalues, eigenvectors)
-    # convdata_jpeg.py:175-179 divides image and noise by 1 + 0.1, in training only.
-    scale = 1 / (1 + config.colour_noise_std) if config.colour_noise == "2012" else 1.0
-    return Draws(offsets[rows], flips[rows], noise, scale)
+    return Draws(offsets[rows], flips[rows], noise, noise_scale(config))

@@ -5,7 +5,6 @@ Training never meets a file that this pass, with the same decoder, has not decod
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from twotower.data.shapes import draw_shapes
 FORMAT = 1
 SHAPES_ROOT = Path("datasets/shapes")
 CACHE = ".twotower"
+INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
 BATCH = 32
 PLAIN_LINE_IMAGES = 5000  # a plain line after so many images where there is no terminal
 
@@ -90,10 +90,14 @@ class Decoder:
 
 
 def _reason(text: str) -> str:
-    """DALI's own words for it, without the traceback around them."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "decode" in line.lower() or "unsupported" in line.lower()]
-    return (telling or lines or ["cannot be decoded"])[0][:200]
+    """DALI's own words for it, without the operator's name and the traceback around them."""
+    lines = [line.strip() for line in text.partition("encountered:")[2].splitlines()]
+    telling = [
+        line for line in lines if line and not line.startswith(("C++ context", "Failed to decode sample", "["))
+    ]
+    words = telling[0] if telling else ""
+    usable = words and "pipeline" not in words.lower()
+    return words[:200] if usable else "no complete JPEG or PNG that DALI can decode"
 
 
 class Fit:
@@ -121,7 +125,8 @@ class Fit:
         num_pixels = self.num_images * PREPARED_SIZE**2
         values, vectors = np.linalg.eigh(self.products / num_pixels - np.outer(mean, mean))
         # The sign of an eigenvector is arbitrary; fix it, so that the same images give the same noise.
-        return values, vectors * np.sign(vectors.sum(axis=0))
+        largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
+        return values, vectors * np.where(largest < 0, -1, 1)
 
 
 def _batches(paths: list[Path], progress: bool, title: str) -> Iterator[list[Path]]:
@@ -166,16 +171,19 @@ def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, di
 
 
 def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
-    pending = cache.with_name(f"{cache.name}.pending-{os.getpid()}")
+    """Writes both files, each complete or not at all. The index comes last: without it nothing counts as prepared."""
+    pending_mean, pending_index = cache / f"pending-{MEAN_IMAGE}", cache / f"pending-{INDEX}"
     try:
-        pending.mkdir(parents=True)
-        np.save(pending / "mean_image.npy", mean_image)
-        (pending / "index.json").write_text(json.dumps(content) + "\n")
-        if cache.exists():
-            shutil.rmtree(cache)
-        pending.rename(cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / INDEX).unlink(missing_ok=True)
+        np.save(pending_mean, mean_image)
+        os.replace(pending_mean, cache / MEAN_IMAGE)
+        pending_index.write_text(json.dumps(content) + "\n")
+        os.replace(pending_index, cache / INDEX)
     except OSError as error:
-        shutil.rmtree(pending, ignore_errors=True)
+        if cache.is_dir():
+            pending_mean.unlink(missing_ok=True)
+            pending_index.unlink(missing_ok=True)
         raise ValueError(
             f"{cache} cannot be written ({error.strerror}); choose another folder for the index with data.cache=DIR."
         ) from error
@@ -183,10 +191,11 @@ def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]
 
 def _read_index(cache: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads((cache / "index.json").read_text())
+        content = json.loads((cache / INDEX).read_text())
     except (OSError, ValueError):
         return None
-    return content if content.get("format") == FORMAT else None
+    usable = isinstance(content, dict) and content.get("format") == FORMAT and (cache / MEAN_IMAGE).exists()
+    return content if usable else None
 
 
 def prepare(data: DataConfig, progress: bool = True) -> DataSet:
@@ -228,7 +237,7 @@ def prepare(data: DataConfig, progress: bool = True) -> DataSet:
     if rejects and data.on_error == "stop":
         raise _refuse(*next(iter(rejects.items())))
     if rejects:
-        say(f"{len(rejects)} files that cannot be decoded are left out; {cache / 'index.json'} lists them")
+        say(f"{len(rejects)} files that cannot be decoded are left out; {cache / INDEX} lists them")
     return load(data)
 
 
@@ -262,7 +271,7 @@ def load(data: DataConfig) -> DataSet:
         content["classes"],
         splits["train"],
         splits["val"],
-        np.load(cache / "mean_image.npy"),
+        np.load(cache / MEAN_IMAGE),
         np.array(content["eigenvalues"]),
         np.array(content["eigenvectors"]),
         content["rejects"],

@@ -49,6 +49,7 @@ def draw_shapes(root: Path, num_train: int, num_val: int) -> None:
         _check_drawn(root, wanted)
         return
     unfinished = root.with_name(f".{root.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:
         for split, num_images in (("train", num_train), ("val", num_val)):
             for name in CLASSES:
