@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import load_network, run_processes
 from PIL import Image
 
+from conftest import load_network, run_processes
 from twotower.config import InputConfig
 from twotower.data import DataSet, Share, Split, open_train
 from twotower.exchange import InProcessExchange, WireExchange

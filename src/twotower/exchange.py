@@ -83,8 +83,9 @@ class _Start(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        assert ctx.flight.backward is not None
-        return ctx.flight.backward.wait(), None, None
+        flight, ctx.flight = ctx.flight, None
+        assert flight.backward is not None
+        return flight.backward.wait(), None, None
 
 
 class _Finish(torch.autograd.Function):
@@ -102,7 +103,8 @@ class _Finish(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        ctx.flight.backward = ctx.link.swap(grads[0])
+        flight, ctx.flight = ctx.flight, None
+        flight.backward = ctx.link.swap(grads[0])
         return grads[0].new_empty(0), None, None
 
 
@@ -119,7 +121,11 @@ class WireExchange:
         return flight
 
     def finish(self, flight: Flight) -> list[Tensor]:
-        return [_Finish.apply(flight.token, flight, self.link)]
+        peer = _Finish.apply(flight.token, flight, self.link)
+        # The token leads to the graph, and the graph to the flight: a circle that Python could not see through, and
+        # so would never free.
+        flight.token = None
+        return [peer]
 
     def collect(self, halves: Sequence[Tensor]) -> Tensor:
         (own,) = halves

@@ -1,7 +1,8 @@
 """From files to batches: shapes or folder -> prepare -> order -> pipeline -> feed."""
 
+from twotower.data.batch import Batch, Feed, Share, label_checksum, pixel_checksum
 from twotower.data.dataset import DataSet, Split
-from twotower.data.feed import Batch, Feed, Share, label_checksum, open_train, open_validation, pixel_checksum
+from twotower.data.feed import open_train, open_validation
 from twotower.data.order import steps_per_epoch
 from twotower.data.prepare import load, prepare
 

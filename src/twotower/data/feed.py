@@ -1,68 +1,21 @@
-"""Batches for one replica: from files through DALI, or random ones for timing."""
+"""Batches for one replica, from files through DALI."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from twotower.config import InputConfig
-from twotower.data.dataset import CROP_SIZE, DataSet, Split
+from twotower.data.batch import Batch, Feed, Share
+from twotower.data.dataset import DataSet, Split
 from twotower.data.order import draws, epoch_order, noise_scale, replica_rows, steps_per_epoch
-from twotower.streams import torch_stream
+from twotower.data.synthetic import SyntheticFeed
 
 PREFETCH = 2  # batches that DALI works ahead
-
-
-@dataclass(frozen=True)
-class Batch:
-    """float32 images [B, 3, 224, 224] (or [B, 10, 3, 224, 224]) less the mean, and int64 labels [B]."""
-
-    images: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of the images a process is given, and where it wants them.
-
-    Attributes:
-        batch_size: images in a batch of one replica.
-        device: on which the batches are delivered.
-        threads: of DALI.
-    """
-
-    batch_size: int
-    replica: int
-    num_replicas: int
-    device: torch.device
-    threads: int
-
-
-class Feed(Protocol):
-    """An iterator of batches that holds resources until it is closed."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-    def __next__(self) -> Batch: ...
-    def __len__(self) -> int: ...
-    def close(self) -> None: ...
-
-
-def label_checksum(batch: Batch) -> int:
-    """A number that is the same for the same labels in the same order."""
-    weights = torch.arange(1, len(batch.labels) + 1, device=batch.labels.device)
-    return int((batch.labels * weights).sum())
-
-
-def pixel_checksum(batch: Batch) -> int:
-    """A number that is the same for the same images, bit for bit, in the same order."""
-    bits = batch.images.view(torch.int32).flatten(1).sum(1, dtype=torch.int64)
-    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
 
 
 def decoding_device(config: InputConfig, device: torch.device) -> str:
@@ -210,37 +163,6 @@ class ValidationFeed:
 
     def close(self) -> None:
         self._pipeline.close()
-
-
-class SyntheticFeed:
-    """The same few random batches again and again: values as large as those of images less their mean."""
-
-    NUM_DIFFERENT = 2
-    STD = 70.0  # grey levels, about that of ILSVRC's pixels
-
-    def __init__(self, dataset: DataSet, share: Share, *, seed: int, num_batches: int | None, crops: str) -> None:
-        self._num_batches, self._taken, self._batches = num_batches, 0, []
-        views = (10,) if crops == "ten" else ()
-        for number in range(self.NUM_DIFFERENT):
-            stream = torch_stream("synthetic", seed, number)
-            images = torch.randn(share.batch_size, *views, CROP_SIZE, CROP_SIZE, 3, generator=stream) * self.STD
-            labels = torch.randint(len(dataset.classes), (share.batch_size,), generator=stream)
-            self._batches.append(Batch(images.movedim(-1, -3).to(share.device), labels.to(share.device)))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        if self._num_batches is not None and self._taken >= self._num_batches:
-            raise StopIteration
-        self._taken += 1
-        return self._batches[self._taken % self.NUM_DIFFERENT]
-
-    def __len__(self) -> int:
-        return self._num_batches or 0
-
-    def close(self) -> None:
-        self._batches = []
 
 
 def open_train(dataset: DataSet, config: InputConfig, share: Share, *, seed: int, first_step: int) -> Feed:

@@ -1,0 +1,54 @@
+"""What a feed delivers, and to whom."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """float32 images [B, 3, 224, 224] (or [B, 10, 3, 224, 224]) less the mean, and int64 labels [B]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the images a process is given, and where it wants them.
+
+    Attributes:
+        batch_size: images in a batch of one replica.
+        device: on which the batches are delivered.
+        threads: of DALI.
+    """
+
+    batch_size: int
+    replica: int
+    num_replicas: int
+    device: torch.device
+    threads: int
+
+
+class Feed(Protocol):
+    """An iterator of batches that holds resources until it is closed."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __next__(self) -> Batch: ...
+    def __len__(self) -> int: ...
+    def close(self) -> None: ...
+
+
+def label_checksum(batch: Batch) -> int:
+    """A number that is the same for the same labels in the same order."""
+    weights = torch.arange(1, len(batch.labels) + 1, device=batch.labels.device)
+    return int((batch.labels * weights).sum())
+
+
+def pixel_checksum(batch: Batch) -> int:
+    """A number that is the same for the same images, bit for bit, in the same order."""
+    bits = batch.images.view(torch.int32).flatten(1).sum(1, dtype=torch.int64)
+    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())

@@ -1,0 +1,40 @@
+"""Random tensors in place of images, for timing: nothing is read, nothing can be learned."""
+
+from collections.abc import Iterator
+
+import torch
+
+from twotower.data.batch import Batch, Share
+from twotower.data.dataset import CROP_SIZE, DataSet
+from twotower.streams import torch_stream
+
+
+class SyntheticFeed:
+    """The same few random batches again and again: values as large as those of images less their mean."""
+
+    NUM_DIFFERENT = 2
+    STD = 70.0  # grey levels, about that of ILSVRC's pixels
+
+    def __init__(self, dataset: DataSet, share: Share, *, seed: int, num_batches: int | None, crops: str) -> None:
+        self._num_batches, self._taken, self._batches = num_batches, 0, []
+        views = (10,) if crops == "ten" else ()
+        for number in range(self.NUM_DIFFERENT):
+            stream = torch_stream("synthetic", seed, number)
+            images = torch.randn(share.batch_size, *views, CROP_SIZE, CROP_SIZE, 3, generator=stream) * self.STD
+            labels = torch.randint(len(dataset.classes), (share.batch_size,), generator=stream)
+            self._batches.append(Batch(images.movedim(-1, -3).to(share.device), labels.to(share.device)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._num_batches is not None and self._taken >= self._num_batches:
+            raise StopIteration
+        self._taken += 1
+        return self._batches[self._taken % self.NUM_DIFFERENT]
+
+    def __len__(self) -> int:
+        return self._num_batches or 0
+
+    def close(self) -> None:
+        self._batches = []
