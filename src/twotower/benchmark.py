@@ -162,8 +162,9 @@ def _parts(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
     x = torch.randn(64, 48, 55, 55, device=world.device).contiguous(memory_format=world.memory_format)
     ours = LocalResponseNorm(48, 5, 2.0, 1e-4, True, 0.75).to(world.device)
     torchs = torch.nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)
-    for name, module in (("ours", ours), ("torch's", torchs)):
-        step = forward_backward(module, x.requires_grad_())
+    norms: dict[str, torch.nn.Module] = {"ours": ours, "torch's": torchs}
+    for name, norm in norms.items():
+        step = forward_backward(norm, x.requires_grad_())
         parts[f"LRN of 64 x 48 x 55 x 55, {name}"] = 1e3 * _timed(world.device, 3, step)
 
     def update() -> None:
