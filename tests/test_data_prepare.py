@@ -524,3 +524,14 @@ def test_shapes_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be drawn into .*data\.root"):
         draw_shapes(tmp_path / "file" / "shapes", num_train=12, num_val=12)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("size", "expected"), [((256, 256), False), ((256, 300), False), ((300, 300), True)])
+def test_images_of_the_right_size_are_not_resized(tmp_path: Path, size: tuple[int, int], expected: bool) -> None:
+    """One image of another size is enough to need it; 256 x 300 only needs its centre."""
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (256, 256)).save(tmp_path / split / name / "0.png")
+    Image.new("RGB", size).save(tmp_path / "val" / "b" / "1.png")
+    assert quietly(folder(tmp_path)).needs_resize is expected

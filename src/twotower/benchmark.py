@@ -45,7 +45,7 @@ NUM_DRAWN = 512  # JPEGs of the drawn set
 
 @dataclass(frozen=True)
 class Turn:
-    """What one process did in its turn."""
+    """What one process did in its turn; `wait_ms` a step."""
 
     seconds_per_step: float
     wait_ms: float = 0.0
@@ -63,7 +63,6 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _timed(device: torch.device, steps: int, step: Callable[[], object]) -> float:
-    step()
     _synchronize(device)
     began = time.perf_counter()
     for _ in range(steps):
@@ -110,10 +109,11 @@ def _tower_process(
             if what == "parts":
                 pipe.send(Turn(0.0, 0.0, _parts(trainer, settings), _peak_megabytes()))
                 continue
-            feed = feeds[what]
+            step = partial(_step, trainer, feeds[what])
+            step()  # buffers, caches, DALI's first batches
             world.link.read_waited_ms()
-            seconds = _timed(world.device, settings.steps, partial(_step, trainer, feed))
-            waited = world.link.read_waited_ms() / (settings.steps + 1)
+            seconds = _timed(world.device, settings.steps, step)
+            waited = world.link.read_waited_ms() / settings.steps
             trainer.window.pending.clear()
             pipe.send(Turn(seconds, waited, None, _peak_megabytes()))
 
@@ -146,6 +146,7 @@ def _parts(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
             lrn = settings.network.lrn
             module = LocalResponseNorm(row.kernels[0], lrn.n, lrn.k, lrn.alpha, lrn.alpha_over_n, lrn.beta)
             step = forward_backward(module.to(world.device), x)
+            step()
             parts[f"LRN after {row.name}"] = 1e3 * _timed(world.device, 3, step)
     for row in trainer.tower.rows:
         if row.reads_both:
@@ -165,6 +166,7 @@ def _parts(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
     norms: dict[str, torch.nn.Module] = {"ours": ours, "torch's": torchs}
     for name, norm in norms.items():
         step = forward_backward(norm, x.requires_grad_())
+        step()
         parts[f"LRN of 64 x 48 x 55 x 55, {name}"] = 1e3 * _timed(world.device, 3, step)
 
     def update() -> None:
@@ -201,6 +203,7 @@ def _single_process(settings: BenchmarkConfig, memory_format: torch.memory_forma
         optimiser.step()
 
     while pipe.recv() != "end":
+        step()
         pipe.send(Turn(_timed(device, settings.steps, step), 0.0, None, _peak_megabytes()))
 
 
@@ -301,8 +304,8 @@ def _round(
 ) -> dict[str, float]:
     batch = settings.optim.batch_size
     pair = towers.turn("synthetic")
+    files = towers.turn("files")  # before the others, since DALI reads ahead for a moment after its turn
     one = {name: contestant.turn("synthetic")[0] for name, contestant in singles.items()}
-    files = towers.turn("files")
     seconds = max(turn.seconds_per_step for turn in pair)
     single = min(turn.seconds_per_step for turn in one.values())
     result = {

@@ -180,8 +180,8 @@ class BenchmarkConfig:
     input: InputConfig = MISSING
     optim: OptimConfig = MISSING
     machine: MachineConfig = MISSING
-    rounds: int = 5
-    steps: int = 2  # timed in each round, after one that is not
+    rounds: int = 3
+    steps: int = 4  # timed in each turn, after one that is not
     num_classes: int = 1000
     data_root: str | None = None  # a prepared or raw image folder; null: 256 x 256 JPEGs drawn for the purpose
     output: str = "benchmark.json"

@@ -32,6 +32,7 @@ class DataSet:
         eigenvalues: of the covariance of the training set's RGB pixels, float64 [3], ascending, in (0..255)^2.
         eigenvectors: their unit vectors as columns, float64 [3, 3].
         rejects: path and reason of the files that could not be decoded.
+        needs_resize: whether any image has a shorter side other than 256.
     """
 
     classes: list[str]
@@ -41,6 +42,7 @@ class DataSet:
     eigenvalues: NDArray[np.float64]
     eigenvectors: NDArray[np.float64]
     rejects: dict[str, str] = field(default_factory=dict)
+    needs_resize: bool = True
 
     @property
     def is_synthetic(self) -> bool:

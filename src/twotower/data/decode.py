@@ -16,6 +16,7 @@ class Decoder:
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
+        self.needs_resize = False  # whether any image so far has a shorter side other than 256
         self._pipeline: Any = None
 
     def _run(self, encoded: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -27,7 +28,8 @@ class Decoder:
             )
             self._pipeline.build()
         self._pipeline.feed_input("encoded", encoded)
-        (images,) = self._pipeline.run()
+        images, sizes = self._pipeline.run()
+        self.needs_resize |= bool((np.array(sizes.as_array())[:, :2].min(axis=1) != PREPARED_SIZE).any())
         array: NDArray[np.uint8] = np.array(images.as_array())
         return array
 

@@ -103,7 +103,13 @@ class TrainFeed:
         decoder = decoding_device(config, share.device)
         assert dataset.mean_image is not None
         pipeline = training_images(
-            source, dataset.mean_image, config.mean, noise_scale(config), decoder, **_options(share, decoder)
+            source,
+            dataset.mean_image,
+            config.mean,
+            noise_scale(config),
+            dataset.needs_resize,
+            decoder,
+            **_options(share, decoder),
         )
         self._pipeline = _Pipeline(pipeline, self._split, share.device)
 
@@ -144,7 +150,13 @@ class ValidationFeed:
         decoder = decoding_device(config, share.device)
         assert dataset.mean_image is not None
         pipeline = validation_images(
-            source, dataset.mean_image, config.mean, crops == "ten", decoder, **_options(share, decoder)
+            source,
+            dataset.mean_image,
+            config.mean,
+            crops == "ten",
+            dataset.needs_resize,
+            decoder,
+            **_options(share, decoder),
         )
         self._pipeline = _Pipeline(pipeline, split, share.device)
 

@@ -21,8 +21,11 @@ SPAN = PREPARED_SIZE - CROP_SIZE  # the largest offset of a crop
 TEN_CROP_OFFSETS = ((0, 0), (0, SPAN), (CENTRE_OFFSET, CENTRE_OFFSET), (SPAN, 0), (SPAN, SPAN))
 
 
-def prepared(encoded: Any, device: str) -> Any:
-    """Decodes, resizes the shorter side to 256 and takes the centre square: uint8 [256, 256, 3]."""
+def prepared(encoded: Any, device: str, resize: bool = True) -> Any:
+    """Decodes, resizes the shorter side to 256 and takes the centre square: uint8 [256, 256, 3].
+
+    Without `resize` the shorter side must be 256 already; resizing that to itself takes longer than all other steps.
+    """
     # EXIF turns are ignored, as they were in 2012. Fancy upsampling is what the CPU decoder does anyway.
     image = fn.decoders.image(
         encoded,
@@ -31,7 +34,8 @@ def prepared(encoded: Any, device: str) -> Any:
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
     )
-    image = fn.resize(image, resize_shorter=PREPARED_SIZE, interp_type=types.INTERP_LINEAR, antialias=True)
+    if resize:
+        image = fn.resize(image, resize_shorter=PREPARED_SIZE, interp_type=types.INTERP_LINEAR, antialias=True)
     return fn.crop(image, crop=(PREPARED_SIZE, PREPARED_SIZE))
 
 
@@ -54,13 +58,14 @@ def _constant(array: NDArray[np.float32], device: str) -> Any:
 
 @pipeline_def
 def prepared_images(device: str) -> Any:
-    """uint8 [B, 256, 256, 3] of the bytes fed to `encoded`."""
-    return prepared(fn.external_source(name="encoded", ndim=1, dtype=types.UINT8), device)
+    """uint8 [B, 256, 256, 3] of the bytes fed to `encoded`, and their own heights and widths before, int64 [B, 3]."""
+    encoded = fn.external_source(name="encoded", ndim=1, dtype=types.UINT8)
+    return prepared(encoded, device), fn.peek_image_shape(encoded)
 
 
 @pipeline_def
 def training_images(
-    source: Callable[[Any], Any], mean_image: NDArray[np.float32], mean: str, scale: float, device: str
+    source: Callable[[Any], Any], mean_image: NDArray[np.float32], mean: str, scale: float, resize: bool, device: str
 ) -> Any:
     """float32 [B, 224, 224, 3]; `source` gives bytes, y / 32, x / 32, flips and noise of a batch."""
     encoded, y, x, flips, noise = fn.external_source(
@@ -71,7 +76,7 @@ def training_images(
         ndim=[1, 0, 0, 0, 1],
         dtype=[types.UINT8, types.FLOAT, types.FLOAT, types.INT32, types.FLOAT],
     )
-    crop = _crop(prepared(encoded, device), y, x, flips, types.UINT8)
+    crop = _crop(prepared(encoded, device, resize), y, x, flips, types.UINT8)
     if mean == "aligned":
         mean_crop = _crop(_constant(mean_image, device), y, x, flips, types.FLOAT)
     else:
@@ -84,11 +89,16 @@ def training_images(
 
 @pipeline_def
 def validation_images(
-    source: Callable[[Any], Any], mean_image: NDArray[np.float32], mean: str, ten_crops: bool, device: str
+    source: Callable[[Any], Any],
+    mean_image: NDArray[np.float32],
+    mean: str,
+    ten_crops: bool,
+    resize: bool,
+    device: str,
 ) -> Any:
     """float32 [B, 224, 224, 3], or [B, 10, 224, 224, 3]; `source` gives the bytes of a batch."""
     encoded = fn.external_source(source=source, batch=True, batch_info=True, ndim=1, dtype=types.UINT8)
-    image = prepared(encoded, device)
+    image = prepared(encoded, device, resize)
     central = _constant(centre(mean_image), device)
     if not ten_crops:
         middle = CENTRE_OFFSET / SPAN

@@ -20,7 +20,7 @@ from twotower.data.decode import BATCH, Decoder
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.shapes import draw_shapes
 
-FORMAT = 1
+FORMAT = 2
 SHAPES_ROOT = Path("datasets/shapes")
 CACHE = ".twotower"
 INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
@@ -91,7 +91,7 @@ def _refuse(path: str, reason: str) -> ValueError:
     )
 
 
-def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, dict[str, str]]:
+def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, dict[str, str], bool]:
     """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
     decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1)), Fit(), {}
     for split, by_class in index.files.items():
@@ -104,7 +104,7 @@ def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, di
                 rejects[path.relative_to(index.root).as_posix()] = reason
             if split == "train" and len(images):
                 fit.add(images)
-    return fit, rejects
+    return fit, rejects, decoder.needs_resize
 
 
 def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
@@ -153,7 +153,7 @@ def prepare(data: DataConfig, progress: bool = True) -> DataSet:
     content = _read_index(cache)
     if content is None or content["fingerprint"] != index.fingerprint:
         say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
-        fit, rejects = _examine(index, data.on_error, progress)
+        fit, rejects, needs_resize = _examine(index, data.on_error, progress)
         _check_left(index, rejects)
         values, vectors = fit.colour_pca()
         content = {
@@ -162,6 +162,7 @@ def prepare(data: DataConfig, progress: bool = True) -> DataSet:
             "classes": index.classes,
             "files": index.files,
             "rejects": rejects,
+            "needs_resize": needs_resize,
             "eigenvalues": values.tolist(),
             "eigenvectors": vectors.tolist(),
         }
@@ -212,4 +213,5 @@ def load(data: DataConfig) -> DataSet:
         np.array(content["eigenvalues"]),
         np.array(content["eigenvectors"]),
         content["rejects"],
+        content["needs_resize"],
     )
