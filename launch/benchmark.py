@@ -1,6 +1,6 @@
 """Times the two towers against the same network in one process, and the parts of a step.
 
-python launch/benchmark.py [network=alexnet_2012] [rounds=5] [data_root=DIR]
+python launch/benchmark.py [network=alexnet_2012] [rounds=3] [data_root=DIR]
 """
 
 import json

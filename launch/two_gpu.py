@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from twotower.config import register_schemas, resolve
-from twotower.launch import explain, run, run_as_worker
+from twotower.launch import catch_stops, explain, run, run_as_worker
 from twotower.sweep import Sweep
 from twotower.world import Place
 
@@ -53,7 +53,12 @@ def main() -> None:
         os.environ.pop(name, None)
     # Hydra reads its flags only where no override stands before them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    compose_and_run()
+    catch_stops()
+    try:
+        compose_and_run()
+    except KeyboardInterrupt:
+        print("stopped; the same command with resume=auto goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
     if sweep.outcomes:
         sweep.print_table()
         sys.exit(1 if sweep.num_failed else 0)

@@ -339,6 +339,12 @@ def test_threads_and_runs_do_not_matter(known: Known) -> None:
     assert_same(*validation)
 
 
+def test_leaving_out_the_resize_changes_nothing_at_256(known: Known) -> None:
+    prepared = replace(known.dataset, needs_resize=False)
+    assert_same(take(train_feed(prepared, FULL), 3), take(train_feed(known.dataset, FULL), 3))
+    assert_same(take_all(val_feed(prepared, FULL)), take_all(val_feed(known.dataset, FULL)))
+
+
 def test_feeds_side_by_side_do_not_disturb_each_other(known: Known) -> None:
     alone = take(train_feed(known.dataset, FULL), 4)
     with closing(train_feed(known.dataset, FULL)) as one, closing(train_feed(known.dataset, FULL, seed=9)) as two:

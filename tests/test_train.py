@@ -236,6 +236,32 @@ def test_a_lost_tower_stops_the_other_and_leaves_no_orphans(images: Path, tmp_pa
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_closes_its_files_and_says_how_to_go_on(
+    images: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    """Ctrl-C goes to all processes, a polite kill to the parent alone."""
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "schedule.epochs=100000", "run_dir=run")
+    process = command(*arguments, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while not (tmp_path / "run" / "metrics.jsonl").exists() or not events(tmp_path / "run"):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        if stop == signal.SIGINT:
+            os.killpg(process.pid, stop)
+        else:
+            process.send_signal(stop)
+        output, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, output
+    assert "resume=auto" in output
+    assert "Traceback" not in output, output
+
+
 def test_torchrun_gives_the_same_run(images: Path, reference: Path, tmp_path: Path) -> None:
     status, output = train(images, tmp_path, "run_dir=run", torchrun=2)
     assert status == 0, output

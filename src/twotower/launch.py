@@ -35,6 +35,8 @@ from twotower.world import (
     threads_per_process,
 )
 
+GRACE_SECONDS = 10.0  # for a process to close its journal
+
 # What a person can understand and mend; anything else is ours, and comes with its traceback.
 EXPLAINED = (ValueError, OSError, TowerLostError, TowersDifferError, NonFiniteLossError)
 
@@ -118,14 +120,25 @@ def explain(error: BaseException, place: Place) -> None:
         traceback.print_exception(error)
 
 
-def _stop(_signal: int, _frame: Any) -> None:
-    raise SystemExit(1)  # so that `finally` closes the journal
+def catch_stops() -> None:
+    """Lets Ctrl-C, a closed terminal and a polite kill end this process cleanly, each as a KeyboardInterrupt."""
+    stopped = False
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        # The first one runs every `finally`, so that the journal is closed; a second one must not disturb that.
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt
+
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, interrupt)
 
 
 def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
     """The main function of a process that `start_towers` started."""
     die_with_parent()
-    signal.signal(signal.SIGTERM, _stop)
+    catch_stops()
     place = Place(local_rank, size, local_rank, size)
     try:
         with open_world(job.config.machine, place, rendezvous) as world:
@@ -154,7 +167,7 @@ def start_towers(job: Job) -> dict[str, Any]:
             _run_tower, (job, size, str(Path(folder) / "rendezvous")), size, join=False, start_method="spawn"
         )
         try:
-            while not context.join(timeout=1.0, grace_period=10.0):
+            while not context.join(timeout=1.0, grace_period=GRACE_SECONDS):
                 pass
         except mp.ProcessExitedException as error:
             if error.signal_name is not None:
@@ -166,6 +179,10 @@ def start_towers(job: Job) -> dict[str, Any]:
             raise ChildProcessError("") from None
         finally:
             for process in context.processes:
+                if process.is_alive():
+                    process.terminate()
+            for process in context.processes:
+                process.join(GRACE_SECONDS)
                 if process.is_alive():
                     process.kill()
     summary: dict[str, Any] = json.loads((job.run_dir / "summary.json").read_text())
@@ -192,7 +209,7 @@ def run_as_worker(config: Config, place: Place) -> int:
         check_even(place.size)
         check(config)
         die_with_parent()
-        signal.signal(signal.SIGTERM, _stop)
+        catch_stops()
         config.machine.replicas = place.size // NUM_TOWERS
         with open_world(config.machine, place) as world:
             _train(_job_from_first(config, world), world)
