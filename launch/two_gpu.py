@@ -28,7 +28,8 @@ sweep = Sweep()
 def compose_and_run(composed: Any) -> None:
     task = HydraConfig.get()
     if task.mode == RunMode.MULTIRUN:
-        sweep.run_job(resolve(composed), list(task.overrides.task), sys.argv[1:])
+        given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        sweep.run_job(resolve(composed), list(task.overrides.task), given)
         return
     try:
         run(resolve(composed))
@@ -38,8 +39,13 @@ def compose_and_run(composed: Any) -> None:
 
 def main() -> None:
     place = Place.from_torchrun()
-    if place is not None and any(a in ("-m", "--multirun") for a in sys.argv[1:]):
-        raise SystemExit("error: a sweep is started with python, not with torchrun: python launch/two_gpu.py -m ...")
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    if place is not None and flags:
+        explain(
+            ValueError(f"{' '.join(flags)} is for python, not for torchrun: python launch/two_gpu.py {flags[0]}"),
+            place,
+        )
+        sys.exit(1)
     if place is not None and place.size > 1:
         try:
             with hydra.initialize(version_base="1.3", config_path="../conf"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -329,13 +330,11 @@ def test_a_sweep_goes_on_after_a_failure_and_skips_what_is_finished(images: Path
     status, output = finish(command(*arguments, swept, cwd=tmp_path))
     assert status == 1, output
     assert "network.width=0.3 gives conv1" in output
-    folder = tmp_path / "sweeps" / "trial-network.width"
-    finished = [path.parent for path in folder.glob("*/summary.json")]
-    assert len(finished) == 1
+    finished = [path.parent for path in tmp_path.glob("sweeps/trial-network.width-*/*/summary.json")]
+    assert [folder.name for folder in finished] == ["network.width=0.0625"]
     assert "done" in output
     assert "failed" in output
     written = (finished[0] / "metrics.jsonl").stat().st_mtime_ns
-    status, output = finish(command(*arguments, "network.width=0.0625", cwd=tmp_path))
     status, output = finish(command(*arguments, swept, cwd=tmp_path))
     assert status == 1
     assert "skipped" in output
@@ -378,7 +377,21 @@ def test_torchrun_is_told_about_odd_numbers_and_sweeps(images: Path, tmp_path: P
     assert 'two_gpu.py", line' not in output  # torchrun has a traceback of its own, we have none
     status, output = train(images, tmp_path, "-m", "seed=0,1", torchrun=2)
     assert status != 0
-    assert "a sweep is started with python" in output
+    assert "error: -m is for python, not for torchrun" in output
+
+
+def test_a_finished_run_is_not_run_again_but_can_be_prolonged(images: Path, reference: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference, run_dir)
+    before = (run_dir / "summary.json").read_text()
+    for resume in ("resume=auto", f"resume={run_dir}"):
+        status, output = train(images, tmp_path, f"run_dir={run_dir}", resume)
+        assert status == 0, output
+        assert "is finished already" in output
+        assert (run_dir / "summary.json").read_text() == before
+    status, output = train(images, tmp_path, f"run_dir={run_dir}", "resume=auto", "schedule.epochs=4")
+    assert status == 0, output
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 12
 
 
 def test_checkpoints_of_others_are_refused(images: Path, reference: Path, tmp_path: Path) -> None:

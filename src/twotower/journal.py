@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from twotower.config import Config
@@ -98,9 +98,7 @@ class Journal:
         self._task: TaskID | None = None
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"))
-            self._progress = Progress(
-                *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console
-            )
+            self._progress = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=self.console)
             self._task = self._progress.add_task("step 0", total=total_steps, completed=first_step, values="")
             self._progress.start()
         self.total_steps = total_steps
@@ -168,7 +166,7 @@ class Journal:
         self.say(
             f"{summary['steps']} steps in {_minutes(summary['seconds'])}, "
             f"{summary['images_per_second']:.0f} images/s while training\n"
-            f"metrics, summary, checkpoints and W&B files: {self.run_dir}"
+            f"metrics, summary and checkpoints: {self.run_dir}"
         )
 
     def _stop_progress(self) -> None:

@@ -22,7 +22,7 @@ from twotower.data import load, prepare, steps_per_epoch
 from twotower.journal import Journal
 from twotower.network import NUM_TOWERS, plan
 from twotower.rundir import check_resumable, check_writable, find_home
-from twotower.train import NonFiniteLossError, Trainer, identity
+from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
 from twotower.transport import TowerLostError
 from twotower.world import (
     Place,
@@ -60,16 +60,19 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     home = find_home(config)
-    if home.finished:
-        return Job(config, home.run_dir, None, finished=True)
     check_writable(home.run_dir)
     dataset = prepare(config.data)
     plan(config.network, len(dataset.classes))
-    steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
+    steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
         check_resumable(home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset))
         step = checkpoint.read_manifest(home.resume_from).step
-        if home.resume_from.parent == home.run_dir / "checkpoints":
+        same_run = home.resume_from.parent == home.run_dir / "checkpoints"
+        finished = same_run and (home.run_dir / "summary.json").exists()
+        if finished and step >= total_steps(config, steps):
+            print(f"{home.run_dir} is finished already.")
+            return Job(config, home.run_dir, None, finished=True)
+        if same_run:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
     home.run_dir.mkdir(parents=True, exist_ok=True)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
@@ -197,7 +200,6 @@ def run(config: Config) -> dict[str, Any]:
     choose_device(config.machine, Place(0, 2 * config.machine.replicas, 0, 2 * config.machine.replicas))
     job = get_ready(config, config.machine.replicas)
     if job.finished:
-        print(f"{job.run_dir} is finished already.")
         summary: dict[str, Any] = json.loads((job.run_dir / "summary.json").read_text())
         return summary
     return start_towers(job)
@@ -212,7 +214,9 @@ def run_as_worker(config: Config, place: Place) -> int:
         catch_stops()
         config.machine.replicas = place.size // NUM_TOWERS
         with open_world(config.machine, place) as world:
-            _train(_job_from_first(config, world), world)
+            job = _job_from_first(config, world)
+            if not job.finished:
+                _train(job, world)
         return 0
     except KeyboardInterrupt:
         return 130
@@ -229,14 +233,14 @@ def _job_from_first(config: Config, world: World) -> Job:
     def make() -> str:
         try:
             job = get_ready(config, world.num_replicas)
-            if job.finished:
-                raise ValueError(f"{job.run_dir} is finished already.")
         except (ValueError, OSError) as error:
             failure.append(error)
             return json.dumps({"error": str(error)})
-        return json.dumps({"run_dir": str(job.run_dir), "resume_from": str(job.resume_from or "")})
+        home = {"run_dir": str(job.run_dir), "resume_from": str(job.resume_from or "")}
+        return json.dumps(home | {"finished": job.finished})
 
     answer = json.loads(world.from_first("job", make))
     if "error" in answer:
         raise ValueError(answer["error"])
-    return Job(config, Path(answer["run_dir"]), Path(answer["resume_from"]) if answer["resume_from"] else None)
+    resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
+    return Job(config, Path(answer["run_dir"]), resume_from, answer["finished"])

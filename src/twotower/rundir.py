@@ -23,7 +23,6 @@ class Home:
 
     run_dir: Path
     resume_from: Path | None
-    finished: bool = False  # nothing is left to do
 
 
 def _comparable(config: dict[Any, Any]) -> dict[str, Any]:
@@ -59,8 +58,6 @@ def _new_run_dir(config: Config) -> Path:
 
 
 def _go_on_in(run_dir: Path) -> Home:
-    if (run_dir / "summary.json").exists():
-        return Home(run_dir, None, finished=True)
     steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
     return Home(run_dir, checkpoint.place(run_dir / "checkpoints", steps[-1]) if steps else None)
 
@@ -75,7 +72,10 @@ def find_home(config: Config) -> Home:
         if given is not None:
             return _go_on_in(given)
         twin = _interrupted_twin(config)
-        return _go_on_in(twin) if twin is not None else Home(_new_run_dir(config), None)
+        if twin is not None:
+            return _go_on_in(twin)
+        print("resume=auto: no interrupted run of this configuration is found; a new one begins")
+        return Home(_new_run_dir(config), None)
     if config.resume != "none":
         found = checkpoint.find(config.resume)
         own_run = found.parent.parent if found.parent.name == "checkpoints" else None

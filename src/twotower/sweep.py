@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from twotower.config import Config
 from twotower.launch import run
@@ -35,10 +36,25 @@ def _file_name(text: str) -> str:
     return safe
 
 
+def _swept_keys(overrides: list[str]) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+
+
 def sweep_name(name: str, overrides: list[str]) -> str:
-    """The name of a sweep's folder and W&B group: the run's name and the keys that have several values."""
-    swept = [o.split("=", 1)[0] for o in overrides if any(sign in o for sign in (",", "range(", "glob(", "choice("))]
-    return _file_name("-".join([name, *swept]))
+    """The name of a sweep's folder and W&B group: the run's name, the keys that have several values, and a digest of
+    the other overrides, so that sweeps that differ in those keep apart.
+    """
+    swept = _swept_keys(overrides)
+    fixed = sorted(o for o in overrides if o.split("=", 1)[0] not in swept)
+    digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:6]] if fixed else []
+    return _file_name("-".join([name, *swept, *digest]))
+
+
+def job_name(job_overrides: list[str], sweep_overrides: list[str]) -> str:
+    """What sets a job apart from the others of its sweep: "ablation=no_lrn,seed=0"."""
+    swept = _swept_keys(sweep_overrides)
+    return ",".join(o for o in job_overrides if o.split("=", 1)[0] in swept) or "defaults"
 
 
 class Sweep:
@@ -51,9 +67,9 @@ class Sweep:
     def run_job(self, config: Config, job_overrides: list[str], sweep_overrides: list[str]) -> None:
         """Runs one job, or finds that it is finished; a failure is noted and told, and the sweep goes on."""
         name = sweep_name(config.name, sweep_overrides)
-        overrides = " ".join(job_overrides)
+        overrides = job_name(job_overrides, sweep_overrides)
         folder = Path(config.sweep_dir) if config.sweep_dir is not None else SWEEPS / name
-        run_dir = folder / _file_name(",".join(job_overrides))
+        run_dir = folder / _file_name(overrides)
         self.console.rule(f"job {len(self.outcomes) + 1}: {overrides}")
         if (run_dir / "summary.json").exists():
             self.console.print(f"finished before, skipped: {run_dir}")
@@ -75,7 +91,9 @@ class Sweep:
 
     def print_table(self) -> None:
         """All jobs with their error rates (percent, validation), speed and time."""
-        table = Table("job", "", "top-1 error", "top-5 error", "best top-1", "images/s", "minutes")
+        table = Table(
+            Column("job", overflow="fold"), "", "top-1 error", "top-5 error", "best top-1", "images/s", "minutes"
+        )
         for outcome in self.outcomes:
             s = outcome.summary
             numbers = (
@@ -84,7 +102,7 @@ class Sweep:
                 if s is not None
                 else ["", "", "", "", ""]
             )
-            table.add_row(outcome.overrides or "defaults", outcome.status, *numbers)
+            table.add_row(outcome.overrides, outcome.status, *numbers)
         self.console.print(table)
         if self.outcomes:
             self.console.print(f"the runs lie in {self.outcomes[0].run_dir.parent}")

@@ -59,6 +59,12 @@ def identity(config: Config, world_replicas: int, dataset: DataSet) -> dict[str,
     }
 
 
+def total_steps(config: Config, steps_per_epoch: int) -> int:
+    """The number of updates after which a run is finished."""
+    whole = config.schedule.epochs * steps_per_epoch
+    return whole if config.schedule.max_steps is None else min(whole, config.schedule.max_steps)
+
+
 class Trainer:
     """One process's part of a run.
 
@@ -87,9 +93,7 @@ class Trainer:
         self.share = Share(optim.batch_size, world.replica, world.num_replicas, world.device, threads)
         self.schedule = Schedule(config.schedule, optim.learning_rate)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), optim.batch_size, world.num_replicas)
-        self.total_steps = config.schedule.epochs * self.steps_per_epoch
-        if config.schedule.max_steps is not None:
-            self.total_steps = min(self.total_steps, config.schedule.max_steps)
+        self.total_steps = total_steps(config, self.steps_per_epoch)
         self.step = 0
         self.window, self.epoch_sums = Window(bytes_sent=world.link.bytes_sent), Counts.zero()
         self.best: dict[str, float] = {"best_top1_error": math.inf, "best_top5_error": math.inf}

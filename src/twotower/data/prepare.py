@@ -175,7 +175,7 @@ def prepare(data: DataConfig, progress: bool = True) -> DataSet:
     if rejects and data.on_error == "stop":
         raise _refuse(*next(iter(rejects.items())))
     if rejects:
-        say(f"{len(rejects)} files that cannot be decoded are left out; {cache / INDEX} lists them")
+        say(f"left out as they cannot be decoded: {len(rejects)}; {cache / INDEX} lists them")
     return load(data)
 
 
