@@ -90,10 +90,8 @@ class Sweep:
         return sum(outcome.status == "failed" for outcome in self.outcomes)
 
     def print_table(self) -> None:
-        """All jobs with their error rates (percent, validation), speed and time."""
-        table = Table(
-            Column("job", overflow="fold"), "", "top-1 error", "top-5 error", "best top-1", "images/s", "minutes"
-        )
+        """All jobs with their validation errors in percent (`best`: the lowest top-1), speed and time."""
+        table = Table(Column("job", overflow="fold"), "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
         for outcome in self.outcomes:
             s = outcome.summary
             numbers = (
