@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def load_network(name: str, **overrides: Any) -> NetworkConfig:
     """conf/network/NAME.yaml as a `NetworkConfig`; overrides by key, e.g. `width=0.125`, `lrn={"n": 3}`."""
     yaml = OmegaConf.load(ROOT / "conf" / "network" / f"{name}.yaml")
+    yaml.pop("defaults", None)
     network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), yaml, overrides))
     assert isinstance(network, NetworkConfig)
     return network

@@ -62,7 +62,7 @@ def test_ablations_change_what_they_say() -> None:
 def test_input_follows_the_network_and_can_be_chosen() -> None:
     assert compose("network=alexnet").input.colour_noise == "paper"
     assert compose("network=alexnet_2012").input.colour_noise == "2012"
-    assert compose("network=alexnet", "input=alexnet_2012").input.offsets == 33
+    assert compose("network=alexnet", "input=code_2012").input.offsets == 33
 
 
 def test_a_folder_of_images_gets_the_full_network() -> None:
@@ -94,7 +94,7 @@ def test_misspelt_overrides_stop_at_composition(override: str, named: str) -> No
         "optim.momentum=1.5",
         "schedule.epochs=0",
         "schedule.rule=sometimes",
-        "input.offsets=40",
+        "input.offsets=0",
         "input.colour_noise=blue",
         "machine.device=tpu",
         "machine.timeout_seconds=0",

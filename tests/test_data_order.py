@@ -21,7 +21,9 @@ AXES = np.array([[0.4180, -0.7126, -0.5635], [-0.8170, -0.0235, -0.5762], [0.397
 
 def load_input(name: str, **overrides: Any) -> InputConfig:
     """conf/input/NAME.yaml with overrides by key."""
-    merged = OmegaConf.merge(OmegaConf.structured(InputConfig), OmegaConf.load(CONF / f"{name}.yaml"), overrides)
+    merged = OmegaConf.merge(
+        OmegaConf.structured(InputConfig), OmegaConf.load(CONF / f"{name}.yaml"), {"crop_size": 224} | overrides
+    )
     config = OmegaConf.to_object(merged)
     assert isinstance(config, InputConfig)
     return config
@@ -88,11 +90,11 @@ def test_a_set_smaller_than_a_batch_is_refused(images: int, batch: int, replicas
 
 
 def test_configs_say_what_code_and_paper_did() -> None:
-    assert load_input("alexnet_2012") == InputConfig(True, 33, True, 32, "central", "2012", 0.1)
-    assert load_input("alexnet") == InputConfig(True, 32, True, 1, "aligned", "paper", 0.1)
+    assert load_input("code_2012") == InputConfig(True, 33, True, 32, "central", "2012", 0.1)
+    assert load_input("paper") == InputConfig(224, True, 32, True, 1, "aligned", "paper", 0.1)
 
 
-@pytest.mark.parametrize(("name", "positions"), [("alexnet_2012", 33), ("alexnet", 32)])
+@pytest.mark.parametrize(("name", "positions"), [("code_2012", 33), ("paper", 32)])
 def test_crops_are_uniform_over_all_positions(name: str, positions: int) -> None:
     """0..32 in the 2012 code, 0..31 in the paper, y and x independent, and so is the mirror."""
     config = load_input(name, images_per_draw=1)
@@ -114,14 +116,14 @@ def test_crops_are_uniform_over_all_positions(name: str, positions: int) -> None
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    flips = draw(load_input("alexnet"), batch_size=40000).flips
+    flips = draw(load_input("paper"), batch_size=40000).flips
     assert abs(flips.mean() - 0.5) < 5 * 0.5 / np.sqrt(40000)
     # Neighbours agree half of the time: flips that alternate have the right mean.
     assert abs((flips[1:] == flips[:-1]).mean() - 0.5) < 5 * 0.5 / np.sqrt(40000)
 
 
 def test_32_consecutive_images_share_crop_and_flip_but_not_noise() -> None:
-    drawn = draw(load_input("alexnet_2012"), batch_size=32 * 40 + 16)
+    drawn = draw(load_input("code_2012"), batch_size=32 * 40 + 16)
     settings = np.column_stack([drawn.offsets, drawn.flips])
     for start in range(0, len(settings), 32):
         assert (settings[start : start + 32] == settings[start]).all()
@@ -131,7 +133,7 @@ def test_32_consecutive_images_share_crop_and_flip_but_not_noise() -> None:
 
 def test_groups_are_those_of_the_whole_batch() -> None:
     """Groups counted anew in each replica would make 2 x 48 images differ from 1 x 96."""
-    parts = [draw(load_input("alexnet_2012"), batch_size=48, replica=i, num_replicas=2) for i in (0, 1)]
+    parts = [draw(load_input("code_2012"), batch_size=48, replica=i, num_replicas=2) for i in (0, 1)]
     settings = np.concatenate([np.column_stack([d.offsets, d.flips]) for d in parts])
     assert (settings[32:64] == settings[32]).all()
     assert len({tuple(settings[start]) for start in (0, 32, 64)}) == 3
@@ -139,20 +141,20 @@ def test_groups_are_those_of_the_whole_batch() -> None:
 
 def test_crop_and_flip_can_be_switched_off() -> None:
     """Neither changes what else is drawn."""
-    config = load_input("alexnet")
+    config = load_input("paper")
     usual = draw(config, batch_size=64)
-    centred = draw(load_input("alexnet", random_crop=False), batch_size=64)
+    centred = draw(load_input("paper", random_crop=False), batch_size=64)
     assert (centred.offsets == 16).all()
     np.testing.assert_array_equal(centred.flips, usual.flips)
     np.testing.assert_array_equal(centred.noise, usual.noise)
-    upright = draw(load_input("alexnet", flip=False), batch_size=64)
+    upright = draw(load_input("paper", flip=False), batch_size=64)
     assert (upright.flips == 0).all()
     assert usual.flips.any()
     np.testing.assert_array_equal(upright.offsets, usual.offsets)
     np.testing.assert_array_equal(upright.noise, usual.noise)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "alexnet_2012"])
+@pytest.mark.parametrize("name", ["paper", "code_2012"])
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_replicas_see_the_rows_of_one_larger_batch(name: str, replicas: int) -> None:
     config = load_input(name)
@@ -168,7 +170,7 @@ def test_replicas_see_the_rows_of_one_larger_batch(name: str, replicas: int) -> 
 
 def test_steps_epochs_and_seeds_differ_and_come_again() -> None:
     """A stream keyed by the sum of step and epoch, or by the step alone, repeats itself."""
-    config = load_input("alexnet")
+    config = load_input("paper")
     keys = [(seed, epoch, step) for seed in range(3) for epoch in range(3) for step in range(3)]
     drawn = {k: draw(config, seed=k[0], epoch=k[1], step=k[2], batch_size=16) for k in keys}
     assert len({d.offsets.tobytes() for d in drawn.values()}) == len(keys)
@@ -216,7 +218,7 @@ def test_an_eigenvalue_just_below_zero_is_zero() -> None:
 @pytest.mark.parametrize(("form", "lengths"), [("2012", STDS), ("paper", STDS**2 / 255)])
 def test_covariance_of_the_noise(form: str, lengths: NDArray[np.float64]) -> None:
     """2012: 0.01 P diag(lambda) P^T, the colours' own covariance at a tenth of its size."""
-    noise = draw(load_input("alexnet", colour_noise=form), batch_size=60000).noise.astype(np.float64)
+    noise = draw(load_input("paper", colour_noise=form), batch_size=60000).noise.astype(np.float64)
     wanted = 0.01 * AXES @ np.diag(lengths**2) @ AXES.T
     error = np.sqrt((np.outer(np.diag(wanted), np.diag(wanted)) + wanted**2) / len(noise))
     assert (abs(np.cov(noise.T) - wanted) < 5 * error).all()
@@ -226,10 +228,10 @@ def test_covariance_of_the_noise(form: str, lengths: NDArray[np.float64]) -> Non
 @pytest.mark.parametrize("std", [0.1, 0.05])
 def test_only_the_noise_of_2012_comes_with_a_division(std: float) -> None:
     scales = {
-        form: draw(load_input("alexnet", colour_noise=form, colour_noise_std=std)).scale
+        form: draw(load_input("paper", colour_noise=form, colour_noise_std=std)).scale
         for form in ("none", "2012", "paper")
     }
     assert scales == {"none": 1.0, "2012": pytest.approx(1 / (1 + std), abs=1e-12), "paper": 1.0}
-    assert (draw(load_input("alexnet", colour_noise="none")).noise == 0).all()
-    small, large = (draw(load_input("alexnet", colour_noise_std=s)).noise for s in (std, 2 * std))
+    assert (draw(load_input("paper", colour_noise="none")).noise == 0).all()
+    small, large = (draw(load_input("paper", colour_noise_std=s)).noise for s in (std, 2 * std))
     np.testing.assert_allclose(large, 2 * small, rtol=1e-6)

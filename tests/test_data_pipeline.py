@@ -18,8 +18,8 @@ from twotower.data import (
     Batch,
     DataSet,
     Feed,
+    FileSplit,
     Share,
-    Split,
     label_checksum,
     open_train,
     open_validation,
@@ -67,7 +67,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
         for i in range(count):
             pixels[split].append(stream.integers(0, 256, (256, 256, 3), dtype=np.uint8))
             Image.fromarray(pixels[split][-1]).save(root / f"{split}{i}.png", compress_level=1)
-        splits[split] = Split(root, [f"{split}{i}.png" for i in range(count)], np.arange(count))
+        splits[split] = FileSplit(root, [f"{split}{i}.png" for i in range(count)], np.arange(count))
     mean = stream.uniform(0, 255, (256, 256, 3)).astype(np.float32)
     axes = np.linalg.qr(stream.normal(size=(3, 3)))[0]
     classes = [str(i) for i in range(NUM_TRAIN)]
@@ -77,7 +77,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
 
 def val_only(paths: list[Path]) -> DataSet:
     """A set with these files as `val`, labelled 0, 1, ..., and a mean of zero."""
-    split = Split(paths[0].parent, [path.name for path in paths], np.arange(len(paths)))
+    split = FileSplit(paths[0].parent, [path.name for path in paths], np.arange(len(paths)))
     return DataSet(["a"], split, split, np.zeros((256, 256, 3), np.float32), np.ones(3), np.eye(3))
 
 
@@ -176,23 +176,19 @@ def test_decoding_equals_pillow(tmp_path: Path) -> None:
     ],
 )
 def test_resizing_agrees_with_pillow(tmp_path: Path, width: int, height: int, cells: int) -> None:
-    """Shorter side 256, aspect kept, centre square; within 2 of 255, as both round to whole levels twice.
+    """The centre square at 256 x 256; within 2 of 255, as both round to whole levels twice.
 
     On fine noise, shrinking without antialiasing, a stretched image or a square off by a pixel are far off.
     """
     stream = np.random.default_rng(width * height)
     image = colourful(stream, width, height, cells)
     image.save(tmp_path / "a.png")
-    factor = 256 / min(width, height)
-    size = (round(width * factor), round(height * factor))
-    # The longer side is rounded but the factor is not: what does not fit is cut off equally on both ends.
-    # Where a little is missing instead, Pillow has to stretch; those images are smooth.
-    spare = [max(0.0, (before - after / factor) / 2) for before, after in zip((width, height), size, strict=True)]
-    box = (spare[0], spare[1], width - spare[0], height - spare[1])
-    resized = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))  # Pillow's is antialiased
-    # Where the rest is odd, the square lies half a pixel to the right and below.
-    top, left = (size[1] - 256 + 1) // 2, (size[0] - 256 + 1) // 2
-    wanted = window(resized, top + 16, left + 16, False)
+    side = min(width, height)
+    # Where the rest is odd, the square lies half a pixel to the left or above.
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    resized = np.asarray(square.resize((256, 256), Image.Resampling.BILINEAR))  # Pillow's is antialiased
+    wanted = window(resized, 16, 16, False)
     ((_, seen),) = in_order(take_all(val_feed(val_only([tmp_path / "a.png"]))))
     error = abs(seen - wanted)
     assert error.max() <= 2
@@ -322,7 +318,7 @@ def test_every_validation_image_counts_once(known: Known, replicas: int, batch_s
 
 
 def test_a_replica_without_validation_images_has_no_batches(known: Known) -> None:
-    two = replace(known.dataset, val=Split(known.dataset.val.root, known.dataset.val.paths[:2], np.arange(2)))
+    two = replace(known.dataset, val=FileSplit(known.dataset.val.root, known.dataset.val.paths[:2], np.arange(2)))
     counts = [len(take_all(val_feed(two, replica=replica, num_replicas=3))) for replica in range(3)]
     assert sum(counts) == 2
     assert 0 in counts

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import load_network, run_processes
 from twotower.config import InputConfig
-from twotower.data import DataSet, Share, Split, open_train
+from twotower.data import DataSet, FileSplit, Share, open_train
 from twotower.exchange import InProcessExchange, WireExchange
 from twotower.layers import LocalResponseNorm
 from twotower.network import Tower, forward
@@ -89,7 +89,7 @@ def test_dali_on_a_gpu_agrees_with_dali_on_the_cpu(tmp_path: Path) -> None:
     for i in range(BATCH):
         Image.fromarray(stream.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
         paths.append(f"{i}.png")
-    split = Split(tmp_path, paths, np.arange(BATCH))
+    split = FileSplit(tmp_path, paths, np.arange(BATCH))
     mean = stream.uniform(90, 130, (256, 256, 3)).astype(np.float32)
     dataset = DataSet(
         [f"{i}" for i in range(BATCH)], split, split, mean, np.array([400.0, 1400.0, 15000.0]), np.eye(3)

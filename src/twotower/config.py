@@ -86,15 +86,18 @@ class DataConfig:
 class InputConfig:
     """What happens to an image between the file and conv1 (paper section 4.1)."""
 
-    random_crop: bool = True  # false: always the centre 224
+    crop_size: int = 224  # pixels; what conv1 sees, so network.image_size
+    random_crop: bool = True  # false: always the centre
     offsets: int = 33  # positions of the crop in each direction: 33 in the 2012 code, 32 in the paper
     flip: bool = True
     images_per_draw: int = 1  # consecutive images that share crop and flip: 32 in the 2012 code
     mean: str = "central"  # central (2012: the mean's central 224) | aligned (cropped as the image is)
     colour_noise: str = "2012"  # none | 2012 | paper
     colour_noise_std: float = 0.1  # of the factors alpha
+    colour_noise_epochs: int | None = None  # epochs with colour noise; null: all
     device: str = "auto"  # auto | cpu | gpu: where DALI decodes
     threads: int = 0  # of DALI per process; 0: the process's share of the cores
+    decode_once: str = "auto"  # yes | no | auto: each tower decodes half of the batch, and they swap finished crops
 
 
 @dataclass
@@ -170,6 +173,7 @@ class EvaluateConfig:
     batch_size: int = 128  # images at a time, not crops
     device: str = "auto"  # auto | cpu | cuda
     data_root: str | None = None  # null: the folder that the run was trained on
+    split: str = "val"  # val | test
 
 
 @dataclass
@@ -227,14 +231,18 @@ def check(config: Config) -> None:
     _one_of("input.mean", config.input.mean, ("central", "aligned"))
     _one_of("input.colour_noise", config.input.colour_noise, ("none", "2012", "paper"))
     _one_of("input.device", config.input.device, ("auto", "cpu", "gpu"))
+    _one_of("input.decode_once", config.input.decode_once, ("auto", "yes", "no"))
     _one_of("schedule.rule", config.schedule.rule, ("plateau", "fixed"))
     _one_of("logging.wandb", config.logging.wandb, ("offline", "online", "disabled"))
     _one_of("machine.device", config.machine.device, ("auto", "cpu", "cuda"))
     _one_of("machine.transport", config.machine.transport, ("auto", "gloo", "nccl", "shared_gpu"))
     if config.data.kind == "folder" and config.data.root is None:
         raise ValueError("data=folder needs data.root=DIR, a folder that holds train/<class>/* and val/<class>/*.")
-    if not 1 <= config.input.offsets <= 33:
-        raise ValueError(f"input.offsets={config.input.offsets} is not between 1 and 33 (256 - 224 + 1).")
+    if config.input.crop_size != config.network.image_size:
+        raise ValueError(
+            f"input.crop_size={config.input.crop_size} is not network.image_size={config.network.image_size}; "
+            "give only the latter."
+        )
     if not 0 < config.network.dropout_keep <= 1:
         raise ValueError(f"network.dropout_keep={config.network.dropout_keep} is not a probability in (0, 1].")
     if not 0 <= config.optim.momentum < 1:
@@ -247,6 +255,8 @@ def check(config: Config) -> None:
         ("schedule.divide_by", config.schedule.divide_by, 1),
         ("schedule.patience", config.schedule.patience, 1),
         ("schedule.max_drops", config.schedule.max_drops, 0),
+        ("input.crop_size", config.input.crop_size, 1),
+        ("input.offsets", config.input.offsets, 1),
         ("input.images_per_draw", config.input.images_per_draw, 1),
         ("input.colour_noise_std", config.input.colour_noise_std, 0),
         ("input.threads", config.input.threads, 0),
@@ -259,6 +269,8 @@ def check(config: Config) -> None:
         ("seed", config.seed, 0),
     ):
         _at_least(key, value, least)
+    if config.input.colour_noise_epochs is not None:
+        _at_least("input.colour_noise_epochs", config.input.colour_noise_epochs, 0)
     if config.schedule.max_steps is not None:
         _at_least("schedule.max_steps", config.schedule.max_steps, 1)
     if config.checkpoint.every_steps is not None:

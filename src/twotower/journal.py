@@ -2,7 +2,8 @@
 
 metrics.jsonl has one JSON object a line, flushed at once:
     {"event": "train", "step": 120, "epoch": 4.0, "loss": ..., "top1_error": ..., "top5_error": ...,
-     "images_per_second": ..., "exchange_wait_ms": ..., "exchange_bytes": ..., "learning_rate": ...}
+     "images_per_second": ..., "exchange_wait_ms": ..., "exchange_bytes": ..., "input_wait_ms": ...,
+     "learning_rate": ...}
 Errors are in percent, losses in nats, wait and bytes are means per step of tower 0 in one direction; `step` counts
 finished updates. W&B gets the same values as train/loss, validation/top1_error ... over train/step.
 """

@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 
 from twotower import checkpoint
 from twotower.config import Config, check
-from twotower.data import load, prepare, steps_per_epoch
+from twotower.data import check_crops, load, prepare, steps_per_epoch
 from twotower.journal import Journal
 from twotower.network import NUM_TOWERS, plan
 from twotower.rundir import check_resumable, check_writable, find_home
@@ -63,6 +63,7 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     check_writable(home.run_dir)
     dataset = prepare(config.data)
     plan(config.network, len(dataset.classes))
+    check_crops(config.input, dataset.size)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
         check_resumable(home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset))

@@ -69,6 +69,17 @@ class Link:
 
         return Swap(arrive)
 
+    def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
+        """Sends decoded images [N, ...] and receives `num_theirs` like them. Raises: TowerLostError.
+
+        Not part of the exchange, so neither its bytes nor its waiting are counted there.
+        """
+        sent, waited = self.bytes_sent, self._waited_seconds
+        rows = mine.flatten(1)
+        theirs = self.swap(rows, (num_theirs, rows.shape[1])).wait()
+        self.bytes_sent, self._waited_seconds = sent, waited
+        return theirs.view(num_theirs, *mine.shape[1:])
+
     def check_in(self, numbers: Sequence[int]) -> list[int]:
         """Swaps a few integers; both towers must give equally many. Raises: TowerLostError."""
         mine = torch.tensor(numbers, dtype=torch.int64)
@@ -143,6 +154,12 @@ class NcclLink(Link):
 
         kept = [mine]  # NCCL reads it until the wait
         return finish
+
+    def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
+        num_events = len(self._events)
+        theirs = super().swap_images(mine, num_theirs)
+        del self._events[num_events:]
+        return theirs
 
     def read_waited_ms(self) -> float:
         events, self._events = self._events, []

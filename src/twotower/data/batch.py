@@ -16,6 +16,16 @@ class Batch:
     labels: Tensor
 
 
+class Partner(Protocol):
+    """The way to the other tower of this replica, for decoded images."""
+
+    tower: int  # this one, 0 or 1
+
+    def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
+        """Sends some images and receives `num_theirs` of the same shape, dtype and device."""
+        ...
+
+
 @dataclass(frozen=True)
 class Share:
     """Which part of the images a process is given, and where it wants them.
@@ -24,6 +34,7 @@ class Share:
         batch_size: images in a batch of one replica.
         device: on which the batches are delivered.
         threads: of DALI.
+        partner: the other tower decodes half of each batch; None: this process decodes all of it.
     """
 
     batch_size: int
@@ -31,6 +42,14 @@ class Share:
     num_replicas: int
     device: torch.device
     threads: int
+    partner: Partner | None = None
+
+    def own_rows(self, num_images: int) -> slice:
+        """The rows of a batch that this process decodes. A single image is not worth a swap."""
+        if self.partner is None or num_images < 2:
+            return slice(0, num_images)
+        middle = (num_images + 1) // 2
+        return slice(middle, num_images) if self.partner.tower else slice(0, middle)
 
 
 class Feed(Protocol):

@@ -1,19 +1,34 @@
-"""What the towers are trained on: files and labels, and what was fitted on the training images."""
+"""What the towers are trained on: images and labels, and what was fitted on the training images."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 PREPARED_SIZE = 256  # pixels; the shorter side of an image, and its centre square (paper section 2)
-CROP_SIZE = 224  # pixels; what conv1 sees (paper section 4.1)
-CENTRE_OFFSET = (PREPARED_SIZE - CROP_SIZE) // 2
+
+
+class Split(Protocol):
+    """Encoded images and their labels, int64 [N]."""
+
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The encoded bytes of one image, uint8 [length]."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Where an image lies, relative to the data set's folder."""
+        ...
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images of `train` or `val`: paths relative to the data set's root, and labels int64 [N]."""
+class FileSplit:
+    """Images in files of their own: paths relative to the data set's root."""
 
     root: Path
     paths: list[str]
@@ -22,17 +37,26 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return np.fromfile(self.root / self.paths[index], np.uint8)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
 
 @dataclass(frozen=True)
 class DataSet:
-    """A prepared data set.
+    """A data set that is ready for training.
 
     Attributes:
-        mean_image: of the training set, float32 [256, 256, 3], 0..255, RGB; None for synthetic data.
+        mean_image: of the training set, float32 [size, size, 3], 0..255, RGB; None for synthetic data.
         eigenvalues: of the covariance of the training set's RGB pixels, float64 [3], ascending, in (0..255)^2.
         eigenvectors: their unit vectors as columns, float64 [3, 3].
         rejects: path and reason of the files that could not be decoded.
-        needs_resize: whether any image has a shorter side other than 256.
+        needs_resize: whether any image is not yet the square of `size` pixels that crops are taken from.
+        test: a third split, where the data set has one (ILSVRC-2010).
+        size: pixels of the square that crops are taken from.
+        picture: a PNG of what the network is fed, where one was drawn.
     """
 
     classes: list[str]
@@ -43,10 +67,20 @@ class DataSet:
     eigenvectors: NDArray[np.float64]
     rejects: dict[str, str] = field(default_factory=dict)
     needs_resize: bool = True
+    test: Split | None = None
+    size: int = PREPARED_SIZE
+    picture: Path | None = None
 
     @property
     def is_synthetic(self) -> bool:
         return self.mean_image is None
+
+    def split(self, name: str) -> Split:
+        """`val` or `test`. Raises: ValueError if there is no such split."""
+        found = {"val": self.val, "test": self.test}.get(name)
+        if found is None:
+            raise ValueError(f"split={name} is not in this data set; choose {'val or test' if self.test else 'val'}.")
+        return found
 
 
 def synthetic_dataset(num_train: int, num_val: int, num_classes: int) -> DataSet:
@@ -54,6 +88,6 @@ def synthetic_dataset(num_train: int, num_val: int, num_classes: int) -> DataSet
     for key, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("num_classes", num_classes, 2)):
         if value < least:
             raise ValueError(f"data.{key}={value} is too small for data=synthetic; give at least {least}.")
-    splits = [Split(Path(), [], np.arange(n, dtype=np.int64) % num_classes) for n in (num_train, num_val)]
+    splits = [FileSplit(Path(), [], np.arange(n, dtype=np.int64) % num_classes) for n in (num_train, num_val)]
     classes = [f"class{i}" for i in range(num_classes)]
     return DataSet(classes, splits[0], splits[1], None, np.ones(3), np.eye(3))

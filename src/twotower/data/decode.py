@@ -12,11 +12,11 @@ BATCH = 32  # files that are decoded together
 
 
 class Decoder:
-    """Decodes files to uint8 [N, 256, 256, 3] with DALI on the CPU, and names those that cannot be decoded."""
+    """Decodes files to uint8 [N, size, size, 3] with DALI on the CPU, and names those that cannot be decoded."""
 
-    def __init__(self, num_threads: int) -> None:
-        self.num_threads = num_threads
-        self.needs_resize = False  # whether any image so far has a shorter side other than 256
+    def __init__(self, num_threads: int, size: int = PREPARED_SIZE) -> None:
+        self.num_threads, self.size = num_threads, size
+        self.needs_resize = False  # whether any image so far is not a square of `size` pixels
         self._pipeline: Any = None
 
     def _run(self, encoded: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -24,12 +24,17 @@ class Decoder:
 
         if self._pipeline is None:
             self._pipeline = prepared_images(
-                "cpu", batch_size=BATCH, num_threads=self.num_threads, device_id=None, prefetch_queue_depth=1
+                self.size,
+                "cpu",
+                batch_size=BATCH,
+                num_threads=self.num_threads,
+                device_id=None,
+                prefetch_queue_depth=1,
             )
             self._pipeline.build()
         self._pipeline.feed_input("encoded", encoded)
         images, sizes = self._pipeline.run()
-        self.needs_resize |= bool((np.array(sizes.as_array())[:, :2].min(axis=1) != PREPARED_SIZE).any())
+        self.needs_resize |= bool((np.array(sizes.as_array())[:, :2] != self.size).any())
         array: NDArray[np.uint8] = np.array(images.as_array())
         return array
 
@@ -48,7 +53,7 @@ class Decoder:
             else:
                 encoded[path] = content
         if not encoded:
-            return np.empty((0, PREPARED_SIZE, PREPARED_SIZE, 3), np.uint8), rejects
+            return np.empty((0, self.size, self.size, 3), np.uint8), rejects
         try:
             return self._run(list(encoded.values())), rejects
         except RuntimeError:
@@ -61,7 +66,7 @@ class Decoder:
                 except RuntimeError as error:
                     rejects[path] = _reason(str(error))
             self._pipeline = None
-            empty = np.empty((0, PREPARED_SIZE, PREPARED_SIZE, 3), np.uint8)
+            empty = np.empty((0, self.size, self.size, 3), np.uint8)
             return np.concatenate([empty, *images]), rejects
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import InputConfig
-from twotower.data.dataset import CENTRE_OFFSET
 from twotower.streams import numpy_stream
+
+SPAN = 32  # the largest offset of a 224 crop in a 256 square
 
 
 def steps_per_epoch(num_images: int, batch_size: int, num_replicas: int) -> int:
@@ -27,6 +28,21 @@ def steps_per_epoch(num_images: int, batch_size: int, num_replicas: int) -> int:
             f"{num_replicas} replicas); choose a smaller optim.batch_size."
         )
     return steps
+
+
+def check_crops(config: InputConfig, size: int) -> None:
+    """Raises: ValueError if the crops do not fit into a square of `size` pixels."""
+    span = size - config.crop_size
+    if span < 0:
+        raise ValueError(
+            f"network.image_size={config.crop_size} is more than the {size} pixels that the images of this data set "
+            "have; choose a smaller one, or prepare the set with a larger size."
+        )
+    if config.random_crop and config.offsets > span + 1:
+        raise ValueError(
+            f"input.offsets={config.offsets} is more than the {span + 1} positions of a crop of {config.crop_size} "
+            f"pixels in a square of {size}; give at most {span + 1}."
+        )
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -44,7 +60,7 @@ class Draws:
     """What happens to each image of a batch of B.
 
     Attributes:
-        offsets: int32 [B, 2], y and x of the 224 crop in the 256 square.
+        offsets: int32 [B, 2], y and x of the crop in the prepared square.
         flips: int32 [B], 1 where the crop is mirrored.
         noise: float32 [B, 3], added to R, G, B of all pixels, in 0..255 units.
         scale: factor on the whole image after the noise.
@@ -85,9 +101,18 @@ def colour_shifts(
     return shifts
 
 
-def noise_scale(config: InputConfig) -> float:
-    """The factor on image and noise: 1 / (1 + 0.1) in the 2012 form, in training only (convdata_jpeg.py:175-179)."""
-    return 1 / (1 + config.colour_noise_std) if config.colour_noise == "2012" else 1.0
+def noise_form(config: InputConfig, epoch: int) -> str:
+    """`none`, `2012` or `paper`: in 2012 the noise was switched off for the last epochs."""
+    last = config.colour_noise_epochs
+    return config.colour_noise if last is None or epoch < last else "none"
+
+
+def noise_scale(form: str, std: float) -> float:
+    """The factor on image and noise: 1 / (1 + 0.1) in the 2012 form, in training only (convdata_jpeg.py:175-179).
+
+    Without noise there is no division either, so the input grows by a tenth when the noise is switched off.
+    """
+    return 1 / (1 + std) if form == "2012" else 1.0
 
 
 def draws(
@@ -101,8 +126,9 @@ def draws(
     batch_size: int,
     replica: int = 0,
     num_replicas: int = 1,
+    span: int = SPAN,
 ) -> Draws:
-    """The draws of stream (seed, epoch, step in epoch) for one replica's images."""
+    """The draws of stream (seed, epoch, step in epoch) for one replica's images; `span`: size less crop size."""
     whole = batch_size * num_replicas
     stream = numpy_stream("draws", seed, epoch, step)
     groups = -(-whole // config.images_per_draw)
@@ -111,9 +137,10 @@ def draws(
     flips = _per_group(stream.integers(0, 2, groups), config.images_per_draw, whole)
     alphas = stream.standard_normal((whole, 3)) * config.colour_noise_std
     if not config.random_crop:
-        offsets = np.full_like(offsets, CENTRE_OFFSET)
+        offsets = np.full_like(offsets, span // 2)
     if not config.flip:
         flips = np.zeros_like(flips)
     rows = replica_rows(batch_size, replica)
-    noise = colour_shifts(config.colour_noise, alphas[rows], eigenvalues, eigenvectors)
-    return Draws(offsets[rows], flips[rows], noise, noise_scale(config))
+    form = noise_form(config, epoch)
+    noise = colour_shifts(form, alphas[rows], eigenvalues, eigenvectors)
+    return Draws(offsets[rows], flips[rows], noise, noise_scale(form, config.colour_noise_std))

@@ -1,119 +1,127 @@
-"""The DALI graph from encoded bytes to what conv1 sees; one function for CPU and GPU, training and validation.
+"""The DALI graph from encoded bytes to uint8 crops; one definition for CPU and GPU, training and validation,
+prepared sets and raw folders.
 
-    bytes -> decode -> shorter side 256 -> centre 256 -> crop 224 -> mirror -> - mean -> + noise -> * scale
+    bytes -> decode the part that is needed -> centre square to size x size -> crop -> mirror      (normalise.py: - mean ...)
 
-Pixels are RGB in 0..255 until the mean is subtracted. DALI draws nothing at random: crops, flips and noise come with
-the batch, from `order.draws`. Resizing is linear with antialiasing; where the size is odd, the centre square
-lies half a pixel to the right and below.
+Pixels are RGB in 0..255. DALI draws nothing at random: offsets and flips come with the batch, from `order.draws`.
+The centre square has the shorter side of the image; where the difference is odd, it lies half a pixel to the left or
+above. It is resized with a triangle filter (linear, antialiased). A prepared image is that square already.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import nvidia.dali.math as dali_math
 from nvidia.dali import fn, pipeline_def, types
 
-from twotower.data.dataset import CENTRE_OFFSET, CROP_SIZE, PREPARED_SIZE
-
-SPAN = PREPARED_SIZE - CROP_SIZE  # the largest offset of a crop
-# Four corners and the centre, (y, x), in the order of the 2012 code (convdata_jpeg.py:224-236); mirrors follow.
-TEN_CROP_OFFSETS = ((0, 0), (0, SPAN), (CENTRE_OFFSET, CENTRE_OFFSET), (SPAN, 0), (SPAN, SPAN))
-
-
-def prepared(encoded: Any, device: str, resize: bool = True) -> Any:
-    """Decodes, resizes the shorter side to 256 and takes the centre square: uint8 [256, 256, 3].
-
-    Without `resize` the shorter side must be 256 already; resizing that to itself takes longer than all other steps.
-    """
-    # EXIF turns are ignored, as they were in 2012. Fancy upsampling is what the CPU decoder does anyway.
-    image = fn.decoders.image(
-        encoded,
-        device="mixed" if device == "gpu" else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
-    )
-    if resize:
-        image = fn.resize(image, resize_shorter=PREPARED_SIZE, interp_type=types.INTERP_LINEAR, antialias=True)
-    return fn.crop(image, crop=(PREPARED_SIZE, PREPARED_SIZE))
+DECODING = {
+    "output_type": types.RGB,
+    "adjust_orientation": False,  # EXIF turns are ignored, as they were in 2012
+    "jpeg_fancy_upsampling": True,  # on a GPU, what the CPU decoder does anyway
+}
 
 
-def _crop(image: Any, y: Any, x: Any, mirror: Any, dtype: Any) -> Any:
-    # Positions are parts of the span; y / 32 is exact in float32, so each offset comes out whole.
-    return fn.crop_mirror_normalize(
+def _place(device: str) -> str:
+    return "mixed" if device == "gpu" else "cpu"
+
+
+def _resize(image: Any, start: Any, end: Any, pixels: int) -> Any:
+    return fn.resize(
         image,
-        crop=(CROP_SIZE, CROP_SIZE),
-        crop_pos_y=y,
-        crop_pos_x=x,
-        mirror=mirror,
-        dtype=dtype,
-        output_layout="HWC",
+        size=[pixels, pixels],
+        roi_start=start,
+        roi_end=end,
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
     )
 
 
-def _constant(array: NDArray[np.float32], device: str) -> Any:
-    return types.Constant(np.ascontiguousarray(array), device=device, layout="HWC")
+def _square(encoded: Any) -> tuple[Any, Any]:
+    """Upper left corner and side of the centre square, in pixels of the original."""
+    height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[:2], dtype=types.FLOAT)
+    side = fn.reductions.min(height_width)
+    return dali_math.floor((height_width - side) / 2), side
+
+
+def _decode_part(encoded: Any, device: str, start: Any, end: Any) -> Any:
+    # The same values as after decoding all of it; pixels outside are not transformed, upsampled or converted.
+    return fn.decoders.image_slice(encoded, device=_place(device), start=start, end=end, axes=[0, 1], **DECODING)
+
+
+def crop(encoded: Any, offset: Any, pixels: int, size: int, resize: bool, device: str) -> Any:
+    """The crop at `offset` (y and x) of the image brought to size x size: uint8 [pixels, pixels, 3].
+
+    Without `resize` the image must have that size already.
+    """
+    if not resize:
+        return _decode_part(encoded, device, offset, offset + pixels)
+    corner, side = _square(encoded)
+    scale = side / size
+    start = fn.cast(offset, dtype=types.FLOAT) * scale
+    end = start + pixels * scale
+    # What the filter reaches, inside the square: its edges are edges, as if it had been cut out before.
+    reach = dali_math.max(scale, 1.0) + 1.0
+    low = dali_math.floor(dali_math.max(start - reach, 0.0))
+    high = dali_math.ceil(dali_math.min(end + reach, side))
+    part = _decode_part(
+        encoded, device, fn.cast(corner + low, dtype=types.INT32), fn.cast(corner + high, dtype=types.INT32)
+    )
+    return _resize(part, start - low, end - low, pixels)
+
+
+def whole(encoded: Any, device: str, size: int, resize: bool = True) -> Any:
+    """All of the image is decoded, and its centre square brought to size x size: uint8 [size, size, 3]."""
+    image = fn.decoders.image(encoded, device=_place(device), **DECODING)
+    if not resize:
+        return image
+    corner, side = _square(encoded)
+    start = fn.cast(corner, dtype=types.INT32)
+    square = fn.slice(image, start=start, end=start + fn.cast(side, dtype=types.INT32), axes=[0, 1])
+    return fn.resize(square, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
 
 
 @pipeline_def
-def prepared_images(device: str) -> Any:
-    """uint8 [B, 256, 256, 3] of the bytes fed to `encoded`, and their own heights and widths before, int64 [B, 3]."""
+def prepared_images(size: int, device: str) -> Any:
+    """uint8 [B, size, size, 3] of the bytes fed to `encoded`, and their own heights and widths before, int64 [B, 3]."""
     encoded = fn.external_source(name="encoded", ndim=1, dtype=types.UINT8)
-    return prepared(encoded, device), fn.peek_image_shape(encoded)
+    return whole(encoded, device, size), fn.peek_image_shape(encoded, adjust_orientation=False)
 
 
 @pipeline_def
-def training_images(
-    source: Callable[[Any], Any], mean_image: NDArray[np.float32], mean: str, scale: float, resize: bool, device: str
+def training_crops(
+    source: Callable[[Any], Any], crop_size: int, size: int, resize: bool, mirrors: bool, device: str
 ) -> Any:
-    """float32 [B, 224, 224, 3]; `source` gives bytes, y / 32, x / 32, flips and noise of a batch."""
-    encoded, y, x, flips, noise = fn.external_source(
+    """uint8 [B, crop_size, crop_size, 3]; `source` gives bytes, offsets int32 [2] and, with `mirrors`, flips int32."""
+    inputs = fn.external_source(
         source=source,
-        num_outputs=5,
+        num_outputs=3 if mirrors else 2,
         batch=True,
         batch_info=True,
-        ndim=[1, 0, 0, 0, 1],
-        dtype=[types.UINT8, types.FLOAT, types.FLOAT, types.INT32, types.FLOAT],
+        ndim=[1, 1, 0][: 3 if mirrors else 2],
+        dtype=[types.UINT8, types.INT32, types.INT32][: 3 if mirrors else 2],
     )
-    crop = _crop(prepared(encoded, device, resize), y, x, flips, types.UINT8)
-    if mean == "aligned":
-        mean_crop = _crop(_constant(mean_image, device), y, x, flips, types.FLOAT)
-    else:
-        # Not mirrored where the image is, as in convdata_jpeg.py:205-211.
-        mean_crop = _constant(centre(mean_image), device)
-    if device == "gpu":
-        noise = noise.gpu()
-    return (crop - mean_crop + noise) * np.float32(scale)
+    image = crop(inputs[0], inputs[1], crop_size, size, resize, device)
+    return fn.flip(image, horizontal=inputs[2]) if mirrors else image
 
 
 @pipeline_def
-def validation_images(
+def validation_crops(
     source: Callable[[Any], Any],
-    mean_image: NDArray[np.float32],
-    mean: str,
-    ten_crops: bool,
+    views: list[tuple[int, int, int]],
+    crop_size: int,
+    size: int,
     resize: bool,
     device: str,
 ) -> Any:
-    """float32 [B, 224, 224, 3], or [B, 10, 224, 224, 3]; `source` gives the bytes of a batch."""
+    """uint8 [B, views, crop_size, crop_size, 3]; `source` gives bytes; a view is y, x and 1 where it is mirrored."""
     encoded = fn.external_source(source=source, batch=True, batch_info=True, ndim=1, dtype=types.UINT8)
-    image = prepared(encoded, device, resize)
-    central = _constant(centre(mean_image), device)
-    if not ten_crops:
-        middle = CENTRE_OFFSET / SPAN
-        return _crop(image, middle, middle, 0, types.UINT8) - central
-    whole_mean = _constant(mean_image, device)
-    views = []
-    for mirror in (0, 1):
-        for y, x in TEN_CROP_OFFSETS:
-            view = _crop(image, y / SPAN, x / SPAN, mirror, types.UINT8)
-            aligned = mean == "aligned"
-            views.append(view - (_crop(whole_mean, y / SPAN, x / SPAN, mirror, types.FLOAT) if aligned else central))
-    return fn.stack(*views)
-
-
-def centre(mean_image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The central [224, 224, 3]."""
-    inside = slice(CENTRE_OFFSET, CENTRE_OFFSET + CROP_SIZE)
-    return mean_image[inside, inside]
+    if len(views) == 1:
+        ((y, x, mirror),) = views
+        offset = types.Constant([y, x], dtype=types.INT32)
+        crops = [crop(encoded, offset, crop_size, size, resize, device)]
+    else:
+        image = whole(encoded, device, size, resize)
+        crops = [fn.slice(image, start=[y, x], shape=[crop_size, crop_size], axes=[0, 1]) for y, x, _ in views]
+    return fn.stack(
+        *(fn.flip(one, horizontal=1) if mirror else one for one, (_, _, mirror) in zip(crops, views, strict=True))
+    )

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twotower.config import DataConfig
-from twotower.data.dataset import PREPARED_SIZE, DataSet, Split, synthetic_dataset
+from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit, synthetic_dataset
 from twotower.data.decode import BATCH, Decoder
+from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.shapes import draw_shapes
 
@@ -35,35 +36,6 @@ def root_of(data: DataConfig) -> Path:
 def cache_of(data: DataConfig) -> Path:
     """The folder that holds what was fitted."""
     return Path(data.cache) if data.cache is not None else root_of(data) / CACHE
-
-
-class Fit:
-    """Running sums for the mean image and the covariance of RGB pixels."""
-
-    def __init__(self) -> None:
-        self.num_images = 0
-        self.image_sum = np.zeros((PREPARED_SIZE, PREPARED_SIZE, 3), np.uint64)
-        self.products = np.zeros((3, 3), np.float64)
-
-    def add(self, images: NDArray[np.uint8]) -> None:
-        """uint8 [N, 256, 256, 3]."""
-        self.num_images += len(images)
-        self.image_sum += images.sum(axis=0, dtype=np.uint32)
-        # Around 128 the products stay small enough for float32 within an image; float64 over images.
-        pixels = images.reshape(len(images), -1, 3).astype(np.float32) - 128
-        self.products += np.einsum("nij->ij", (pixels.transpose(0, 2, 1) @ pixels).astype(np.float64))
-
-    def mean_image(self) -> NDArray[np.float32]:
-        return (self.image_sum / self.num_images).astype(np.float32)
-
-    def colour_pca(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Eigenvalues ascending [3] and their vectors as columns [3, 3], of the covariance of all pixels."""
-        mean = (self.image_sum / self.num_images).mean(axis=(0, 1)) - 128
-        num_pixels = self.num_images * PREPARED_SIZE**2
-        values, vectors = np.linalg.eigh(self.products / num_pixels - np.outer(mean, mean))
-        # The sign of an eigenvector is arbitrary; fix it, so that the same images give the same noise.
-        largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
-        return values, vectors * np.where(largest < 0, -1, 1)
 
 
 def _batches(paths: list[Path], progress: bool, title: str) -> Iterator[list[Path]]:
@@ -93,7 +65,7 @@ def _refuse(path: str, reason: str) -> ValueError:
 
 def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, dict[str, str], bool]:
     """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
-    decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1)), Fit(), {}
+    decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1)), Fit(PREPARED_SIZE), {}
     for split, by_class in index.files.items():
         paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
         for part in _batches(paths, progress, f"preparing {split}"):
@@ -102,8 +74,9 @@ def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, di
                 if on_error == "stop":
                     raise _refuse(str(path), reason)
                 rejects[path.relative_to(index.root).as_posix()] = reason
-            if split == "train" and len(images):
-                fit.add(images)
+            if split == "train":
+                for image in images:
+                    fit.add(image)
     return fit, rejects, decoder.needs_resize
 
 
@@ -204,7 +177,7 @@ def load(data: DataConfig) -> DataSet:
             kept = [path for path in kept if path not in content["rejects"]]
             paths += kept
             labels += [label] * len(kept)
-        splits[split] = Split(root, paths, np.array(labels, np.int64))
+        splits[split] = FileSplit(root, paths, np.array(labels, np.int64))
     return DataSet(
         content["classes"],
         splits["train"],

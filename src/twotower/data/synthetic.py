@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from twotower.data.batch import Batch, Share
-from twotower.data.dataset import CROP_SIZE, DataSet
+from twotower.data.dataset import DataSet
 from twotower.streams import torch_stream
 
 
@@ -15,12 +15,14 @@ class SyntheticFeed:
     NUM_DIFFERENT = 2
     STD = 70.0  # grey levels, about that of ILSVRC's pixels
 
-    def __init__(self, dataset: DataSet, share: Share, *, seed: int, num_batches: int | None, crops: str) -> None:
+    def __init__(
+        self, dataset: DataSet, share: Share, *, seed: int, num_batches: int | None, crops: str, crop_size: int
+    ) -> None:
         self._num_batches, self._taken, self._batches = num_batches, 0, []
         views = (10,) if crops == "ten" else ()
         for number in range(self.NUM_DIFFERENT):
             stream = torch_stream("synthetic", seed, number)
-            images = torch.randn(share.batch_size, *views, CROP_SIZE, CROP_SIZE, 3, generator=stream) * self.STD
+            images = torch.randn(share.batch_size, *views, crop_size, crop_size, 3, generator=stream) * self.STD
             labels = torch.randint(len(dataset.classes), (share.batch_size,), generator=stream)
             self._batches.append(Batch(images.movedim(-1, -3).to(share.device), labels.to(share.device)))
 

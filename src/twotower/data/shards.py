@@ -1,0 +1,81 @@
+"""Prepared images in shards: plain tar files of JPEGs, `<class>/<name>.jpg`, and an index that says where each begins.
+
+Any tool can unpack a shard into a folder for each class; here the images are read where they lie, in any order.
+"""
+
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# shard: number of the file; offset, length: bytes of the JPEG within it; label: 0-based class.
+INDEX_TYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("label", "<u4")])
+INDEX_FILE = "index.npy"
+HEADER = tarfile.BLOCKSIZE
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}.tar"
+
+
+class ShardWriter:
+    """Collects the images of one shard in memory; the same images give the same bytes."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._file = io.BytesIO()
+        # USTAR: one header block before each image, whatever its name.
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._entries: list[tuple[int, int, int, int]] = []
+
+    def add(self, name: str, jpeg: bytes, label: int) -> None:
+        info = tarfile.TarInfo(name)
+        info.size = len(jpeg)
+        self._entries.append((self.number, self._file.tell() + HEADER, len(jpeg), label))
+        self._tar.addfile(info, io.BytesIO(jpeg))
+
+    def close(self) -> tuple[memoryview, NDArray[np.void], str]:
+        """The bytes of the file, the part of the index that describes them, and their SHA-256."""
+        self._tar.close()
+        content = self._file.getbuffer()
+        return content, np.array(self._entries, INDEX_TYPE), hashlib.sha256(content).hexdigest()
+
+
+@dataclass
+class ShardSplit:
+    """The images of `folder`, which holds shards and their index. Raises: ValueError if either is missing."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        try:
+            self._index = np.load(self.folder / INDEX_FILE)
+            self._maps = [
+                np.memmap(self.folder / shard_name(number), np.uint8, mode="r")
+                for number in range(int(self._index["shard"].max(initial=-1)) + 1)
+            ]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.folder} is damaged ({error}); prepare the data set again.") from error
+        self.labels: NDArray[np.int64] = self._index["label"].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        shard, offset, length, _ = self._index[index].tolist()
+        return shard, offset, length
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        shard, offset, length = self._place(index)
+        # A copy, so that a slow disk is waited for here and not where the bytes are used.
+        return np.array(self._maps[shard][offset : offset + length])
+
+    def name(self, index: int) -> str:
+        shard, offset, _ = self._place(index)
+        header = self._maps[shard][offset - HEADER : offset].tobytes()
+        inside = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+        return f"{self.folder.name}/{shard_name(shard)}/{inside}"
