@@ -90,8 +90,8 @@ def test_a_set_smaller_than_a_batch_is_refused(images: int, batch: int, replicas
 
 
 def test_configs_say_what_code_and_paper_did() -> None:
-    assert load_input("code_2012") == InputConfig(True, 33, True, 32, "central", "2012", 0.1)
-    assert load_input("paper") == InputConfig(224, True, 32, True, 1, "aligned", "paper", 0.1)
+    assert load_input("code_2012") == InputConfig(images_per_draw=32)
+    assert load_input("paper") == InputConfig(mean="aligned", offsets=32, colour_noise="paper")
 
 
 @pytest.mark.parametrize(("name", "positions"), [("code_2012", 33), ("paper", 32)])

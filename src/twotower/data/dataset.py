@@ -13,7 +13,8 @@ PREPARED_SIZE = 256  # pixels; the shorter side of an image, and its centre squa
 class Split(Protocol):
     """Encoded images and their labels, int64 [N]."""
 
-    labels: NDArray[np.int64]
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
 
     def __len__(self) -> int: ...
 

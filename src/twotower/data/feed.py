@@ -1,4 +1,4 @@
-"""Batches for one replica: bytes from files or shards, through DALI, perhaps half of them by way of the other tower."""
+"""Batches for one replica: bytes from files or shards, through DALI, some of them by way of the other tower."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,7 @@
 """The DALI graph from encoded bytes to uint8 crops; one definition for CPU and GPU, training and validation,
 prepared sets and raw folders.
 
-    bytes -> decode the part that is needed -> centre square to size x size -> crop -> mirror      (normalise.py: - mean ...)
+    bytes -> decode the part that is needed -> centre square to size x size -> crop -> mirror -> normalise.py
 
 Pixels are RGB in 0..255. DALI draws nothing at random: offsets and flips come with the batch, from `order.draws`.
 The centre square has the shorter side of the image; where the difference is odd, it lies half a pixel to the left or
@@ -82,7 +82,7 @@ def whole(encoded: Any, device: str, size: int, resize: bool = True) -> Any:
 
 @pipeline_def
 def prepared_images(size: int, device: str) -> Any:
-    """uint8 [B, size, size, 3] of the bytes fed to `encoded`, and their own heights and widths before, int64 [B, 3]."""
+    """uint8 [B, size, size, 3] of the bytes fed to `encoded`, and heights and widths before, int64 [B, 3]."""
     encoded = fn.external_source(name="encoded", ndim=1, dtype=types.UINT8)
     return whole(encoded, device, size), fn.peek_image_shape(encoded, adjust_orientation=False)
 
@@ -91,7 +91,7 @@ def prepared_images(size: int, device: str) -> Any:
 def training_crops(
     source: Callable[[Any], Any], crop_size: int, size: int, resize: bool, mirrors: bool, device: str
 ) -> Any:
-    """uint8 [B, crop_size, crop_size, 3]; `source` gives bytes, offsets int32 [2] and, with `mirrors`, flips int32."""
+    """uint8 [B, crop_size, crop_size, 3]; `source` gives bytes, offsets [2] and, with `mirrors`, flips, as int32."""
     inputs = fn.external_source(
         source=source,
         num_outputs=3 if mirrors else 2,
@@ -116,7 +116,7 @@ def validation_crops(
     """uint8 [B, views, crop_size, crop_size, 3]; `source` gives bytes; a view is y, x and 1 where it is mirrored."""
     encoded = fn.external_source(source=source, batch=True, batch_info=True, ndim=1, dtype=types.UINT8)
     if len(views) == 1:
-        ((y, x, mirror),) = views
+        ((y, x, _),) = views
         offset = types.Constant([y, x], dtype=types.INT32)
         crops = [crop(encoded, offset, crop_size, size, resize, device)]
     else:

@@ -1,4 +1,4 @@
-"""Prepared images in shards: plain tar files of JPEGs, `<class>/<name>.jpg`, and an index that says where each begins.
+"""Prepared images in shards: plain tar files of JPEGs, `<class>/<name>.jpg`, and an index of where each begins.
 
 Any tool can unpack a shard into a folder for each class; here the images are read where they lie, in any order.
 """
@@ -29,7 +29,7 @@ class ShardWriter:
         self.number = number
         self._file = io.BytesIO()
         # USTAR: one header block before each image, whatever its name.
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         self._entries: list[tuple[int, int, int, int]] = []
 
     def add(self, name: str, jpeg: bytes, label: int) -> None:
