@@ -177,6 +177,48 @@ class EvaluateConfig:
 
 
 @dataclass
+class DownloadConfig:
+    file: str = MISSING
+    url: str = MISSING
+    checksum: str = MISSING  # md5:... or sha256:...
+
+
+@dataclass
+class SourceConfig:
+    """A data set as it is handed out. File names are relative to `root`."""
+
+    name: str = MISSING
+    kind: str = MISSING  # ilsvrc | tree
+    root: str | None = None  # folder with the archives, or with the images
+    train: str | None = None  # ilsvrc: the tar of class tars
+    val: str | None = None  # ilsvrc
+    test: str | None = None  # ilsvrc: null where its truth was not published
+    devkit: str | None = None  # ilsvrc: ground truth of val, names of the classes
+    test_truth: str | None = None  # ilsvrc: one ILSVRC id a line
+    archives: list[str] = field(default_factory=list)  # tree: names or patterns; none: a folder that is not packed
+    splits: dict[str, str] = field(default_factory=dict)  # tree: folder name -> train | val | test
+    expected: dict[str, int | None] = field(default_factory=dict)  # split -> number of images; null: any
+    downloads: list[DownloadConfig] = field(default_factory=list)
+    page: str | None = None  # where a person gets the archives
+
+
+@dataclass
+class PrepareConfig:
+    """The schema of launch/prepare_data.py."""
+
+    source: SourceConfig = MISSING
+    output: str = MISSING
+    size: int = 256  # pixels: the shorter side, and the centre square (paper section 2)
+    quality: int = 95  # of the JPEGs: 95 in the 2014 tool (make-data/pyext.cpp:102-125)
+    images_per_shard: int = 1024  # as in the batches of 2012 (fix-big-imgnet.py:10)
+    max_rejects: float = 0.001  # part of the images that may be unusable
+    workers: int = 0  # processes; 0: one for each core
+    download: bool = False
+    verify: bool = False  # only check the set in `output`
+    picture: dict[str, InputConfig] = field(default_factory=dict)  # the presets that the picture shows
+
+
+@dataclass
 class BenchmarkConfig:
     """The schema of launch/benchmark.py."""
 
@@ -192,10 +234,11 @@ class BenchmarkConfig:
 
 
 def register_schemas() -> None:
-    """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`."""
+    """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`, `prepare_schema`."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
+    ConfigStore.instance().store("prepare_schema", node=PrepareConfig)
 
 
 def resolve(composed: Any) -> Config:

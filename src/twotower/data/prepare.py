@@ -19,6 +19,7 @@ from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit, synthetic_d
 from twotower.data.decode import BATCH, Decoder
 from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
+from twotower.data.prepared import is_prepared, is_unfinished, load_prepared
 from twotower.data.shapes import draw_shapes
 
 FORMAT = 2
@@ -122,6 +123,10 @@ def prepare(data: DataConfig, progress: bool = True) -> DataSet:
         if not root.exists():
             say(f"drawing {data.num_train} + {data.num_val} images into {root}")
         draw_shapes(root, data.num_train, data.num_val)
+    if is_prepared(root):
+        return load_prepared(root)
+    if is_unfinished(root):
+        raise ValueError(f"data.root={root} is not finished; run launch/prepare_data.py for it again to go on.")
     index = index_folder(root)
     content = _read_index(cache)
     if content is None or content["fingerprint"] != index.fingerprint:
@@ -166,6 +171,8 @@ def load(data: DataConfig) -> DataSet:
     if data.kind == "synthetic":
         return synthetic_dataset(data.num_train, data.num_val, data.num_classes)
     root, cache = root_of(data), cache_of(data)
+    if is_prepared(root):
+        return load_prepared(root)
     content = _read_index(cache)
     if content is None:
         raise ValueError(f"{root} has not been prepared; start training with it once.")

@@ -32,6 +32,11 @@ class ShardWriter:
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         self._entries: list[tuple[int, int, int, int]] = []
 
+    @property
+    def count(self) -> int:
+        """Images so far."""
+        return len(self._entries)
+
     def add(self, name: str, jpeg: bytes, label: int) -> None:
         info = tarfile.TarInfo(name)
         info.size = len(jpeg)
@@ -56,7 +61,7 @@ class ShardSplit:
             self._index = np.load(self.folder / INDEX_FILE)
             self._maps = [
                 np.memmap(self.folder / shard_name(number), np.uint8, mode="r")
-                for number in range(int(self._index["shard"].max(initial=-1)) + 1)
+                for number in range(int(self._index["shard"].max()) + 1 if len(self._index) else 0)
             ]
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder} is damaged ({error}); prepare the data set again.") from error

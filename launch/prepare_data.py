@@ -1,0 +1,45 @@
+"""Makes a prepared data set: every image decoded once, brought to 256 x 256, with mean image and colour PCA.
+
+python launch/prepare_data.py source=ilsvrc2012 source.root=DIR output=datasets/ilsvrc2012
+python launch/prepare_data.py output=datasets/ilsvrc2012 verify=true
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from twotower.config import PrepareConfig, register_schemas
+from twotower.data.build import build
+from twotower.data.source import download
+from twotower.data.verify import verify
+from twotower.launch import catch_stops
+
+register_schemas()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="prepare_data")
+def main(composed: Any) -> None:
+    if OmegaConf.is_missing(composed, "output"):
+        raise SystemExit(
+            "error: say what to make: python launch/prepare_data.py source=ilsvrc2012 source.root=DIR output=DIR"
+        )
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, PrepareConfig)
+    catch_stops()
+    try:
+        if config.verify:
+            verify(Path(config.output), config.workers, print)
+            return
+        if config.download:
+            download(config.source, print)
+        build(config, print)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on from here") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A prepared set as it lies on disk, made by launch/prepare_data.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twotower.data.dataset import DataSet
+from twotower.data.shards import ShardSplit
+
+FORMAT = 1
+DATASET, MEAN_IMAGE, PICTURE, WORK = "dataset.json", "mean_image.npy", "picture.png", "work"
+
+
+def is_prepared(root: Path) -> bool:
+    return (root / DATASET).exists()
+
+
+def is_unfinished(root: Path) -> bool:
+    """Whether launch/prepare_data.py has begun a set there and was interrupted."""
+    return (root / WORK).is_dir() and not is_prepared(root)
+
+
+def read_dataset_json(root: Path) -> dict[str, Any]:
+    """Raises: ValueError if it cannot be read."""
+    try:
+        content: dict[str, Any] = json.loads((root / DATASET).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{root / DATASET} cannot be read ({error}); prepare the data set again.") from error
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{root} has format {content.get('format')}, not {FORMAT}; prepare the data set again.")
+    return content
+
+
+def load_prepared(root: Path) -> DataSet:
+    """Raises: ValueError if anything of it is missing or damaged."""
+    return assemble(root, read_dataset_json(root))
+
+
+def assemble(root: Path, content: dict[str, Any]) -> DataSet:
+    """The set in `root` that `content` of its dataset.json describes. Raises: ValueError if anything is missing."""
+    try:
+        mean_image = np.load(root / MEAN_IMAGE)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{root / MEAN_IMAGE} cannot be read ({error}); prepare the data set again.") from error
+    splits = {name: ShardSplit(root / name) for name in content["splits"]}
+    return DataSet(
+        classes=[one["name"] for one in content["classes"]],
+        train=splits["train"],
+        val=splits["val"],
+        mean_image=mean_image,
+        eigenvalues=np.array(content["eigenvalues"]),
+        eigenvectors=np.array(content["eigenvectors"]),
+        rejects={f"{one['split']}: {one['name']}": one["reason"] for one in content["rejects"]},
+        needs_resize=False,
+        test=splits.get("test"),
+        size=content["settings"]["size"],
+        picture=root / PICTURE if (root / PICTURE).exists() else None,
+    )

@@ -1,0 +1,52 @@
+"""Checks a finished prepared set: all checksums, and every image decoded."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from twotower.data.plan import Say
+from twotower.data.prepared import MEAN_IMAGE, is_unfinished, read_dataset_json
+from twotower.data.progress import metered
+from twotower.data.shard_work import check_shard, sha256_of, start_worker
+from twotower.data.shards import INDEX_FILE
+
+
+def verify(root: Path, workers: int, say: Say) -> None:
+    """Compares all checksums and decodes every image. Raises: ValueError naming what is wrong."""
+    if is_unfinished(root):
+        raise ValueError(f"output={root} is not finished; run the same command without verify=true to go on.")
+    content = read_dataset_json(root)
+    wrong = []
+    if sha256_of(root / MEAN_IMAGE) != content["mean_image_sha256"]:
+        wrong.append(f"{root / MEAN_IMAGE} has been changed: its checksum is another one")
+    total = sum(split["images"] for split in content["splits"].values())
+    workers = workers or len(os.sched_getaffinity(0))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
+    try:
+        with metered("verifying", total) as meter:
+            jobs = []
+            for name, split in content["splits"].items():
+                if sha256_of(root / name / INDEX_FILE) != split["index_sha256"]:
+                    wrong.append(f"{root / name / INDEX_FILE} has been changed: its checksum is another one")
+                    continue
+                index = np.load(root / name / INDEX_FILE)
+                for number, shard in enumerate(split["shards"]):
+                    part = index[index["shard"] == number]
+                    path = root / name / shard["file"]
+                    jobs.append(
+                        (
+                            pool.submit(check_shard, path, shard["sha256"], part, content["settings"]["size"]),
+                            len(part),
+                        )
+                    )
+            for future, count in jobs:
+                wrong += [found] if (found := future.result()) else []
+                meter.advance(count)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    if wrong:
+        raise ValueError("\n".join([f"{len(wrong)} faults in {root}; prepare it again:", *wrong[:20]]))
+    say(f"{root}: {total:,} images, all checksums are right and every image can be decoded.")
