@@ -1,6 +1,6 @@
 """Times the two towers against the same network in one process, and the parts of a step.
 
-python launch/benchmark.py [network=alexnet_2012] [rounds=3] [data_root=DIR]
+python launch/benchmark.py [network=alexnet_2012] [part=input] [rounds=3] [data_root=DIR]
 """
 
 import json
@@ -27,14 +27,17 @@ def main(composed: Any) -> None:
         found = benchmark(settings, console.print)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    table = Table("median of the rounds", "")
-    for name, value in found["medians"].items():
-        table.add_row(name.replace("_", " "), f"{value:.2f}")
-    console.print(table)
-    table = Table("part of a step, tower 0", "ms")
-    for name, value in found["parts_ms"].items():
-        table.add_row(name, f"{value:.1f}")
-    console.print(table)
+    for part in ("input", "towers"):
+        if part in found:
+            table = Table(f"{part}, median of the rounds", "")
+            for name, value in found[part]["medians"].items():
+                table.add_row(name.replace("_", " "), f"{value:.2f}")
+            console.print(table)
+    if "parts_ms" in found:
+        table = Table("part of a step, tower 0", "ms")
+        for name, value in found["parts_ms"].items():
+            table.add_row(name, f"{value:.1f}")
+        console.print(table)
     Path(settings.output).write_text(json.dumps(found, indent=1) + "\n")
     console.print(f"written to {settings.output}")
 

@@ -226,10 +226,12 @@ class BenchmarkConfig:
     input: InputConfig = MISSING
     optim: OptimConfig = MISSING
     machine: MachineConfig = MISSING
+    part: str = "all"  # all | towers | input
     rounds: int = 3
-    steps: int = 4  # timed in each turn, after one that is not
+    steps: int = 4  # of training, timed in each turn, after one that is not
+    input_steps: int = 8  # batches of input alone, timed in each turn
     num_classes: int = 1000
-    data_root: str | None = None  # a prepared or raw image folder; null: 256 x 256 JPEGs drawn for the purpose
+    data_root: str | None = None  # a prepared set or a folder of images; null: JPEGs drawn for the purpose
     output: str = "benchmark.json"
 
 

@@ -15,7 +15,7 @@ from twotower.config import InputConfig
 from twotower.data.batch import Batch, Feed, Share
 from twotower.data.dataset import DataSet, Split
 from twotower.data.normalise import Normaliser
-from twotower.data.order import Draws, check_crops, draws, epoch_order, replica_rows, steps_per_epoch
+from twotower.data.order import Draws, check_crops, crop_span, draws, epoch_order, replica_rows, steps_per_epoch
 from twotower.data.synthetic import SyntheticFeed
 
 PREFETCH = 2  # batches that DALI works ahead
@@ -114,9 +114,9 @@ class TrainFeed:
     def __init__(self, dataset: DataSet, config: InputConfig, share: Share, *, seed: int, first_step: int) -> None:
         from twotower.data.pipeline import training_crops
 
-        split, span = dataset.train, dataset.size - config.crop_size
-        self._split, self._share, self._first_step, self._taken = split, share, first_step, 0
         check_crops(config, dataset.size)
+        split, span = dataset.train, crop_span(config, dataset.size)
+        self._split, self._share, self._first_step, self._taken = split, share, first_step, 0
         self._length = steps_per_epoch(len(split), share.batch_size, share.num_replicas)
         whole = share.batch_size * share.num_replicas
 
@@ -194,7 +194,7 @@ class ValidationFeed:
     def __init__(self, dataset: DataSet, split: Split, config: InputConfig, share: Share, *, crops: str) -> None:
         from twotower.data.pipeline import validation_crops
 
-        count, span = len(split), dataset.size - config.crop_size
+        count, span = len(split), crop_span(config, dataset.size)
         part = np.arange(
             share.replica * count // share.num_replicas, (share.replica + 1) * count // share.num_replicas
         )
@@ -238,8 +238,9 @@ class ValidationFeed:
         self._next += 1
         crops = self._decoder.run(indices)
         views = np.tile(np.array(self._views, np.int32), (len(indices), 1))
-        images = self._normalise(crops.flatten(0, 1), views[:, :2], views[:, 2]).view(crops.shape)
-        return _deliver(images.squeeze(1), self._split, indices, self._share.device)
+        single = crops.view(-1, *crops.shape[-3:])
+        images = self._normalise(single, views[:, :2], views[:, 2]).view(crops.shape)
+        return _deliver(images, self._split, indices, self._share.device)
 
     def __len__(self) -> int:
         """Batches."""
@@ -261,7 +262,7 @@ def open_validation(
 ) -> Feed:
     """This replica's part of the images of `val` or `test`, in the `centre` crop or in `ten`.
 
-    Raises: ValueError if the data set has no such split.
+    Raises: ValueError if the data set has no such split, or smaller images than the crops.
     """
     images = dataset.split(split)
     if dataset.is_synthetic:

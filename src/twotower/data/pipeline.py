@@ -113,15 +113,16 @@ def validation_crops(
     resize: bool,
     device: str,
 ) -> Any:
-    """uint8 [B, views, crop_size, crop_size, 3]; `source` gives bytes; a view is y, x and 1 where it is mirrored."""
+    """uint8 [B, views, crop_size, crop_size, 3], without `views` if there is one; `source` gives bytes.
+
+    A view is y, x and 1 where it is mirrored.
+    """
     encoded = fn.external_source(source=source, batch=True, batch_info=True, ndim=1, dtype=types.UINT8)
     if len(views) == 1:
         ((y, x, _),) = views
-        offset = types.Constant([y, x], dtype=types.INT32)
-        crops = [crop(encoded, offset, crop_size, size, resize, device)]
-    else:
-        image = whole(encoded, device, size, resize)
-        crops = [fn.slice(image, start=[y, x], shape=[crop_size, crop_size], axes=[0, 1]) for y, x, _ in views]
+        return crop(encoded, types.Constant([y, x], dtype=types.INT32), crop_size, size, resize, device)
+    image = whole(encoded, device, size, resize)
+    crops = [fn.slice(image, start=[y, x], shape=[crop_size, crop_size], axes=[0, 1]) for y, x, _ in views]
     return fn.stack(
         *(fn.flip(one, horizontal=1) if mirror else one for one, (_, _, mirror) in zip(crops, views, strict=True))
     )

@@ -1,0 +1,88 @@
+"""Contestants of a benchmark: processes that stay alive and take turns, so that a slow minute hits all of them."""
+
+import multiprocessing as mp
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one process did in its turn; `wait_ms` a step."""
+
+    seconds_per_step: float
+    wait_ms: float = 0.0
+    parts_ms: dict[str, float] | None = None
+    peak_megabytes: float = 0.0
+
+
+def peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(device: torch.device, steps: int, step: Callable[[], object]) -> float:
+    synchronize(device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronize(device)
+    return (time.perf_counter() - began) / steps
+
+
+class Contestant:
+    """Processes that take their turns together."""
+
+    def __init__(
+        self, target: Callable[..., None], arguments: list[tuple[Any, ...]], threads: int, daemon: bool = True
+    ) -> None:
+        context = mp.get_context("spawn")
+        # Read when the child imports torch.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        self.pipes: list[Connection] = []
+        self.processes = []
+        for one in arguments:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=guarded, args=(target, *one, theirs), daemon=daemon)
+            process.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def turn(self, what: str) -> list[Turn]:
+        """Raises: RuntimeError if a process has ended."""
+        for pipe in self.pipes:
+            pipe.send(what)
+        try:
+            return [pipe.recv() for pipe in self.pipes]
+        except EOFError as error:
+            raise RuntimeError("A process of the benchmark has ended; its error is printed above.") from error
+
+    def end(self) -> None:
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            if process.is_alive():
+                pipe.send("end")
+            process.join(timeout=20)
+            if process.is_alive():
+                process.kill()
+
+
+def guarded(target: Callable[..., None], *arguments: Any) -> None:
+    try:
+        target(*arguments)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)

@@ -1,0 +1,166 @@
+"""How fast the input is by itself, beside a torch DataLoader with Pillow on as many cores, in turns."""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from twotower.baseline_loader import open_loader
+from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig, SourceConfig
+from twotower.contest import Contestant, Turn, timed
+from twotower.data import DataSet, FileSplit, Share, load, open_train, open_validation, prepare
+from twotower.data.build import build
+from twotower.data.feed import PREFETCH
+from twotower.data.folder import index_folder
+from twotower.data.prepared import is_prepared
+from twotower.data.shapes import CLASSES, draw_image
+from twotower.world import cores, die_with_parent
+
+NUM_DRAWN = 256  # different pictures
+DRAWN_SIZE = (500, 375)  # pixels, the commonest size in ILSVRC
+WARM = 3  # batches before the clock starts: those that were read ahead
+REST = 0.5  # seconds between turns, for what runs on in the background
+INPUTS = ("raw training", "raw centre", "prepared training", "prepared centre")
+
+
+def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], None]) -> dict[str, DataConfig]:
+    """`raw` images and the same `prepared`, enough for all turns.
+
+    They are those of data_root, linked again and again, or drawn.
+
+    Raises: ValueError if data_root cannot be used.
+    """
+    if settings.data_root is not None and is_prepared(Path(settings.data_root)):
+        return {"prepared": DataConfig(kind="folder", root=settings.data_root)}
+    raw, output = scratch / "raw", scratch / "prepared"
+    originals = _draw(scratch / "drawn", say) if settings.data_root is None else _list(Path(settings.data_root))
+    needed = settings.optim.batch_size * (WARM + settings.input_steps + PREFETCH + 2)
+    for split, count in (("train", needed), ("val", len(originals["val"]))):
+        for number in range(count):
+            name, path = originals[split][number % len(originals[split])]
+            link = raw / split / name / f"{number:06d}{path.suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    files = {"raw": DataConfig(kind="folder", root=str(raw), on_error="skip")}
+    prepare(files["raw"])
+    began = time.perf_counter()
+    source = SourceConfig(name="folder", kind="tree", root=str(raw), splits={"train": "train", "val": "val"})
+    build(PrepareConfig(source=source, output=str(output), max_rejects=1.0), lambda line: None)
+    say(f"prepared {needed} images in {time.perf_counter() - began:.1f} s on {cores()} cores")
+    return files | {"prepared": DataConfig(kind="folder", root=str(output))}
+
+
+def _draw(folder: Path, say: Callable[[str], None]) -> dict[str, list[tuple[str, Path]]]:
+    say(f"drawing {NUM_DRAWN} JPEGs of {DRAWN_SIZE[0]} x {DRAWN_SIZE[1]}; photographs: data_root=DIR")
+    folder.mkdir()
+    drawn: list[tuple[str, Path]] = []
+    for index in range(NUM_DRAWN):
+        path = folder / f"{index:04d}.jpg"
+        draw_image(CLASSES[index % len(CLASSES)], np.random.default_rng(index)).resize(DRAWN_SIZE).save(
+            path, quality=95
+        )
+        drawn.append((f"class{index % 2}", path))
+    return {"train": drawn, "val": drawn[:4]}
+
+
+def _list(root: Path) -> dict[str, list[tuple[str, Path]]]:
+    index = index_folder(root)
+    return {
+        split: [(name, root / split / name / file) for name, files in by_class.items() for file in files]
+        for split, by_class in index.files.items()
+    }
+
+
+def _unpacked(dataset: DataSet, root: Path) -> FileSplit:
+    """The images of a prepared set as single files, which is how a DataLoader has them."""
+    paths = []
+    for index in range(len(dataset.train)):
+        path = root / f"{index:06d}.jpg"
+        path.write_bytes(dataset.train.read(index).tobytes())
+        paths.append(path.name)
+    return FileSplit(root, paths, dataset.train.labels)
+
+
+def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connection) -> None:
+    """This project's pipeline: answers the names of INPUTS with a Turn."""
+    die_with_parent()
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if settings.machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+    share = Share(settings.optim.batch_size, 0, 1, device, settings.input.threads or cores())
+    datasets = {name: load(one) for name, one in files.items()}
+    while (what := pipe.recv()) != "end":
+        name, _, mode = what.partition(" ")
+        dataset = datasets[name]
+        if mode == "training":
+            feed = open_train(dataset, settings.input, share, seed=0, first_step=0)
+        else:
+            feed = open_validation(replace(dataset, val=dataset.train), settings.input, share)
+        with closing(feed):
+            for _ in range(WARM):
+                next(feed)
+            pipe.send(Turn(timed(device, settings.input_steps, partial(next, feed))))
+
+
+def _theirs(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, pipe: Connection) -> None:
+    """The DataLoader: answers the same."""
+    die_with_parent()
+    torch.set_num_threads(1)
+    datasets = {name: load(one) for name, one in files.items()}
+    splits: dict[str, FileSplit] = {}
+    for name, dataset in datasets.items():
+        if isinstance(dataset.train, FileSplit):
+            splits[name] = dataset.train
+        else:
+            (scratch / "unpacked").mkdir()
+            splits[name] = _unpacked(dataset, scratch / "unpacked")
+    workers, batch = settings.input.threads or cores(), settings.optim.batch_size
+    while (what := pipe.recv()) != "end":
+        name, _, mode = what.partition(" ")
+        batches = open_loader(datasets[name], splits[name], settings.input, mode == "training", batch, workers)
+        for _ in range(WARM):
+            next(batches)
+        pipe.send(Turn(timed(torch.device("cpu"), settings.input_steps, partial(next, batches))))
+        del batches  # ends its workers
+
+
+def benchmark_input(
+    settings: BenchmarkConfig, files: dict[str, DataConfig], say: Callable[[str], None]
+) -> list[dict[str, float]]:
+    """Images/s of both for each kind of input, and their ratio, for each round."""
+    scratch = Path(next(iter(files.values())).root or ".").parent / "loader"
+    scratch.mkdir(exist_ok=True)
+    inputs = [name for name in INPUTS if name.split()[0] in files]
+    ours = Contestant(_ours, [(settings, files)], cores())
+    theirs = Contestant(_theirs, [(settings, files, scratch)], cores(), daemon=False)
+    rounds = []
+    try:
+        for number in range(settings.rounds):
+            result: dict[str, float] = {}
+            for name in inputs:
+                key = name.replace(" ", "_")
+                for who, contestant in (("dataloader", theirs), ("twotower", ours)):
+                    (turn,) = contestant.turn(name)
+                    result[f"{key}_{who}_images_per_second"] = settings.optim.batch_size / turn.seconds_per_step
+                    time.sleep(REST)
+                result[f"{key}_ratio"] = (
+                    result[f"{key}_twotower_images_per_second"] / result[f"{key}_dataloader_images_per_second"]
+                )
+            text = ", ".join(
+                f"{name} {result[name.replace(' ', '_') + '_twotower_images_per_second']:.0f} images/s "
+                f"({result[name.replace(' ', '_') + '_ratio']:.2f} x DataLoader)"
+                for name in inputs
+            )
+            say(f"input, round {number + 1}/{settings.rounds}: {text}")
+            rounds.append(result)
+    finally:
+        ours.end()
+        theirs.end()
+        shutil.rmtree(scratch, ignore_errors=True)
+    return rounds
