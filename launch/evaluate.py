@@ -1,6 +1,6 @@
 """Error rates of a run on its validation set.
 
-python launch/evaluate.py run=RUN_DIR crops=centre|ten
+python launch/evaluate.py run=RUN_DIR crops=centre|ten [split=test]
 """
 
 from typing import Any
@@ -26,8 +26,9 @@ def main(composed: Any) -> None:
         result = evaluate_run(settings)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    table = Table("crops", "top-1 error, %", "top-5 error, %", "loss", "images", "images/s")
+    table = Table("split", "crops", "top-1 error, %", "top-5 error, %", "loss", "images", "images/s")
     table.add_row(
+        result["split"],
         result["crops"],
         f"{result['top1_error']:.2f}",
         f"{result['top5_error']:.2f}",

@@ -67,12 +67,21 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    towers: list[Tower], dataset: DataSet, config: Config, crops: str, batch_size: int, device: torch.device
+    towers: list[Tower],
+    dataset: DataSet,
+    config: Config,
+    crops: str,
+    batch_size: int,
+    device: torch.device,
+    split: str = "val",
 ) -> Evaluation:
-    """Exact counts over the whole validation set, its last partial batch included."""
+    """Exact counts over all images of `val` or `test`, the last partial batch included.
+
+    Raises: ValueError if the data set has no such split.
+    """
     counts, began = Counts.zero(), time.perf_counter()
     share = Share(batch_size, 0, 1, device, config.input.threads or torch.get_num_threads())
-    feed = open_validation(dataset, config.input, share, crops=crops)
+    feed = open_validation(dataset, config.input, share, crops=crops, split=split)
     try:
         for batch in track(feed, total=len(feed), description="evaluating", transient=True):
             counts.add(Counts(count(log_probabilities(towers, batch.images), batch.labels).cpu()))
@@ -104,9 +113,10 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     prepare(config.data)
     dataset = load(config.data)
     towers = load_towers(path, config, len(dataset.classes), device)
-    found = evaluate(towers, dataset, config, settings.crops, settings.batch_size, device)
+    found = evaluate(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
     result = {
         "crops": settings.crops,
+        "split": settings.split,
         "top1_error": found.counts.top1_error,
         "top5_error": found.counts.top5_error,
         "loss": found.counts.loss,

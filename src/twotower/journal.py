@@ -85,7 +85,9 @@ def cut_back(path: Path, step: int) -> None:
 class Journal:
     """Opened once by rank 0, closed in every case."""
 
-    def __init__(self, config: Config, run_dir: Path, first_step: int, total_steps: int) -> None:
+    def __init__(
+        self, config: Config, run_dir: Path, first_step: int, total_steps: int, picture: Path | None = None
+    ) -> None:
         self.config, self.run_dir = config, run_dir
         self.console = Console(highlight=False, soft_wrap=True)
         OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
@@ -94,6 +96,10 @@ class Journal:
             cut_back(run_dir / "metrics.jsonl", first_step)
         self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
         self._wandb = self._open_wandb(first_step)
+        if self._wandb is not None and picture is not None and not first_step:
+            import wandb
+
+            self._wandb.log({"train/step": 0, "input/picture": wandb.Image(str(picture))})
         self._last_plain_line = 0.0
         self._progress: Progress | None = None
         self._task: TaskID | None = None

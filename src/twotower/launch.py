@@ -61,7 +61,7 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     plan(config.network, num_classes_later)
     home = find_home(config)
     check_writable(home.run_dir)
-    dataset = prepare(config.data)
+    dataset = prepare(config.data, shown_input=config.input)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
@@ -86,7 +86,7 @@ def _train(job: Job, world: World) -> None:
     journals: list[Journal] = []
 
     def open_journal() -> str:
-        journals.append(Journal(job.config, job.run_dir, trainer.step, trainer.total_steps))
+        journals.append(Journal(job.config, job.run_dir, trainer.step, trainer.total_steps, dataset.picture))
         return "open"
 
     world.from_first("journal", open_journal)

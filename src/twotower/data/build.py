@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from twotower.config import PrepareConfig
 from twotower.data.archives import View, is_compressed, open_archive
 from twotower.data.fit import Fit
-from twotower.data.picture import draw_picture
+from twotower.data.picture import SHOWN, draw_picture
 from twotower.data.plan import PLAN, Plan, Say, make_plan, read_entries, read_plan, settings_of
 from twotower.data.prepared import (
     DATASET,
@@ -55,7 +55,6 @@ from twotower.data.shard_work import (
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.data.source import SPLITS, Entry, Source, find_source
 
-SHOWN = 8  # images in the picture
 BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 
 

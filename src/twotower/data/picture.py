@@ -1,5 +1,6 @@
 """What the network is fed, to look at: originals, prepared squares, and the crops of training, in one PNG."""
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from twotower.config import InputConfig
 from twotower.data import convert
@@ -19,6 +21,8 @@ from twotower.data.order import noise_scale
 
 CELL, GAP, LABELS, HEAD = 160, 6, 230, 44  # pixels
 EXAGGERATED = 5
+SHOWN = 8  # images
+SHOWS = "shows"  # name of a text in the PNG
 MID_GREY = 128.0  # added to what is fed, which is less the mean and has both signs
 INK, PAPER, FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 
@@ -136,4 +140,17 @@ def draw_picture(
         small,
         spacing=6,
     )
-    sheet.save(path, "PNG")
+    about = PngInfo()
+    about.add_text(SHOWS, repr(presets.get("training", "")))
+    pending = path.with_name(f".{path.name}.pending")
+    sheet.save(pending, "PNG", pnginfo=about)
+    os.replace(pending, path)
+
+
+def picture_of(path: Path) -> str:
+    """Which training input a picture shows. Empty if it cannot be read."""
+    try:
+        with Image.open(path) as sheet:
+            return str(sheet.info.get(SHOWS, ""))
+    except OSError:
+        return ""

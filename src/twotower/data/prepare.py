@@ -6,6 +6,8 @@ Training never meets a file that this pass, with the same decoder, has not decod
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from twotower.config import DataConfig
+from twotower.config import DataConfig, InputConfig
+from twotower.data.convert import UnusableError, decode
 from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit, synthetic_dataset
 from twotower.data.decode import BATCH, Decoder
 from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
-from twotower.data.prepared import is_prepared, is_unfinished, load_prepared
+from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.shapes import draw_shapes
 
 FORMAT = 2
@@ -109,8 +112,11 @@ def _read_index(cache: Path) -> dict[str, Any] | None:
     return content if usable else None
 
 
-def prepare(data: DataConfig, progress: bool = True) -> DataSet:
+def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | None = None) -> DataSet:
     """Makes a data set ready, once; afterwards only looks whether its files are still the same.
+
+    Args:
+        shown_input: draws a picture of what the network is fed in this way; None: no picture.
 
     Raises: ValueError for a folder that cannot be used, a file that cannot be decoded, or a cache that cannot be
     written.
@@ -154,7 +160,26 @@ def prepare(data: DataConfig, progress: bool = True) -> DataSet:
         raise _refuse(*next(iter(rejects.items())))
     if rejects:
         say(f"left out as they cannot be decoded: {len(rejects)}; {cache / INDEX} lists them")
+    if shown_input is not None:
+        _show(data, cache / PICTURE, shown_input)
     return load(data)
+
+
+def _show(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
+    """Draws the picture, once for each way of feeding."""
+    from twotower.data.picture import SHOWN, draw_picture, picture_of
+
+    dataset = load(data)
+    crops = replace(shown_input, threads=0, device="auto", decode_once="auto")
+    if dataset.picture is not None and picture_of(path) == repr(crops):
+        return
+    count = len(dataset.train)
+    rows = sorted({count * (2 * k + 1) // (2 * SHOWN) for k in range(SHOWN)})
+    shown = []
+    for row in rows:
+        with suppress(UnusableError):  # DALI may be more generous
+            shown.append((row, decode(dataset.train.read(row).tobytes())))
+    draw_picture(dataset, shown, {"training": crops}, path)
 
 
 def _check_left(index: FolderIndex, rejects: dict[str, str]) -> None:
@@ -194,4 +219,5 @@ def load(data: DataConfig) -> DataSet:
         np.array(content["eigenvectors"]),
         content["rejects"],
         content["needs_resize"],
+        picture=cache / PICTURE if (cache / PICTURE).exists() else None,
     )
