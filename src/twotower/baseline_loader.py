@@ -4,6 +4,7 @@ For comparison in the benchmark only. It does what the pipeline does: centre squ
 mirror, mean image, colour noise, scale; one image at a time, on as many cores.
 """
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,23 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
             pixels *= np.float32(noise_scale(config.colour_noise, config.colour_noise_std))
         tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         return tensor, int(self._files.labels[index])
+
+
+def prepare_with_pillow(content: bytes, size: int, quality: int, sums: list[NDArray[Any]]) -> bytes:
+    """One image brought to size x size and encoded again, and added to the sums of mean and covariance."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    side = min(image.size)
+    width, height = round(image.width * size / side), round(image.height * size / side)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+    pixels = np.asarray(image)
+    sums[0] += pixels
+    flat = pixels.reshape(-1, 3).astype(np.float64)
+    sums[1] += flat.T @ flat
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 def open_loader(

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from twotower.baseline_loader import open_loader
+from twotower.baseline_loader import open_loader, prepare_with_pillow
 from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig, SourceConfig
 from twotower.contest import Contestant, Turn, timed
-from twotower.data import DataSet, FileSplit, Share, load, open_train, open_validation, prepare
+from twotower.data import DataSet, FileSplit, Share, convert, load, open_train, open_validation, prepare
 from twotower.data.build import build
+from twotower.data.dataset import PREPARED_SIZE
 from twotower.data.feed import PREFETCH
+from twotower.data.fit import Fit
 from twotower.data.folder import index_folder
 from twotower.data.prepared import is_prepared
 from twotower.data.shapes import CLASSES, draw_image
@@ -27,6 +29,7 @@ NUM_DRAWN = 256  # different pictures
 DRAWN_SIZE = (500, 375)  # pixels, the commonest size in ILSVRC
 WARM = 3  # batches before the clock starts: those that were read ahead
 REST = 0.5  # seconds between turns, for what runs on in the background
+PREPARING, NUM_PREPARED = "raw preparing", 200
 INPUTS = ("raw training", "raw centre", "prepared training", "prepared centre")
 
 
@@ -98,6 +101,9 @@ def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connect
     while (what := pipe.recv()) != "end":
         name, _, mode = what.partition(" ")
         dataset = datasets[name]
+        if what == PREPARING:
+            pipe.send(_preparing(_contents(dataset), pillow=False))
+            continue
         if mode == "training":
             feed = open_train(dataset, settings.input, share, seed=0, first_step=0)
         else:
@@ -106,6 +112,25 @@ def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connect
             for _ in range(WARM):
                 next(feed)
             pipe.send(Turn(timed(device, settings.input_steps, partial(next, feed))))
+
+
+def _preparing(images: list[bytes], pillow: bool) -> Turn:
+    """Seconds for each image, in one thread; `images` are read already."""
+    size, quality = PREPARED_SIZE, PrepareConfig.quality
+    fit, sums = Fit(size), [np.zeros((size, size, 3), np.int64), np.zeros((3, 3))]
+    began = time.perf_counter()
+    for content in images:
+        if pillow:
+            prepare_with_pillow(content, size, quality, sums)
+        else:
+            square = convert.square(convert.decode(content), size)
+            fit.add(square)
+            convert.encode(square, quality)
+    return Turn((time.perf_counter() - began) / len(images))
+
+
+def _contents(dataset: DataSet) -> list[bytes]:
+    return [dataset.train.read(i).tobytes() for i in range(min(NUM_PREPARED, len(dataset.train)))]
 
 
 def _theirs(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, pipe: Connection) -> None:
@@ -123,11 +148,23 @@ def _theirs(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Pa
     workers, batch = settings.input.threads or cores(), settings.optim.batch_size
     while (what := pipe.recv()) != "end":
         name, _, mode = what.partition(" ")
+        if what == PREPARING:
+            pipe.send(_preparing(_contents(datasets[name]), pillow=True))
+            continue
         batches = open_loader(datasets[name], splits[name], settings.input, mode == "training", batch, workers)
         for _ in range(WARM):
             next(batches)
         pipe.send(Turn(timed(torch.device("cpu"), settings.input_steps, partial(next, batches))))
         del batches  # ends its workers
+
+
+def _preparing_speed(ours: Contestant, theirs: Contestant) -> dict[str, float]:
+    pillow, here = (contestant.turn(PREPARING)[0].seconds_per_step for contestant in (theirs, ours))
+    return {
+        "preparing_pillow_images_per_second_per_core": 1 / pillow,
+        "preparing_twotower_images_per_second_per_core": 1 / here,
+        "preparing_ratio": pillow / here,
+    }
 
 
 def benchmark_input(
@@ -143,6 +180,8 @@ def benchmark_input(
     try:
         for number in range(settings.rounds):
             result: dict[str, float] = {}
+            if "raw" in files:
+                result |= _preparing_speed(ours, theirs)
             for name in inputs:
                 key = name.replace(" ", "_")
                 for who, contestant in (("dataloader", theirs), ("twotower", ours)):
@@ -157,6 +196,9 @@ def benchmark_input(
                 f"({result[name.replace(' ', '_') + '_ratio']:.2f} x DataLoader)"
                 for name in inputs
             )
+            if "preparing_ratio" in result:
+                text += f"; preparing {result['preparing_twotower_images_per_second_per_core']:.0f} images/s a core "
+                text += f"({result['preparing_ratio']:.2f} x Pillow)"
             say(f"input, round {number + 1}/{settings.rounds}: {text}")
             rounds.append(result)
     finally:
