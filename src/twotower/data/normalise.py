@@ -24,6 +24,7 @@ class Normaliser:
     def __init__(self, mean_image: NDArray[np.float32], mean: str, crop_size: int, device: torch.device) -> None:
         self._aligned, self._crop, self._device = mean == "aligned", crop_size, device
         self._span = len(mean_image) - crop_size
+        self.one_by_one = device.type == "cpu"  # a GPU takes all images of a batch in one go
         whole = torch.from_numpy(np.ascontiguousarray(mean_image))
         # Rows of pixels times channels: long inner loops.
         self._means = [m.reshape(len(mean_image), -1).to(device) for m in (whole, whole.flip(1))]
@@ -53,9 +54,10 @@ class Normaliser:
         rows = crops.to(self._device).reshape(count, self._crop, -1)
         if self._device.type == "cpu":
             # NumPy asks for huge pages, torch does not: fresh memory of this size costs a third as much.
-            images, at_once = torch.from_numpy(np.empty(rows.shape, np.float32)), 1
+            images = torch.from_numpy(np.empty(rows.shape, np.float32))
         else:
-            images, at_once = torch.empty(rows.shape, device=self._device), max(1, count)
+            images = torch.empty(rows.shape, device=self._device)
+        at_once = 1 if self.one_by_one else count
         shifts = None
         if noise is not None and noise.any():
             shifts = torch.from_numpy(np.tile(noise, self._crop)).to(self._device)[:, None]

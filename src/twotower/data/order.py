@@ -30,14 +30,20 @@ def steps_per_epoch(num_images: int, batch_size: int, num_replicas: int) -> int:
     return steps
 
 
-def check_crops(config: InputConfig, size: int) -> None:
-    """Raises: ValueError if the crops do not fit into a square of `size` pixels."""
+def crop_span(config: InputConfig, size: int) -> int:
+    """The largest offset of a crop in a square of `size` pixels. Raises: ValueError if the crop is larger than it."""
     span = size - config.crop_size
     if span < 0:
         raise ValueError(
             f"network.image_size={config.crop_size} is more than the {size} pixels that the images of this data set "
             "have; choose a smaller one, or prepare the set with a larger size."
         )
+    return span
+
+
+def check_crops(config: InputConfig, size: int) -> None:
+    """Raises: ValueError if the crops and their offsets do not fit into a square of `size` pixels."""
+    span = crop_span(config, size)
     if config.random_crop and config.offsets > span + 1:
         raise ValueError(
             f"input.offsets={config.offsets} is more than the {span + 1} positions of a crop of {config.crop_size} "
