@@ -16,6 +16,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import PrepareConfig
-from twotower.data.archives import View, is_compressed, open_archive
+from twotower.data.archives import DAMAGE, View, is_compressed, open_archive
 from twotower.data.fit import Fit
 from twotower.data.picture import SHOWN, draw_picture
 from twotower.data.plan import PLAN, Plan, Say, make_plan, read_entries, read_plan, settings_of
@@ -81,7 +82,7 @@ class _Streams:
 
     def contents(self, entries: list[Entry]) -> list[bytes] | None:
         """The bytes of each entry; None if a worker can read them where they lie."""
-        if entries[0].file not in self._compressed:
+        if not any(entry.file in self._compressed for entry in entries):
             return None
         return [self._read(entry) if not entry.problem else b"" for entry in entries]
 
@@ -90,8 +91,11 @@ class _Streams:
             self._stack.close()
             self._open = (entry.file, self._stack.enter_context(open_archive(Path(entry.file))))
         view = self._open[1]
-        view.seek(entry.offset)
-        return view.read(entry.size)
+        try:
+            view.seek(entry.offset)
+            return view.read(entry.size)
+        except DAMAGE as error:
+            raise ValueError(f"{entry.file} was changed, or cannot be read any more ({error}).") from error
 
     def close(self) -> None:
         self._stack.close()
@@ -152,6 +156,16 @@ class _Rejects:
         )
 
 
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C comes through when the block has ended; in processes that are started within, never."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _convert(config: PrepareConfig, plan: Plan, source: Source, output: Path, say: Say) -> None:
     workers = config.workers or len(os.sched_getaffinity(0))
     done = [
@@ -182,7 +196,8 @@ def _convert(config: PrepareConfig, plan: Plan, source: Source, output: Path, sa
                         rejects.add(bad)
 
             for task in _tasks(config, plan, source, output):
-                pending.add(pool.submit(convert_shard, task))
+                with _interrupts_wait():  # a worker is started here; Ctrl-C must not meet it before start_worker
+                    pending.add(pool.submit(convert_shard, task))
                 settle(2 * workers - 1)
             settle(0)
     except BrokenProcessPool as error:
@@ -300,6 +315,8 @@ def build(config: PrepareConfig, say: Say) -> None:
         for folder in (WORK, *SPLITS[: 3 if "test" in config.source.splits.values() or config.source.test else 2]):
             (output / folder).mkdir(parents=True, exist_ok=True)
         with _alone(output):
+            if is_prepared(output):
+                raise ValueError(f"output={output} was just finished by another process; verify=true checks it.")
             plan = read_plan(work)
             if plan is None:
                 plan = make_plan(config, source, settings, work, say)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from twotower.data.archives import Member, open_archive, walk
+from twotower.data.archives import TOO_LARGE, Member, open_archive, walk
 
 CLASS_ARCHIVE = re.compile(r"(?:.*/)?(n\d{8})\.tar")
 CLASS_FOLDER = re.compile(r"(?:.*/)?(n\d{8})/[^/]+")
@@ -88,7 +88,7 @@ def walk_train(path: Path, words: dict[str, str]) -> Iterator[tuple[str, Member]
             if archive is None:
                 yield wnid, outer
                 continue
-            if outer.problem:
+            if outer.problem not in ("", TOO_LARGE):  # the limit is for images
                 raise ValueError(f"{path} is damaged: {outer.name} cannot be used ({outer.problem}).")
             for inner in walk(view.part(outer), path / outer.name):
                 yield (

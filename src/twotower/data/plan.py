@@ -91,7 +91,7 @@ def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], w
     expected = config.source.expected
     total = sum(count or 0 for count in expected.values())
     try:
-        with metered("listing", total or 1, done=0) as meter:
+        with metered("listing", total) as meter:
             for split, entry in source.walk(lambda name: ignored.update([Path(name).suffix])):
                 if split not in splits:
                     splits[split] = _SplitPlan(work / f"{split}.jsonl", config.images_per_shard)

@@ -11,13 +11,13 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class Meter:
-    """Counts what is done of `total`; the rate is that since the meter was made."""
+    """Counts what is done of `total`, 0 where that is not known; the rate is that since the meter was made."""
 
     def __init__(self, title: str, total: int, done: int, unit: str, bar: Progress | None) -> None:
         self.title, self.total, self.unit = title, total, unit
         self._done, self._first, self._bar = done, done, bar
         self._began = self._last_line = time.monotonic()
-        self._task = bar.add_task(title, total=total, completed=done, rate="") if bar else None
+        self._task = bar.add_task(title, total=total or None, completed=done, rate="") if bar else None
 
     def advance(self, count: int) -> None:
         self._done += count
@@ -27,12 +27,12 @@ class Meter:
             self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f}/s")
         elif now - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = now
-            left = (self.total - self._done) / max(rate, 1e-9)
-            print(
-                f"{self.title}: {self._done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, "
-                f"{int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d} left",
-                flush=True,
-            )
+            of, end = "", ""
+            if self.total:
+                left = max(0, self.total - self._done) / max(rate, 1e-9)
+                of = f" of {self.total:,}"
+                end = f", {int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d} left"
+            print(f"{self.title}: {self._done:,}{of} {self.unit}, {rate:,.0f}/s{end}", flush=True)
 
 
 @contextmanager

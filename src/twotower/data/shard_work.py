@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ def start_worker() -> None:
     from twotower.world import die_with_parent
 
     die_with_parent()
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():  # it was killed while this process was starting
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     torch.set_num_threads(1)
 

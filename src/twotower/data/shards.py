@@ -59,10 +59,11 @@ class ShardSplit:
     def __post_init__(self) -> None:
         try:
             self._index = np.load(self.folder / INDEX_FILE)
-            self._maps = [
-                np.memmap(self.folder / shard_name(number), np.uint8, mode="r")
-                for number in range(int(self._index["shard"].max()) + 1 if len(self._index) else 0)
-            ]
+            shards, last = np.unique(self._index["shard"][::-1], return_index=True)
+            for number, row in zip(shards, len(self._index) - 1 - last, strict=True):
+                path, end = self.folder / shard_name(number), self._index["offset"][row] + self._index["length"][row]
+                if path.stat().st_size < end:
+                    raise ValueError(f"{path.name} is cut short")
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder} is damaged ({error}); prepare the data set again.") from error
         self.labels: NDArray[np.int64] = self._index["label"].astype(np.int64)
@@ -76,11 +77,11 @@ class ShardSplit:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         shard, offset, length = self._place(index)
-        # A copy, so that a slow disk is waited for here and not where the bytes are used.
-        return np.array(self._maps[shard][offset : offset + length])
+        # Opened each time, as there can be more shards than a process may hold open.
+        return np.fromfile(self.folder / shard_name(shard), np.uint8, length, offset=offset)
 
     def name(self, index: int) -> str:
         shard, offset, _ = self._place(index)
-        header = self._maps[shard][offset - HEADER : offset].tobytes()
-        inside = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+        header = np.fromfile(self.folder / shard_name(shard), np.uint8, HEADER, offset=offset - HEADER)
+        inside = tarfile.TarInfo.frombuf(header.tobytes(), "utf-8", "surrogateescape").name
         return f"{self.folder.name}/{shard_name(shard)}/{inside}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twotower.config import SourceConfig
 from twotower.data import ilsvrc, tree
-from twotower.data.archives import Member
+from twotower.data.archives import Member, printable
 
 CIFAR10 = tree.CIFAR10
 SPLITS = ("train", "val", "test")
@@ -51,7 +51,9 @@ class Source:
 
 
 def _entry(file: Path, class_name: str, member: Member) -> Entry:
-    return Entry(str(file), member.offset, member.size, class_name, member.name, member.problem, member.form)
+    return Entry(
+        str(file), member.offset, member.size, class_name, printable(member.name), member.problem, member.form
+    )
 
 
 def _missing(config: SourceConfig, key: str, path: Path | str) -> ValueError:
@@ -129,7 +131,9 @@ def download(config: SourceConfig, say: Callable[[str], None]) -> None:
     import pooch  # here, as only a download needs it
     import requests
 
-    root = Path(config.root or ".")
+    if config.root is None:
+        raise ValueError(f"source={config.name} needs source.root=DIR, the folder to download to.")
+    root = Path(config.root)
     for one in config.downloads:
         if (root / one.file).exists():
             continue

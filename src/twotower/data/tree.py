@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from twotower.data.archives import MAX_IMAGE_BYTES, Member, open_archive, walk
+from twotower.data.archives import MAX_IMAGE_BYTES, TOO_LARGE, Member, open_archive, walk
 
 SUFFIXES = {"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 CIFAR10 = "cifar10"  # the form of its entries
@@ -16,7 +16,7 @@ CIFAR_RECORD = 1 + 3 * CIFAR_SIDE**2  # a label, then the planes R, G, B
 def _place(name: str, splits: dict[str, str]) -> tuple[str, str] | None:
     """Split and class of the path of an image; None for other files."""
     parts = PurePosixPath(name).parts
-    if len(parts) < 3 or parts[-3] not in splits or parts[-1].startswith("."):
+    if len(parts) < 3 or parts[-3] not in splits or parts[-2].startswith(".") or parts[-1].startswith("."):
         return None
     return (splits[parts[-3]], parts[-2]) if PurePosixPath(name).suffix.lower() in SUFFIXES else None
 
@@ -26,23 +26,38 @@ def walk_folder(
 ) -> Iterator[tuple[str, str, Member]]:
     """Split, class and member of each image of a folder, sorted by name; a member's offset is 0.
 
-    Links are followed: it is the user's own folder.
+    Links are followed: it is the user's own folder. Raises: ValueError if a part of it cannot be read.
     """
-    for folder, split in splits.items():
-        if not (root / folder).is_dir():
-            continue
-        for path in sorted((root / folder).rglob("*"), key=lambda path: path.as_posix()):
-            if not path.is_file():
-                if path.is_symlink():
-                    yield split, path.parent.name, Member(str(path.relative_to(root)), 0, 0, "it is a broken link")
+    try:
+        for folder, split in splits.items():
+            if not (root / folder).is_dir():
                 continue
-            name = path.relative_to(root).as_posix()
-            size = path.stat().st_size
-            if _place(name, splits) is None or path.parent.parent != root / folder:
-                ignore(name)
-                continue
-            problem = "" if size <= MAX_IMAGE_BYTES else f"it has more than {MAX_IMAGE_BYTES // 2**20} MiB"
-            yield split, path.parent.name, Member(name, 0, size, problem or ("" if size else "the file is empty"))
+            for class_folder in _sorted(root / folder):
+                if not class_folder.is_dir():
+                    ignore(class_folder.name)
+                    continue
+                for path in _sorted(class_folder):
+                    name = path.relative_to(root).as_posix()
+                    problem = _file_problem(path)
+                    if problem is None or _place(name, splits) is None:
+                        ignore(name)
+                    else:
+                        size = 0 if problem else path.stat().st_size
+                        yield split, class_folder.name, Member(name, 0, size, problem)
+    except OSError as error:
+        raise ValueError(f"{error.filename or root} cannot be read ({error.strerror}).") from error
+
+
+def _sorted(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir(), key=lambda path: f"{path.as_posix()}/")
+
+
+def _file_problem(path: Path) -> str | None:
+    """What is wrong with a file, as far as its size tells; None if it is none."""
+    if not path.is_file():
+        return "it is a broken link" if path.is_symlink() and not path.exists() else None
+    size = path.stat().st_size
+    return TOO_LARGE if size > MAX_IMAGE_BYTES else ("" if size else "the file is empty")
 
 
 def walk_archive(
@@ -66,7 +81,7 @@ def walk_archive(
                 for record in range(member.size // CIFAR_RECORD if split else 0):
                     offset = member.offset + record * CIFAR_RECORD
                     view.seek(offset)
-                    label = view.read(1)[0]
+                    label = int.from_bytes(view.read(1))
                     problem = "" if label < len(cifar) else f"its label is {label}"
                     name = f"{base.removesuffix('.bin')}/{record:05d}"
                     yield (
