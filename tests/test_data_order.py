@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from twotower.config import InputConfig
-from twotower.data import steps_per_epoch
-from twotower.data.order import Draws, colour_shifts, draws, epoch_order
+from twotower.data import check_crops, steps_per_epoch
+from twotower.data.order import Draws, colour_shifts, draws, epoch_order, noise_form, noise_scale
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "input"
 
@@ -154,6 +154,27 @@ def test_crop_and_flip_can_be_switched_off() -> None:
     np.testing.assert_array_equal(upright.noise, usual.noise)
 
 
+@pytest.mark.parametrize(("size", "crop", "middle"), [(256, 224, 16), (32, 24, 4), (31, 24, 3), (32, 32, 0)])
+def test_without_random_crops_all_are_in_the_middle(size: int, crop: int, middle: int) -> None:
+    """Half a pixel to the left and above where the rest is odd."""
+    config = load_input("paper", crop_size=crop, random_crop=False)
+    drawn = draws(config, STDS**2, AXES, seed=1, epoch=0, step=0, batch_size=8, span=size - crop)
+    assert (drawn.offsets == middle).all()
+
+
+@pytest.mark.parametrize(("size", "crop"), [(256, 224), (32, 24), (24, 24)])
+def test_offsets_up_to_the_edge_are_taken_and_no_more(size: int, crop: int) -> None:
+    positions = size - crop + 1
+    config = load_input("paper", crop_size=crop, offsets=positions)
+    check_crops(config, size)
+    drawn = draw(config, batch_size=2000)
+    assert (drawn.offsets.min(), drawn.offsets.max()) == (0, size - crop)
+    with pytest.raises(ValueError, match=rf"input\.offsets={positions + 1} is more than the {positions} positions"):
+        check_crops(load_input("paper", crop_size=crop, offsets=positions + 1), size)
+    with pytest.raises(ValueError, match=rf"network\.image_size={size + 1} is more than the {size} pixels"):
+        check_crops(load_input("paper", crop_size=size + 1, offsets=1, random_crop=False), size)
+
+
 @pytest.mark.parametrize("name", ["paper", "code_2012"])
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_replicas_see_the_rows_of_one_larger_batch(name: str, replicas: int) -> None:
@@ -235,3 +256,24 @@ def test_only_the_noise_of_2012_comes_with_a_division(std: float) -> None:
     assert (draw(load_input("paper", colour_noise="none")).noise == 0).all()
     small, large = (draw(load_input("paper", colour_noise_std=s)).noise for s in (std, 2 * std))
     np.testing.assert_allclose(large, 2 * small, rtol=1e-6)
+
+
+@pytest.mark.parametrize("last", [0, 1, 30])
+@pytest.mark.parametrize("form", ["2012", "paper", "none"])
+def test_noise_ends_after_the_given_number_of_epochs(form: str, last: int) -> None:
+    """And the division with it. Crops and mirrors stay as they would be."""
+    always = load_input("paper", colour_noise=form)
+    ending = load_input("paper", colour_noise=form, colour_noise_epochs=last)
+    for epoch in (0, 1, 29, 30, 31):
+        before, after = draw(always, epoch=epoch), draw(ending, epoch=epoch)
+        if epoch < last:
+            assert same(before, after)
+            assert after.scale == before.scale == noise_scale(form, 0.1)
+            assert after.noise.any() == (form != "none")
+        else:
+            assert (after.noise == 0).all()
+            assert after.scale == 1
+            np.testing.assert_array_equal(after.offsets, before.offsets)
+            np.testing.assert_array_equal(after.flips, before.flips)
+        assert noise_form(ending, epoch) == (form if epoch < last else "none")
+        assert noise_form(always, epoch) == form  # null: never
