@@ -825,6 +825,15 @@ def test_a_damaged_image_in_a_shard_is_named(pair: Pair, tmp_path: Path) -> None
             next(feed)
 
 
+def test_a_shard_that_vanishes_is_named(pair: Pair, tmp_path: Path) -> None:
+    split = sharded(tmp_path / "val", pair.jpegs, list(range(14)), 5)
+    with closing(val_feed(replace(pair.shards, val=split), SMALL, batch_size=1)) as feed:
+        next(feed)
+        (tmp_path / "val" / shard_name(2)).unlink()
+        with pytest.raises(FileNotFoundError, match=r"val/00002\.tar"):
+            take(feed, 13)
+
+
 # The last step by itself
 
 

@@ -310,7 +310,7 @@ def test_only_the_own_half_is_blamed_for_a_broken_file() -> None:
     assert isinstance(dataset.val, Held)
     dataset.val.encoded[3] = dataset.val.encoded[3][:100]
     feed = open_validation(dataset, CONFIG, share(neighbours()[1]))
-    with closing(feed), pytest.raises(RuntimeError, match=r"image 2, image 3$"):
+    with closing(feed), pytest.raises(RuntimeError, match=r"decode: image 2, image 3$"):
         next(feed)
 
 
