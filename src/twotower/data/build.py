@@ -244,6 +244,9 @@ def _finish(config: PrepareConfig, plan: Plan, output: Path, say: Say) -> None:
     for name in plan.classes:
         if counts[name]["train"] == 0:
             raise ValueError(f"No training image of class {name} can be used; each class needs at least one.")
+    for split, found in splits.items():
+        if found["images"] == 0:
+            raise ValueError(f"No image of {split} can be used; each split needs at least one.")
     write_whole(output / MEAN_IMAGE, _npy(fit.mean_image()))
     values, vectors = fit.colour_pca()
     content = {

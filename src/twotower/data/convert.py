@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_PIXELS = 2**27  # 400 MB when decoded; ILSVRC's largest image has half as many
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # MPO opens as a JPEG
 SUBSAMPLING = "420"  # of the colours in the JPEGs written, as all encoders' default
 
 

@@ -151,19 +151,24 @@ def about_shard(sums: Any) -> dict[str, Any]:
     return content
 
 
-def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -> str:
-    """What is wrong with a shard: its bytes, or an image in it; empty if nothing is."""
+def check_file(path: Path, checksum: str) -> list[str]:
+    """What is wrong with a file as a whole; empty if nothing is."""
     if not path.exists():
-        return f"{path} is missing"
-    if sha256_of(path) != checksum:
-        return f"{path} has been changed: its checksum is another one"
+        return [f"{path} is missing"]
+    return [] if sha256_of(path) == checksum else [f"{path} has been changed: its checksum is another one"]
+
+
+def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -> list[str]:
+    """What is wrong with a shard: its bytes, or the first bad image in it; empty if nothing is."""
+    if found := check_file(path, checksum):
+        return found
     with path.open("rb") as file:
         for entry in index:
             content = os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
             try:
                 shape = convert.decode(content).shape
             except convert.UnusableError as error:
-                return f"{path}: the image at byte {int(entry['offset'])} cannot be decoded ({error})"
+                return [f"{path}: the image at byte {int(entry['offset'])} cannot be decoded ({error})"]
             if shape != (size, size, 3):
-                return f"{path}: the image at byte {int(entry['offset'])} has shape {shape}"
-    return ""
+                return [f"{path}: the image at byte {int(entry['offset'])} has shape {shape}"]
+    return []

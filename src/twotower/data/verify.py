@@ -10,7 +10,7 @@ import numpy as np
 from twotower.data.plan import Say
 from twotower.data.prepared import MEAN_IMAGE, is_unfinished, read_dataset_json
 from twotower.data.progress import metered
-from twotower.data.shard_work import check_shard, sha256_of, start_worker
+from twotower.data.shard_work import check_file, check_shard, start_worker
 from twotower.data.shards import INDEX_FILE
 
 
@@ -19,9 +19,7 @@ def verify(root: Path, workers: int, say: Say) -> None:
     if is_unfinished(root):
         raise ValueError(f"output={root} is not finished; run the same command without verify=true to go on.")
     content = read_dataset_json(root)
-    wrong = []
-    if sha256_of(root / MEAN_IMAGE) != content["mean_image_sha256"]:
-        wrong.append(f"{root / MEAN_IMAGE} has been changed: its checksum is another one")
+    wrong = check_file(root / MEAN_IMAGE, content["mean_image_sha256"])
     total = sum(split["images"] for split in content["splits"].values())
     workers = workers or len(os.sched_getaffinity(0))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
@@ -29,8 +27,8 @@ def verify(root: Path, workers: int, say: Say) -> None:
         with metered("verifying", total) as meter:
             jobs = []
             for name, split in content["splits"].items():
-                if sha256_of(root / name / INDEX_FILE) != split["index_sha256"]:
-                    wrong.append(f"{root / name / INDEX_FILE} has been changed: its checksum is another one")
+                if found := check_file(root / name / INDEX_FILE, split["index_sha256"]):
+                    wrong += found
                     continue
                 index = np.load(root / name / INDEX_FILE)
                 for number, shard in enumerate(split["shards"]):
@@ -43,7 +41,7 @@ def verify(root: Path, workers: int, say: Say) -> None:
                         )
                     )
             for future, count in jobs:
-                wrong += [found] if (found := future.result()) else []
+                wrong += future.result()
                 meter.advance(count)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
