@@ -834,6 +834,25 @@ def test_a_shard_that_vanishes_is_named(pair: Pair, tmp_path: Path) -> None:
             take(feed, 13)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "kind", "named"),
+    [
+        (lambda content: content[:3000], OSError, r"val/00002\.tar is cut short"),
+        (lambda content: bytes(len(content)), RuntimeError, r"val/00002\.tar/byte 512"),
+    ],
+)
+def test_a_shard_that_is_spoilt_under_way_is_named(
+    pair: Pair, tmp_path: Path, spoil: Any, kind: Any, named: str
+) -> None:
+    split = sharded(tmp_path / "val", pair.jpegs, list(range(14)), 5)
+    path = tmp_path / "val" / shard_name(2)
+    with closing(val_feed(replace(pair.shards, val=split), SMALL, batch_size=1)) as feed:
+        next(feed)
+        path.write_bytes(spoil(path.read_bytes()))
+        with pytest.raises(kind, match=named):
+            take(feed, 13)
+
+
 # The last step by itself
 
 

@@ -75,7 +75,7 @@ class _Decoder:
         """The next batch, uint8; `indices` are those of all its rows. It is overwritten by the next call."""
         share, own = self._share, self._share.own_rows(len(indices))
         try:
-            (images,) = self._pipeline.run()
+            (images,) = self._pipeline.run(self._stream())
         except RuntimeError as error:
             names = ", ".join(self._split.name(int(i)) for i in indices[own])
             raise RuntimeError(
@@ -88,6 +88,10 @@ class _Decoder:
         mine = crops.to(share.device)
         theirs = share.partner.swap_images(mine, num_missing)
         return torch.cat((theirs, mine) if share.partner.tower else (mine, theirs))
+
+    def _stream(self) -> Any:
+        """In the order of torch's kernels, so that DALI writes to its memory again only after they have read it."""
+        return torch.cuda.current_stream(self._share.device) if self._share.device.type == "cuda" else None
 
     def close(self) -> None:
         self._pipeline = None  # DALI frees its memory and threads with the object

@@ -78,10 +78,16 @@ class ShardSplit:
     def read(self, index: int) -> NDArray[np.uint8]:
         shard, offset, length = self._place(index)
         # Opened each time, as there can be more shards than a process may hold open.
-        return np.fromfile(self.folder / shard_name(shard), np.uint8, length, offset=offset)
+        content = np.fromfile(self.folder / shard_name(shard), np.uint8, length, offset=offset)
+        if len(content) < length:
+            raise OSError(f"{self.folder / shard_name(shard)} is cut short; prepare the data set again.")
+        return content
 
     def name(self, index: int) -> str:
         shard, offset, _ = self._place(index)
         header = np.fromfile(self.folder / shard_name(shard), np.uint8, HEADER, offset=offset - HEADER)
-        inside = tarfile.TarInfo.frombuf(header.tobytes(), "utf-8", "surrogateescape").name
+        try:
+            inside = tarfile.TarInfo.frombuf(header.tobytes(), "utf-8", "surrogateescape").name
+        except tarfile.TarError:
+            inside = f"byte {offset}"  # damaged, and this is for the sentence that says so
         return f"{self.folder.name}/{shard_name(shard)}/{inside}"
