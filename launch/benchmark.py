@@ -27,6 +27,8 @@ def main(composed: Any) -> None:
         found = benchmark(settings, console.print)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
     for part in ("input", "towers"):
         if part in found:
             table = Table(f"{part}, median of the rounds", "")

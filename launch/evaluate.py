@@ -26,6 +26,8 @@ def main(composed: Any) -> None:
         result = evaluate_run(settings)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
     table = Table("split", "crops", "top-1 error, %", "top-5 error, %", "loss", "images", "images/s")
     table.add_row(
         result["split"],

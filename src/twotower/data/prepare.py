@@ -5,7 +5,7 @@ Training never meets a file that this pass, with the same decoder, has not decod
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twotower.config import DataConfig, InputConfig
 from twotower.data.convert import UnusableError, decode
@@ -23,13 +21,14 @@ from twotower.data.decode import BATCH, Decoder
 from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
+from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
 
 FORMAT = 2
 SHAPES_ROOT = Path("datasets/shapes")
 CACHE = ".twotower"
 INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
-PLAIN_LINE_IMAGES = 5000  # a plain line after so many images where there is no terminal
+MANY_IMAGES = 50_000  # from here on a prepared set is worth its disk
 
 
 def root_of(data: DataConfig) -> Path:
@@ -40,25 +39,6 @@ def root_of(data: DataConfig) -> Path:
 def cache_of(data: DataConfig) -> Path:
     """The folder that holds what was fitted."""
     return Path(data.cache) if data.cache is not None else root_of(data) / CACHE
-
-
-def _batches(paths: list[Path], progress: bool, title: str) -> Iterator[list[Path]]:
-    console = Console(highlight=False, soft_wrap=True)
-    parts = [paths[i : i + BATCH] for i in range(0, len(paths), BATCH)]
-    if not progress or not console.is_terminal:
-        done = 0
-        for part in parts:
-            yield part
-            if progress and (done + len(part)) // PLAIN_LINE_IMAGES > done // PLAIN_LINE_IMAGES:
-                console.print(f"{title}: {done + len(part)} of {len(paths)} images")
-            done += len(part)
-        return
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=len(paths))
-        for part in parts:
-            yield part
-            bar.advance(task, len(part))
 
 
 def _refuse(path: str, reason: str) -> ValueError:
@@ -72,15 +52,18 @@ def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, di
     decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1)), Fit(PREPARED_SIZE), {}
     for split, by_class in index.files.items():
         paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
-        for part in _batches(paths, progress, f"preparing {split}"):
-            images, bad = decoder.decode(part)
-            for path, reason in bad.items():
-                if on_error == "stop":
-                    raise _refuse(str(path), reason)
-                rejects[path.relative_to(index.root).as_posix()] = reason
-            if split == "train":
-                for image in images:
-                    fit.add(image)
+        with metered(f"preparing {split}", len(paths), silent=not progress) as meter:
+            for begin in range(0, len(paths), BATCH):
+                part = paths[begin : begin + BATCH]
+                images, bad = decoder.decode(part)
+                for path, reason in bad.items():
+                    if on_error == "stop":
+                        raise _refuse(str(path), reason)
+                    rejects[path.relative_to(index.root).as_posix()] = reason
+                if split == "train":
+                    for image in images:
+                        fit.add(image)
+                meter.advance(len(part))
     return fit, rejects, decoder.needs_resize
 
 
@@ -137,6 +120,11 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
     content = _read_index(cache)
     if content is None or content["fingerprint"] != index.fingerprint:
         say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
+        if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
+            say(
+                f"(python launch/prepare_data.py source=folder source.root={root} output=DIR can be interrupted, and "
+                "makes a set that is read several times as fast)"
+            )
         fit, rejects, needs_resize = _examine(index, data.on_error, progress)
         _check_left(index, rejects)
         values, vectors = fit.colour_pca()
