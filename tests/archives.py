@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -199,3 +200,7 @@ def by_name(dataset: DataSet, split: str) -> dict[str, tuple[str, bytes]]:
         found[part.name(i).split("/", 2)[2]] = (dataset.classes[label], part.read(i).tobytes())
     assert len(found) == len(part)
     return found
+
+
+def matches(pattern: str, text: str) -> bool:
+    return re.search(pattern, text) is not None

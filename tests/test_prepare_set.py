@@ -445,8 +445,8 @@ def overrides_of(source: SourceConfig, output: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> SourceConfig:
-    """Sixty images, which are thirty shards of two."""
-    return archives.ilsvrc(tmp_path_factory.mktemp("many"), 2012, train=16, val=12)
+    """Ninety images, which are 45 shards of two."""
+    return archives.ilsvrc(tmp_path_factory.mktemp("many"), 2012, train=24, val=18)
 
 
 @pytest.fixture(scope="module")
@@ -499,7 +499,7 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
         interrupted += not (output / "dataset.json").exists()
     assert interrupted >= 2, "otherwise this shows little"
 
-    with pytest.raises(ValueError, match=r"the preparation .*was interrupted|not finished|unfinished"):
+    with pytest.raises(ValueError, match=r"is not finished; run launch/prepare_data\.py for it again"):
         prepare(DataConfig(kind="folder", root=str(output)), progress=False)
     last = command(2)
     last.wait_for(lambda: any("spawn_main" in line for line in last.processes().values()))
@@ -510,9 +510,9 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     assert not last.processes()
     status, out, err = command(2).finish()
     assert status == 0, err
-    assert re.search(r"going on: \d+ of 60 images were done before", out)
+    assert re.search(r"going on: \d+ of 90 images were done before", out)
     assert out.splitlines()[-1] == f"3 classes, 0 rejects, listed in {output / 'dataset.json'}"
-    assert len(whole) == 30 + 2 + 3
+    assert len(whole) == 45 + 2 + 3
     assert contents(output) == whole
     with (output / "train" / "00000.tar").open("r+b") as file:
         file.seek(700)
@@ -904,7 +904,9 @@ def test_an_unfinished_set_is_neither_verified_nor_trained_on(finished: Path) ->
     (finished / "dataset.json").unlink()
     with pytest.raises(ValueError, match=r"output=\S*set is not finished; run the same command without verify=true"):
         checked(finished)
-    with pytest.raises(ValueError, match=r"set"):
+    with pytest.raises(
+        ValueError, match=r"data\.root=\S*set is not finished; run launch/prepare_data\.py for it again"
+    ):
         prepare(DataConfig(kind="folder", root=str(finished)), progress=False)
 
 

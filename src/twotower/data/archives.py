@@ -86,6 +86,11 @@ class View:
         self._at += len(content)
         return content
 
+    def finish(self) -> None:
+        """Reads on to the end of the file, where a compressed one has its checksum."""
+        while self._size is None and self.read(2**20):
+            pass
+
     def part(self, member: Member) -> "View":
         """An archive inside this one, so that its offsets can be told apart from this one's."""
         return View(self._file, self._path, self._start + member.offset, member.size)
@@ -132,6 +137,7 @@ def walk(view: View, path: Path) -> Iterator[Member]:
         # tarfile takes a broken header, or the end of the file, for the end of the archive.
         if any(view.read(tarfile.BLOCKSIZE) or b"x"):
             raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
+        view.finish()
     except RefusedError:
         raise
     except (*DAMAGE, ValueError, LookupError, ArithmeticError, RecursionError) as error:

@@ -58,7 +58,7 @@ def _decode_any(content: bytes) -> NDArray[np.uint8]:
                     return np.repeat((array >> shift).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
                 if image.mode == "P" and "transparency" in image.info:
                     image = image.convert("RGBA")  # type: ignore[assignment]
-                return np.asarray(image.convert("RGB"))
+                return np.array(image.convert("RGB"))
     except UnusableError:
         raise
     except MemoryError as error:
