@@ -394,7 +394,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 class Command:
     """launch/prepare_data.py in a session of its own; a mark in its environment finds all its processes."""
 
-    def __init__(self, *overrides: str, folder: Path) -> None:
+    def __init__(self, *overrides: str, folder: Path, largest_file: int = resource.RLIM_INFINITY) -> None:
         self.mark = f"PREPARE_SET_TEST={uuid.uuid4()}"
         name, _, value = self.mark.partition("=")
         self.process = subprocess.Popen(
@@ -405,6 +405,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)),
         )
 
     def finish(self, timeout: float = 60) -> tuple[int, str, str]:
@@ -473,7 +474,7 @@ def whole(many: SourceConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     many: SourceConfig, whole: dict[str, str], tmp_path: Path
 ) -> None:
-    """kill -9 while workers start, three times while they convert, Ctrl-C, then to the end.
+    """kill -9 while workers start, a file that cannot be written, three more kills, Ctrl-C, then to the end.
 
     One or two workers, the bytes of all files, even of the picture, are those of one go in one process; another byte
     would be noticed. No worker outlives the process that was killed. Ctrl-C, which a terminal sends to all processes,
@@ -481,8 +482,8 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     """
     output, stream = tmp_path / "set", random.Random(0)
 
-    def command(workers: int) -> Command:
-        return Command(*overrides_of(many, output, f"workers={workers}"), folder=tmp_path)
+    def command(workers: int, **options: Any) -> Command:
+        return Command(*overrides_of(many, output, f"workers={workers}"), folder=tmp_path, **options)
 
     def done() -> int:
         return len(list(output.glob("work/*-*.npz")))
@@ -492,6 +493,13 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     first.kill()
     assert (output / "work" / "plan.json").exists()
     assert done() == 0
+    status, _, err = command(1, largest_file=40_000).finish()  # enough for those of val, which come first
+    assert status == 1
+    assert err == (
+        f"error: output={output} cannot be written (File too large). Nothing is lost: the same command goes on from "
+        "here.\n"
+    )
+    assert done() == 9
     interrupted = 0
     for _ in range(3):
         before, wanted = done(), done() + stream.randint(1, 4)
@@ -519,6 +527,9 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     assert out.splitlines()[-1] == f"3 classes, 0 rejects, listed in {output / 'dataset.json'}"
     assert len(whole) == 45 + 2 + 3
     assert contents(output) == whole
+    status, out, err = Command(f"output={output}", "verify=true", "workers=1", folder=tmp_path).finish()
+    assert (status, err) == (0, "")
+    assert out == f"{output}: 90 images, all checksums are right and every image can be decoded.\n"
     with (output / "train" / "00000.tar").open("r+b") as file:
         file.seek(700)
         file.write(b"xy")
