@@ -526,7 +526,7 @@ def test_cifar_batches_that_are_cut_or_wrong(tmp_path: Path) -> None:
     source = tree_with(tmp_path, tar_bytes([*rest, (name, patched(batch, 3073, b"\x0a"))]))
     source.splits = {"train": "train", "test": "val"}
     prepare_here(source, tmp_path / "set", size=32, max_rejects=1)
-    assert load_prepared(tmp_path / "set").rejects == {"train: data_batch_1/00001": "its label is 10"}
+    assert load_prepared(tmp_path / "set").rejects == {"train: data_batch_1_00001": "its label is 10"}
     cut = tar_bytes([*rest, (name, batch)])
     tree_with(tmp_path, cut[: cut.index(batch) + 3073 * 5])
     with pytest.raises(ValueError, match="is damaged or incomplete"):

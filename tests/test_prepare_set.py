@@ -214,6 +214,8 @@ def test_cifar10_keeps_labels_and_pixels(tmp_path: Path) -> None:
             assert found[i][0] == archives.CIFAR_NAMES[label]
             assert np.abs(found[i][1].astype(int) - image).mean() < 3
             assert np.abs(found[i][1].astype(int) - image.transpose(1, 0, 2)).mean() > 3, "turned would be noticed"
+    names = {dataset.train.name(i).rpartition("/")[2] for i in range(40)}
+    assert names == {f"data_batch_{batch}_{i:05d}.jpg" for batch in (1, 2) for i in range(20)}
     pixels = np.stack([image for batch in (1, 2) for _, image in archives.cifar_records(batch, 20)]).astype(np.int64)
     assert dataset.mean_image is not None
     np.testing.assert_array_equal(dataset.mean_image, (pixels.sum(0) / 40).astype(np.float32), strict=True)

@@ -83,7 +83,7 @@ def walk_archive(
                     view.seek(offset)
                     label = int.from_bytes(view.read(1))
                     problem = "" if label < len(cifar) else f"its label is {label}"
-                    name = f"{base.removesuffix('.bin')}/{record:05d}"
+                    name = f"{base.removesuffix('.bin')}_{record:05d}"
                     yield (
                         split or "",
                         cifar[min(label, len(cifar) - 1)],
