@@ -343,7 +343,7 @@ def test_a_finished_set_is_not_touched(tmp_path: Path) -> None:
     made(source, tmp_path / "set")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")}
     said = prepare_here(source, tmp_path / "set", size=SIZE, quality=100)
-    assert said == [f"{tmp_path / 'set'} is finished already; verify=true checks it."]
+    assert said == [f"{tmp_path / 'set'} is finished already, from mini; verify=true checks it."]
     with pytest.raises(ValueError, match=r"output=\S*set is finished with size=64, not 32; choose another output"):
         made(source, tmp_path / "set", size=32)
     with pytest.raises(ValueError, match=r"is finished with quality=100, not 95"):
@@ -969,3 +969,30 @@ def test_a_plain_line_of_progress_makes_sense_where_the_total_is_unknown(
         "listing: 500 images, 50/s",
         "converting: 500 of 10,000 images, 50/s, 0:03:10 left",
     ]
+
+
+def test_one_set_in_two_archives_is_refused(tmp_path: Path) -> None:
+    """As when two sizes of Imagenette lie in one folder and fit one pattern: every image would count twice."""
+    for name in ("small.tar", "large.tar"):
+        (tmp_path / name).write_bytes(archives.tar_bytes(archives.tree_files()))
+    with pytest.raises(ValueError, match=r"small\.tar and .*large\.tar both hold set/train/cat/0\.jpg; name those"):
+        prepare_here(archives.tree_source(tmp_path, "*.tar"), tmp_path / "set", size=SIZE)
+
+
+def test_a_validation_image_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    """Its count would hide that another one is missing."""
+    source = archives.ilsvrc(tmp_path, 2012)
+    assert source.val is not None
+    with tarfile.open(tmp_path / source.val) as tar:
+        files = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    (tmp_path / source.val).write_bytes(archives.tar_bytes([*files[:-1], files[0]]))
+    with pytest.raises(ValueError, match=r"is damaged: it holds .*_val_0000000\d\.JPEG twice"):
+        prepare_here(source, tmp_path / "set", size=SIZE)
+
+
+def test_another_folder_does_not_count_as_finished(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        archives.write_tree(tmp_path / name, archives.tree_files())
+    prepare_here(archives.tree_source(tmp_path / "one"), tmp_path / "set", size=SIZE)
+    with pytest.raises(ValueError, match="is finished with folder=one, not two; choose another output"):
+        prepare_here(archives.tree_source(tmp_path / "two"), tmp_path / "set", size=SIZE)

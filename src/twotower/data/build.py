@@ -309,14 +309,13 @@ def build(config: PrepareConfig, say: Say) -> None:
     if is_prepared(output):
         _check_same(settings, read_dataset_json(output)["settings"], output, "is finished")
         shutil.rmtree(output / WORK, ignore_errors=True)
-        say(f"{output} is finished already; verify=true checks it.")
+        say(f"{output} is finished already, from {settings['source']}; verify=true checks it.")
         return
     work = output / WORK
     try:
         if output.is_dir() and any(output.iterdir()) and not work.is_dir():
             raise ValueError(f"output={output} holds something else; give a new or empty folder.")
-        for folder in (WORK, *SPLITS[: 3 if "test" in config.source.splits.values() or config.source.test else 2]):
-            (output / folder).mkdir(parents=True, exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
         with _alone(output):
             if is_prepared(output):
                 raise ValueError(f"output={output} was just finished by another process; verify=true checks it.")
@@ -326,6 +325,8 @@ def build(config: PrepareConfig, say: Say) -> None:
                 write_whole(work / PLAN, json.dumps(plan.__dict__).encode())
             else:
                 _check_same(settings, plan.settings, output, "was begun")
+            for split in plan.shards:
+                (output / split).mkdir(exist_ok=True)
             _convert(config, plan, source, output, say)
             _finish(config, plan, output, say)
     except OSError as error:

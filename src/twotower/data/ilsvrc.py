@@ -105,8 +105,9 @@ def walk_train(path: Path, words: dict[str, str]) -> Iterator[tuple[str, Member]
 def walk_numbered(path: Path, truth: list[str], split: str) -> Iterator[tuple[str, Member]]:
     """Class and member of each image of a flat archive, whose names end in the line of the ground truth.
 
-    Raises: ValueError if this is another archive.
+    Raises: ValueError if this is another archive, or holds an image twice.
     """
+    seen: set[int] = set()
     with open_archive(path) as view:
         for member in walk(view, path):
             if CLASS_ARCHIVE.fullmatch(member.name):
@@ -122,4 +123,7 @@ def walk_numbered(path: Path, truth: list[str], split: str) -> Iterator[tuple[st
                     f"{path} holds {member.name}, but the ground truth has {len(truth)} lines; do both belong "
                     "together?"
                 )
+            if int(number[1]) in seen:
+                raise ValueError(f"{path} is damaged: it holds {member.name} twice; get it again.")
+            seen.add(int(number[1]))
             yield truth[int(number[1]) - 1], member

@@ -43,6 +43,9 @@ def settings_of(config: PrepareConfig, source: Source) -> dict[str, Any]:
     """What the bytes of the result depend on."""
     return {
         "source": config.source.name,
+        # A folder has no size of its own to be known by.
+        "folder": None if source.files else Path(config.source.root or "").resolve().name,
+        "splits": dict(config.source.splits),
         "archives": [{"name": path.name, "bytes": path.stat().st_size} for path in source.files],
         "size": config.size,
         "quality": config.quality,

@@ -119,8 +119,16 @@ def _find_tree(config: SourceConfig, root: Path) -> Source:
         raise _missing(config, "source.archives", root / str(error)) from error
 
     def walk_archives(ignore: Callable[[str], None]) -> Iterator[tuple[str, Entry]]:
+        seen: dict[tuple[str, str, str], Path] = {}
         for path in archives:
             for split, class_name, member in tree.walk_archive(path, config.splits, ignore):
+                # Several sizes of one set lie easily in one folder, and fit one pattern.
+                other = seen.setdefault((split, class_name, member.name.rpartition("/")[2]), path)
+                if other != path:
+                    raise ValueError(
+                        f"{path} and {other} both hold {member.name}; name those that belong together with "
+                        "source.archives=[...]."
+                    )
                 yield split, _entry(path, class_name, member)
 
     return Source(archives, {}, walk_archives)
