@@ -76,9 +76,16 @@ def prepare_with_pillow(content: bytes, size: int, quality: int, sums: list[NDAr
 
 
 def open_loader(
-    dataset: DataSet, files: FileSplit, config: InputConfig, training: bool, batch_size: int, workers: int
+    dataset: DataSet,
+    files: FileSplit,
+    config: InputConfig,
+    training: bool,
+    batch_size: int,
+    workers: int,
+    num_batches: int,
 ) -> Iterator[Any]:
-    """Endless batches."""
+    """Batches of images drawn at random. Take them all: a loader that is dropped while it works may abort."""
     images = PillowImages(dataset, files, config, training)
-    sampler = RandomSampler(images, replacement=True, num_samples=10**9)
-    return iter(DataLoader(images, batch_size, sampler=sampler, num_workers=workers))
+    sampler = RandomSampler(images, replacement=True, num_samples=num_batches * batch_size)
+    # Not forked: the process that calls this has threads of its own.
+    return iter(DataLoader(images, batch_size, sampler=sampler, num_workers=workers, multiprocessing_context="spawn"))

@@ -151,11 +151,16 @@ def _theirs(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Pa
         if what == PREPARING:
             pipe.send(_preparing(_contents(datasets[name]), pillow=True))
             continue
-        batches = open_loader(datasets[name], splits[name], settings.input, mode == "training", batch, workers)
+        num_batches = WARM + settings.input_steps + PREFETCH * workers  # as many are worked on at the end as before
+        batches = open_loader(
+            datasets[name], splits[name], settings.input, mode == "training", batch, workers, num_batches
+        )
         for _ in range(WARM):
             next(batches)
-        pipe.send(Turn(timed(torch.device("cpu"), settings.input_steps, partial(next, batches))))
-        del batches  # ends its workers
+        turn = Turn(timed(torch.device("cpu"), settings.input_steps, partial(next, batches)))
+        for _ in batches:
+            pass
+        pipe.send(turn)
 
 
 def _preparing_speed(ours: Contestant, theirs: Contestant) -> dict[str, float]:

@@ -4,6 +4,8 @@ In torch rather than in the DALI graph: crops cross between decoders, towers and
 image at a time stays in the cache, which takes a quarter of the time of whole batches.
 """
 
+import sys
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,9 +27,25 @@ class Normaliser:
         self._aligned, self._crop, self._device = mean == "aligned", crop_size, device
         self._span = len(mean_image) - crop_size
         self.one_by_one = device.type == "cpu"  # a GPU takes all images of a batch in one go
+        self._used: list[NDArray[np.float32]] = []  # memory of the last batches
         whole = torch.from_numpy(np.ascontiguousarray(mean_image))
         # Rows of pixels times channels: long inner loops.
         self._means = [m.reshape(len(mean_image), -1).to(device) for m in (whole, whole.flip(1))]
+
+    def _memory(self, shape: torch.Size) -> Tensor:
+        """Room for a batch. On a CPU fresh pages cost as much as the arithmetic, so old ones are used again.
+
+        A batch stays valid for as long as anything refers to it: only memory that nobody holds is taken.
+        """
+        if self._device.type != "cpu":
+            return torch.empty(shape, device=self._device)
+        for array in self._used:
+            unheld = 3  # the list, the loop and the call; a tensor over the array would be a fourth
+            if array.shape == shape and sys.getrefcount(array) == unheld:
+                return torch.from_numpy(array)
+        array = np.empty(shape, np.float32)
+        self._used = [*self._used[-1:], array]
+        return torch.from_numpy(array)
 
     def _mean(self, y: int, x: int, flip: int) -> Tensor:
         if not self._aligned:
@@ -52,11 +70,7 @@ class Normaliser:
         """
         count = len(crops)
         rows = crops.to(self._device).reshape(count, self._crop, -1)
-        if self._device.type == "cpu":
-            # NumPy asks for huge pages, torch does not: fresh memory of this size costs a third as much.
-            images = torch.from_numpy(np.empty(rows.shape, np.float32))
-        else:
-            images = torch.empty(rows.shape, device=self._device)
+        images = self._memory(rows.shape)
         at_once = 1 if self.one_by_one else count
         shifts = None
         if noise is not None and noise.any():
