@@ -1,6 +1,6 @@
 """Times the two towers against the same network in one process, and the parts of a step.
 
-python launch/benchmark.py [network=alexnet_2012] [part=input] [rounds=3] [data_root=DIR]
+python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training] [rounds=3] [data_root=DIR]
 """
 
 import json
@@ -29,7 +29,7 @@ def main(composed: Any) -> None:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("stopped") from None
-    for part in ("input", "towers"):
+    for part in ("input", "towers", "training"):
         if part in found:
             table = Table(f"{part}, median of the rounds", "")
             for name, value in found[part]["medians"].items():

@@ -103,4 +103,4 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=everything"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
-    assert "error: part=everything is not known; choose one of all, towers, input." in done.stderr
+    assert "error: part=everything is not known; choose one of all, towers, input, training." in done.stderr

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -23,7 +23,7 @@ from torch import Tensor
 from twotower.baseline import build_baseline
 from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, ScheduleConfig
 from twotower.contest import Contestant, Turn, peak_megabytes, synchronize, timed
-from twotower.data import Feed, load, open_train
+from twotower.data import DataSet, Feed, load, open_train
 from twotower.input_benchmark import benchmark_input, make_files
 from twotower.layers import LocalResponseNorm
 from twotower.network import NUM_TOWERS, plan
@@ -56,7 +56,7 @@ def _synthetic(settings: BenchmarkConfig) -> DataConfig:
 def _tower_process(
     tower: int, settings: BenchmarkConfig, files: dict[str, DataConfig], rendezvous: str, pipe: Connection
 ) -> None:
-    """One of the two towers: answers `synthetic`, the names of FEEDS, and `parts` with a Turn."""
+    """One of the two towers: answers `synthetic`, `training` and `parts` with a Turn."""
     die_with_parent()
     with open_world(settings.machine, Place(tower, NUM_TOWERS, tower, NUM_TOWERS), rendezvous) as world:
         datasets = {name: load(one) for name, one in {"synthetic": _synthetic(settings), **files}.items()}
@@ -68,16 +68,43 @@ def _tower_process(
             if what == "parts":
                 pipe.send(Turn(0.0, 0.0, _parts(trainer, settings), peak_megabytes()))
                 continue
-            name, _, decoding = what.partition(" ")
-            share = replace(trainer.share, partner=world.link if decoding == "once" else None)
-            with closing(open_train(datasets[name], settings.input, share, seed=0, first_step=0)) as feed:
+            if what == "training":
+                pipe.send(Turn(0.0, series=_alternate(trainer, datasets, settings)))
+                continue
+            with closing(open_train(datasets[what], settings.input, trainer.share, seed=0, first_step=0)) as feed:
                 step = partial(_step, trainer, feed)
-                step()  # buffers, caches, DALI's first batches
+                step()  # buffers, caches
                 world.link.read_waited_ms()
                 seconds = timed(world.device, settings.steps, step)
             waited = world.link.read_waited_ms() / settings.steps
             trainer.window.pending.clear()
             pipe.send(Turn(seconds, waited, None, peak_megabytes()))
+
+
+def _alternate(trainer: Trainer, datasets: dict[str, DataSet], settings: BenchmarkConfig) -> dict[str, list[float]]:
+    """Single steps from each kind of input in turn, so that a slow second of the machine hits all of them.
+
+    What a step takes out of a feed is replaced while that same step computes, so its cost falls into it.
+    """
+    world, series = trainer.world, {}
+    with ExitStack() as stack:
+        feeds = {}
+        for name in ("synthetic", *FEEDS):
+            kind, _, decoding = name.partition(" ")
+            if kind in datasets:
+                share = replace(trainer.share, partner=world.link if decoding == "once" else None)
+                feed = open_train(datasets[kind], settings.input, share, seed=0, first_step=0)
+                feeds[name] = stack.enter_context(closing(feed))
+                _step(trainer, feed)
+                series[name] = list[float]()
+        names = list(feeds)
+        for cycle in range(settings.steps):
+            for place in range(len(names)):
+                name = names[(place + cycle) % len(names)]  # none always follows the same one
+                series[name].append(timed(world.device, 1, partial(_step, trainer, feeds[name])))
+                trainer.window.pending.clear()
+    world.link.read_waited_ms()
+    return series
 
 
 def _step(trainer: Trainer, feed: Feed) -> None:
@@ -174,15 +201,15 @@ def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str
 
     Raises: ValueError for a part that is not known, or a folder that cannot be used.
     """
-    if settings.part not in ("all", "towers", "input"):
-        raise ValueError(f"part={settings.part} is not known; choose one of all, towers, input.")
+    if settings.part not in ("all", "towers", "input", "training"):
+        raise ValueError(f"part={settings.part} is not known; choose one of all, towers, input, training.")
     plan(settings.network, settings.num_classes)
     found: dict[str, Any] = {"cores": cores()}
     with tempfile.TemporaryDirectory(prefix="twotower-") as scratch:
         files = make_files(settings, Path(scratch), say)
         if settings.part in ("all", "input"):
             found["input"] = _with_medians(benchmark_input(settings, files, say))
-        if settings.part in ("all", "towers"):
+        if settings.part in ("all", "towers", "training"):
             found |= _benchmark_towers(settings, files, Path(scratch), say)
     return found
 
@@ -203,22 +230,25 @@ def _benchmark_towers(
     formats = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
     singles = {
         name: Contestant(_single_process, [(settings, memory_format)], cores())
-        for name, memory_format in formats.items()
+        for name, memory_format in (formats.items() if settings.part != "training" else ())
     }
-    feeds = [feed for feed in FEEDS if feed.split()[0] in files]
+    found: dict[str, Any] = {}
     try:
-        rounds = [_round(towers, singles, feeds, settings, number, say) for number in range(settings.rounds)]
-        parts = [turn.parts_ms for turn in towers.turn("parts")]
+        if settings.part != "training":
+            rounds = [_round(towers, singles, settings, number, say) for number in range(settings.rounds)]
+            found = {"towers": _with_medians(rounds), "parts_ms": towers.turn("parts")[0].parts_ms}
+        if settings.part != "towers":
+            rounds = [_training_round(towers, settings, number, say) for number in range(settings.rounds)]
+            found["training"] = _with_medians(rounds)
     finally:
         for contestant in (towers, *singles.values()):
             contestant.end()
-    return {"towers": _with_medians(rounds), "parts_ms": parts[0]}
+    return found
 
 
 def _round(
     towers: Contestant,
     singles: dict[str, Contestant],
-    feeds: list[str],
     settings: BenchmarkConfig,
     number: int,
     say: Callable[[str], None],
@@ -234,24 +264,33 @@ def _round(
         "two_towers_over_one_process": single / seconds,
         "exchange_wait_percent_tower0": pair[0].wait_ms / seconds / 10,
         "exchange_wait_percent_tower1": pair[1].wait_ms / seconds / 10,
+        "peak_megabytes_tower0": pair[0].peak_megabytes,
+        "peak_megabytes_tower1": pair[1].peak_megabytes,
         "peak_megabytes_one_process": min(turn.peak_megabytes for turn in one.values()),
     }
-    for feed in feeds:
-        turns = towers.turn(feed)
-        key = feed.replace(" ", "_decoded_")
-        result[f"{key}_images_per_second"] = batch / max(turn.seconds_per_step for turn in turns)
-        # Compared with synthetic input just before and just after.
-        again = max(turn.seconds_per_step for turn in towers.turn("synthetic"))
-        result[f"{key}_over_synthetic"] = (seconds + again) / 2 / max(turn.seconds_per_step for turn in turns)
-        seconds = again
-        if feed == feeds[0]:
-            result |= {f"peak_megabytes_tower{t}": turn.peak_megabytes for t, turn in enumerate(turns)}
-    shares = ", ".join(
-        f"{feed} {100 * result[feed.replace(' ', '_decoded_') + '_over_synthetic']:.0f} %" for feed in feeds
-    )
     say(
         f"round {number + 1}/{settings.rounds}: two towers {result['two_towers_images_per_second']:.1f} images/s, "
-        f"one process {batch / single:.1f}, ratio {result['two_towers_over_one_process']:.2f}; of the speed with "
-        f"synthetic input: {shares}"
+        f"one process {batch / single:.1f}, ratio {result['two_towers_over_one_process']:.2f}"
     )
+    return result
+
+
+def _training_round(
+    towers: Contestant, settings: BenchmarkConfig, number: int, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Training from each kind of input; the shares are medians over cycles in which each had one step."""
+    first, second = (turn.series for turn in towers.turn("training"))
+    assert first is not None
+    assert second is not None
+    seconds = {name: [max(pair) for pair in zip(first[name], second[name], strict=True)] for name in first}
+    result: dict[str, float] = {}
+    for name, steps in seconds.items():
+        key = name.replace(" ", "_decoded_")
+        result[f"{key}_images_per_second"] = settings.optim.batch_size / statistics.median(steps)
+        shares = [100 * synthetic / step for synthetic, step in zip(seconds["synthetic"], steps, strict=True)]
+        result[f"{key}_percent_of_synthetic"] = statistics.median(shares)
+    text = ", ".join(
+        f"{name} {result[name.replace(' ', '_decoded_') + '_percent_of_synthetic']:.1f} %" for name in seconds
+    )
+    say(f"training, round {number + 1}/{settings.rounds}, of the speed with synthetic input: {text}")
     return result

@@ -226,7 +226,7 @@ class BenchmarkConfig:
     input: InputConfig = MISSING
     optim: OptimConfig = MISSING
     machine: MachineConfig = MISSING
-    part: str = "all"  # all | towers | input
+    part: str = "all"  # all | towers | input | training
     rounds: int = 3
     steps: int = 4  # of training, timed in each turn, after one that is not
     input_steps: int = 8  # batches of input alone, timed in each turn

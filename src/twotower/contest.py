@@ -16,12 +16,13 @@ import torch
 
 @dataclass(frozen=True)
 class Turn:
-    """What one process did in its turn; `wait_ms` a step."""
+    """What one process did in its turn; `wait_ms` a step; `series`: seconds of each step, by what it was fed."""
 
     seconds_per_step: float
     wait_ms: float = 0.0
     parts_ms: dict[str, float] | None = None
     peak_megabytes: float = 0.0
+    series: dict[str, list[float]] | None = None
 
 
 def peak_megabytes() -> float:
