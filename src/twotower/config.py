@@ -235,10 +235,23 @@ class BenchmarkConfig:
     output: str = "benchmark.json"
 
 
+@dataclass
+class DescribeConfig:
+    """The schema of launch/describe.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING  # not used; each network brings its own
+    num_classes: int = 1000
+    batch_size: int = 128  # for memory and exchanged bytes
+    output: str | None = None  # a drawing: .svg, .png or .pdf
+
+
 def register_schemas() -> None:
-    """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`, `prepare_schema`."""
+    """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`,
+    `describe_schema`, `prepare_schema`."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
+    ConfigStore.instance().store("describe_schema", node=DescribeConfig)
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
     ConfigStore.instance().store("prepare_schema", node=PrepareConfig)
 

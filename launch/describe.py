@@ -1,0 +1,81 @@
+"""A network in numbers, layer by layer, and drawn as in Figure 2.
+
+python launch/describe.py network=alexnet [num_classes=1000] [batch_size=128] [output=figure2.svg]
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from twotower.config import DescribeConfig, register_schemas
+from twotower.describe import READS, LayerNumbers, describe, totals
+from twotower.figure2 import draw_figure2
+
+register_schemas()
+SUFFIXES = (".svg", ".png", ".pdf")
+
+
+def _row(layer: LayerNumbers) -> list[str]:
+    convolution = layer.kind == "conv"
+    pixels = f" x {layer.size_in} x {layer.size_in}" if convolution else ""
+    sizes = [layer.size_conv] + ([layer.size_out] if layer.size_out != layer.size_conv else [])
+    put_out = "+".join(str(maps) for maps in layer.maps_out)
+    return [
+        layer.name,
+        f"{layer.maps_in}{pixels}",
+        READS[layer.reads],
+        f"{layer.kernel} / {layer.stride}" if convolution else "",
+        put_out + (" x " + " -> ".join(str(size) for size in sizes) if convolution else ""),
+        f"{layer.units:,}",
+        f"{layer.parameters[0]:,}",
+        f"{sum(layer.parameters):,}",
+        f"{layer.multiply_adds[0] / 1e6:,.1f}",
+        f"{sum(layer.multiply_adds) / 1e6:,.1f}",
+        f"{layer.activation_bytes / 1e6:,.1f}",
+        f"{layer.exchanged_bytes / 1e6:,.2f}" if layer.exchanged_bytes else "",
+    ]
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="describe")
+def main(composed: Any) -> None:
+    settings = OmegaConf.to_object(composed)
+    assert isinstance(settings, DescribeConfig)
+    try:
+        if settings.output is not None and Path(settings.output).suffix not in SUFFIXES:
+            raise ValueError(f"output={settings.output} must end in one of {', '.join(SUFFIXES)}.")
+        layers = describe(settings.network, settings.num_classes, settings.batch_size)
+        table = Table(title=f"{settings.network.name}, {settings.num_classes} classes, batch {settings.batch_size}")
+        for head in ("layer", "input", "reads", "kernel / stride", "output"):
+            table.add_column(head)
+        heads = ("units", "parameters\na tower", "in all", "M mult.-adds\na tower", "in all", "MB kept\na tower")
+        for head in (*heads, "MB sent\nforward"):
+            table.add_column(head, justify="right")
+        for layer in layers:
+            table.add_row(*_row(layer))
+        whole = totals(layers)
+        table.add_section()
+        table.add_row(
+            *("total", "", "", "", ""),
+            f"{whole['units']:,}",
+            f"{whole['parameters_of_tower'][0]:,}",
+            f"{whole['parameters']:,}",
+            "",
+            f"{whole['multiply_adds'] / 1e6:,.1f}",
+            f"{whole['activation_bytes'] / 1e6:,.1f}",
+            f"{whole['exchanged_bytes'] / 1e6:,.2f}",
+        )
+        Console(width=max(150, Console().width)).print(table)
+        if settings.output is not None:
+            size, path = settings.network.image_size, Path(settings.output)
+            draw_figure2(layers, settings.network.name, size, settings.batch_size, path)
+            print(f"drawn: {path}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
