@@ -59,6 +59,57 @@ def test_ablations_change_what_they_say() -> None:
         assert [row.size_out for row in plan(overlap.network, 1000)] == [28, 13, 13, 13, 6, 1, 1, 1]
 
 
+BIASES_AT_ONE = ("conv2", "conv4", "conv5", "fc6", "fc7")
+CHANGES = {
+    "none": {},
+    "no_lrn": {"network.lrn": None, "network.spatial_norm": None},
+    "no_overlap": {
+        "network.pool.size": 2,
+        "network.layers.conv2.pad": 1,
+        "network.layers.conv5.pad": 0,
+    },
+    "no_overlap_plain": {"network.pool.size": 2},
+    "no_dropout": {"network.dropout_keep": 1.0},
+    "no_colour_noise": {"input.colour_noise": "none"},
+    "no_crops": {"input.random_crop": False},
+    "no_flips": {"input.flip": False},
+    "draw_per_image": {"input.images_per_draw": 1},
+    "no_bias_one": {f"network.layers.{name}.initial_bias": 0.0 for name in BIASES_AT_ONE},
+}
+
+
+def flat(config: Config) -> dict[str, object]:
+    """{"network.pool.size": 3, ...}; what is null hides the keys below it."""
+    found: dict[str, object] = {}
+
+    def walk(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, one in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), one)
+        else:
+            found[prefix] = value
+
+    walk("", OmegaConf.to_container(OmegaConf.structured(config)))
+    return found
+
+
+@pytest.mark.parametrize("option", options("ablation"))
+def test_an_ablation_changes_this_and_nothing_else(option: str) -> None:
+    before, after = flat(compose()), flat(compose(f"ablation={option}"))
+    changed = {key: value for key, value in after.items() if before.get(key, "absent") != value and key != "ablation"}
+    assert changed == CHANGES[option]
+    # What disappeared lies below something that is null now.
+    gone = set(before) - set(after)
+    assert all(
+        any(key.startswith(f"{parent}.") and after[parent] is None for parent in CHANGES[option]) for key in gone
+    )
+
+
+def test_plain_pooling_without_overlap_has_other_sizes() -> None:
+    rows = plan(compose("ablation=no_overlap_plain").network, 1000)
+    assert [row.size_out for row in rows] == [28, 14, 14, 14, 7, 1, 1, 1]
+
+
 def test_input_follows_the_network_and_can_be_chosen() -> None:
     assert compose("network=alexnet").input.colour_noise == "paper"
     assert compose("network=alexnet_2012").input.colour_noise == "2012"
