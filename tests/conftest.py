@@ -27,9 +27,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def load_network(name: str, **overrides: Any) -> NetworkConfig:
     """conf/network/NAME.yaml as a `NetworkConfig`; overrides by key, e.g. `width=0.125`, `lrn={"n": 3}`."""
-    yaml = OmegaConf.load(ROOT / "conf" / "network" / f"{name}.yaml")
-    yaml.pop("defaults", None)
-    network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), yaml, overrides))
+
+    def chain(name: str) -> list[Any]:
+        yaml = OmegaConf.load(ROOT / "conf" / "network" / f"{name}.yaml")
+        parents = [one for one in yaml.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
+        return [part for parent in parents for part in chain(parent)] + [yaml]
+
+    network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), *chain(name), overrides))
     assert isinstance(network, NetworkConfig)
     return network
 

@@ -74,6 +74,10 @@ CHANGES = {
     "no_crops": {"input.random_crop": False},
     "no_flips": {"input.flip": False},
     "draw_per_image": {"input.images_per_draw": 1},
+    "tanh": {"network.activation": "tanh"},
+    "sigmoid": {"network.activation": "sigmoid"},
+    "half_exchange": {"network.exchange_precision": "half"},
+    "torch_sgd": {"optim.rule": "torch"},
     "no_bias_one": {f"network.layers.{name}.initial_bias": 0.0 for name in BIASES_AT_ONE},
 }
 

@@ -101,7 +101,10 @@ def test_presets_carry_the_numbers_of_their_source(name):
     assert (network.lrn.n, network.lrn.k, network.lrn.alpha, network.lrn.beta) == (5, 2, 1e-4, 0.75)
     assert network.lrn.alpha_over_n == (preset.lrn_alpha < 1e-4)
     assert (network.bias_rate, network.bias_decay) == (preset.bias_rate, preset.bias_decays)
-    then = {layer: tuple(config.then) for layer, config in network.layers.items()}
+    assert network.activation == "relu"
+    then = {
+        layer: tuple(s.replace("activation", "relu") for s in config.then) for layer, config in network.layers.items()
+    }
     assert then == {
         "conv1": preset.conv1_steps,
         "conv2": preset.conv2_steps,
@@ -154,7 +157,7 @@ def test_width_that_cannot_be_cut_is_refused(width, layer):
 @pytest.mark.parametrize(
     ("layer", "change", "match"),
     [
-        ("conv3", {"then": ["relu", "batch_norm"]}, r"conv3\.then.*batch_norm"),
+        ("conv3", {"then": ["activation", "batch_norm"]}, r"conv3\.then.*batch_norm"),
         ("conv4", {"reads": "peer"}, r"conv4\.reads=peer"),
         ("fc6", {"kind": "dense"}, r"fc6\.kind=dense"),
         ("conv5", {"size": 16}, r"conv5"),

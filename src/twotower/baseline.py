@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twotower.config import LRNConfig, NetworkConfig, SpatialNormConfig
-from twotower.network import IMAGE_MAPS, NUM_TOWERS, Row, plan
+from twotower.network import ACTIVATION_LAYERS, IMAGE_MAPS, Row, plan
 
 
 class PlainSpatialNorm(nn.Module):
@@ -29,14 +29,15 @@ def _torch_lrn(lrn: LRNConfig) -> nn.Module:
 def _steps(row: Row, network: NetworkConfig) -> list[nn.Module]:
     steps: list[nn.Module] = []
     for step in row.config.then:
-        if step == "relu":
-            steps.append(nn.ReLU(inplace=True))
+        if step == "activation":
+            steps.append(ACTIVATION_LAYERS[network.activation]())
         elif step == "lrn" and network.lrn is not None:
             steps.append(_torch_lrn(network.lrn))
         elif step == "spatial_norm" and network.spatial_norm is not None:
             steps.append(PlainSpatialNorm(network.spatial_norm))
         elif step == "pool":
-            steps.append(nn.MaxPool2d(network.pool.size, network.pool.stride, ceil_mode=True))
+            kind = nn.MaxPool2d if row.config.pooling == "max" else nn.AvgPool2d
+            steps.append(kind(network.pool.size, network.pool.stride, ceil_mode=network.pool.partial))
         elif step == "dropout":
             steps.append(nn.Dropout(1 - network.dropout_keep))
     return steps
@@ -56,7 +57,7 @@ def build_baseline(network: NetworkConfig, num_classes: int) -> nn.Sequential:
         else:
             if c.overhang:
                 modules.append(nn.ZeroPad2d((0, c.overhang, 0, c.overhang)))
-            groups = NUM_TOWERS if c.reads == "own" else 1
+            groups = c.groups * (network.towers if c.reads == "own" else 1)
             modules.append(nn.Conv2d(units, kernels, c.size, c.stride, c.pad, groups=groups))
         modules += _steps(row, network)
         units = kernels

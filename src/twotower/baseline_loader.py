@@ -41,7 +41,7 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
         y = x = (size - crop) // 2
         flip = False
         if self._training:
-            y, x = (int(n) for n in torch.randint(config.offsets, (2,)))
+            y, x = (int(n) for n in torch.randint(config.offsets or self._dataset.size - crop + 1, (2,)))
             flip = bool(torch.rand(()) < 0.5)
         pixels = np.asarray(image.crop((x, y, x + crop, y + crop)), np.float32)
         centre = (size - crop) // 2

@@ -26,10 +26,12 @@ from twotower.contest import Contestant, Turn, peak_megabytes, synchronize, time
 from twotower.data import DataSet, Feed, load, open_train
 from twotower.input_benchmark import benchmark_input, make_files
 from twotower.layers import LocalResponseNorm
-from twotower.network import NUM_TOWERS, plan
+from twotower.network import plan
 from twotower.train import Trainer
 from twotower.transport import Link
 from twotower.world import Place, cores, die_with_parent, open_world, threads_per_process
+
+TOWERS = 2  # what is compared with one process
 
 # What the towers are fed in their turns; `once`: each decodes half of a batch, `twice`: both decode all of it.
 FEEDS = ("prepared once", "prepared twice", "raw once", "raw twice")
@@ -58,7 +60,7 @@ def _tower_process(
 ) -> None:
     """One of the two towers: answers `synthetic`, `training` and `parts` with a Turn."""
     die_with_parent()
-    with open_world(settings.machine, Place(tower, NUM_TOWERS, tower, NUM_TOWERS), rendezvous) as world:
+    with open_world(settings.machine, Place(tower, TOWERS, tower, TOWERS), rendezvous) as world:
         datasets = {name: load(one) for name, one in {"synthetic": _synthetic(settings), **files}.items()}
         # One network serves all inputs, so that memory is that of one training.
         config = _trainer_config(settings, _synthetic(settings))
@@ -204,6 +206,11 @@ def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str
     if settings.part not in ("all", "towers", "input", "training"):
         raise ValueError(f"part={settings.part} is not known; choose one of all, towers, input, training.")
     plan(settings.network, settings.num_classes)
+    if settings.network.towers != TOWERS and settings.part != "input":
+        raise ValueError(
+            f"network={settings.network.name} is one tower, and there is nothing to compare it with; choose a "
+            "network of two towers, or part=input."
+        )
     found: dict[str, Any] = {"cores": cores()}
     with tempfile.TemporaryDirectory(prefix="twotower-") as scratch:
         files = make_files(settings, Path(scratch), say)
@@ -224,8 +231,8 @@ def _benchmark_towers(
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     towers = Contestant(
         _tower_process,
-        [(t, settings, files, str(scratch / "rendezvous")) for t in range(NUM_TOWERS)],
-        threads_per_process(settings.machine, NUM_TOWERS),
+        [(t, settings, files, str(scratch / "rendezvous")) for t in range(TOWERS)],
+        threads_per_process(settings.machine, TOWERS),
     )
     formats = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
     singles = {

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.config import NetworkConfig
-from twotower.network import NUM_TOWERS, Tower
+from twotower.network import Tower
 
-FORMAT = 1
-_VELOCITY = "velocity/"
+FORMAT = 2  # 1: before a network could have one tower
+VELOCITY = "velocity/"  # before the name of a parameter
 
 
 @dataclass
@@ -42,7 +42,8 @@ class Manifest:
     format: int = FORMAT
 
 
-def _tower_file(tower: int) -> str:
+def tower_file(tower: int) -> str:
+    """The name of a tower's file in a checkpoint."""
     return f"tower{tower}.safetensors"
 
 
@@ -75,15 +76,16 @@ def save_tower(folder: Path, step: int, tower: Tower, velocity_buffers: Mapping[
     pending = folder / f"pending-{step:08d}"
     pending.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().contiguous() for name, p in tower.paper_named_parameters().items()}
-    tensors |= {_VELOCITY + name: buffer.contiguous() for name, buffer in velocity_buffers.items()}
-    save_file(tensors, pending / _tower_file(tower.tower))
-    _sync(pending / _tower_file(tower.tower))
+    tensors |= {VELOCITY + name: buffer.contiguous() for name, buffer in velocity_buffers.items()}
+    save_file(tensors, pending / tower_file(tower.tower))
+    _sync(pending / tower_file(tower.tower))
 
 
 def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
     """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed."""
     pending, final = folder / f"pending-{manifest.step:08d}", place(folder, manifest.step)
-    manifest.sha256 = {_tower_file(t): _sha256(pending / _tower_file(t)) for t in range(NUM_TOWERS)}
+    files = [tower_file(tower) for tower in range(manifest.network["towers"])]
+    manifest.sha256 = {name: _sha256(pending / name) for name in files}
     (pending / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     _sync(pending / "manifest.json")
     if final.exists():  # never a moment without one of the two
@@ -141,14 +143,14 @@ def load_tower(path: Path, tower: Tower) -> dict[str, Tensor]:
 
     Raises: ValueError if names or shapes do not fit.
     """
-    tensors = load_file(path / _tower_file(tower.tower))
+    tensors = load_file(path / tower_file(tower.tower))
     parameters = tower.paper_named_parameters()
     for name, parameter in parameters.items():
         if name not in tensors or tensors[name].shape != parameter.shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
             raise ValueError(f"{path}: {name} should be {tuple(parameter.shape)}, and there is {found}.")
         parameter.data.copy_(tensors[name])
-    return {name.removeprefix(_VELOCITY): t for name, t in tensors.items() if name.startswith(_VELOCITY)}
+    return {name.removeprefix(VELOCITY): t for name, t in tensors.items() if name.startswith(VELOCITY)}
 
 
 def find(where: str | Path) -> Path:

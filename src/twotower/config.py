@@ -12,7 +12,10 @@ from omegaconf import MISSING, OmegaConf
 
 LAYER_KINDS = ("conv", "linear")
 READS = ("image", "own", "both")
-STEPS = ("relu", "lrn", "spatial_norm", "pool", "dropout")
+STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
+POOLINGS = ("max", "average")
+INITIALS = ("normal", "truncated", "xavier", "kaiming", "torch")
 
 
 @dataclass
@@ -20,15 +23,19 @@ class LayerConfig:
     """One row of Figure 2. Sizes and paddings in pixels of the layer's input."""
 
     kind: str = MISSING  # conv | linear
-    kernels: int | None = MISSING  # of both towers together; null: as many as there are classes
-    reads: str = "own"  # image | own (the half this tower computed) | both (the exchange)
+    kernels: int | None = MISSING  # of all towers together; null: as many as there are classes
+    reads: str = "own"  # image | own (the half this tower computed) | both (the exchange; with one tower: its own)
     size: int = 1
     stride: int = 1
     pad: int = 0  # zeros on all four sides
     overhang: int = 0  # zeros more on the right and bottom edge only
-    initial_std: float = 0.01  # of the normal distribution of the initial weights
+    groups: int = 1  # blocks of maps within one tower that do not see each other
+    initial: str = "normal"  # normal | truncated | xavier | kaiming | torch: see Tower.initialise
+    initial_std: float = 0.01  # of the normal and the truncated distribution
     initial_bias: float = 0.0
-    then: list[str] = field(default_factory=list)  # of relu, lrn, spatial_norm, pool, dropout, in this order
+    rate: float = 1.0  # learning rate of this layer as a multiple of the schedule's; 0 freezes it
+    pooling: str = "max"  # max | average, where `then` has a pool
+    then: list[str] = field(default_factory=list)  # of STEPS, in this order
 
 
 @dataclass
@@ -55,18 +62,24 @@ class SpatialNormConfig:
 class PoolConfig:
     size: int = 3
     stride: int = 2
+    partial: bool = True  # whether a window may hang over the right and bottom edge (2012, Caffe: yes)
 
 
 @dataclass
 class NetworkConfig:
     name: str = MISSING
     layers: dict[str, LayerConfig] = MISSING
+    towers: int = 2  # 2 | 1, each in a process of its own
+    activation: str = "relu"  # relu | tanh | sigmoid: of every layer that has the step
     lrn: LRNConfig | None = None
     spatial_norm: SpatialNormConfig | None = None
     pool: PoolConfig = field(default_factory=PoolConfig)
     dropout_keep: float = 0.5  # probability that a unit is kept; 1 switches dropout off
+    dropout_scaling: str = "test"  # test (2012: times keep at test) | training (divided by keep in training)
+    exchange_precision: str = "single"  # single | half: of what crosses between the towers
     width: float = 1.0  # factor on the kernels of every layer; 1 is the paper's
     image_size: int = 224
+    prepared_size: int = 256  # pixels: what images are brought to before cropping, where the data set leaves it open
     bias_rate: float = 1.0  # learning rate of the biases, as a multiple of the weights' rate
     bias_decay: bool = True  # whether weight decay reaches the biases
 
@@ -75,6 +88,7 @@ class NetworkConfig:
 class DataConfig:
     kind: str = MISSING  # folder | shapes | synthetic
     root: str | None = None  # holds train/<class>/* and val/<class>/*
+    size: int = 256  # pixels: the centre square that images are brought to; a prepared set has its own
     cache: str | None = None  # where index, mean image and colour PCA are stored; null: root/.twotower
     on_error: str = "stop"  # stop | skip: what a file that cannot be decoded does to the preparation
     num_train: int = 0  # images that `shapes` draws or `synthetic` pretends to have
@@ -88,13 +102,13 @@ class InputConfig:
 
     crop_size: int = 224  # pixels; what conv1 sees, so network.image_size
     random_crop: bool = True  # false: always the centre
-    offsets: int = 33  # positions of the crop in each direction: 33 in the 2012 code, 32 in the paper
+    offsets: int | None = 33  # positions of the crop in each direction: 33 in 2012, 32 in the paper; null: all
     flip: bool = True
     images_per_draw: int = 1  # consecutive images that share crop and flip: 32 in the 2012 code
     mean: str = "central"  # central (2012: the mean's central 224) | aligned (cropped as the image is)
     colour_noise: str = "2012"  # none | 2012 | paper
     colour_noise_std: float = 0.1  # of the factors alpha
-    colour_noise_epochs: int | None = None  # epochs with colour noise; null: all
+    colour_noise_epochs: float | None = None  # epochs with colour noise; null: all, or as the schedule says
     device: str = "auto"  # auto | cpu | gpu: where DALI decodes
     threads: int = 0  # of DALI per process; 0: the process's share of the cores
     decode_once: str = "auto"  # yes | no | auto: each tower decodes half of the batch, and they swap finished crops
@@ -102,6 +116,7 @@ class InputConfig:
 
 @dataclass
 class OptimConfig:
+    rule: str = "paper"  # paper (the rate inside the velocity) | torch (torch.optim.SGD as it is)
     batch_size: int = 128  # images per step and replica
     learning_rate: float = 0.01
     momentum: float = 0.9
@@ -109,14 +124,38 @@ class OptimConfig:
 
 
 @dataclass
+class ChangeConfig:
+    """What was changed by hand after so many epochs; null leaves a value as it is."""
+
+    epoch: float = MISSING  # of the recorded run
+    weights: float | None = None  # learning rate as a multiple of optim.learning_rate; 0 freezes
+    biases: float | None = None
+    layers: list[str] = field(default_factory=list)  # none: all
+    but: list[str] = field(default_factory=list)  # except these
+    colour_noise: bool | None = None  # false: switched off
+
+
+@dataclass
 class ScheduleConfig:
-    rule: str = MISSING  # plateau | fixed
+    rule: str = MISSING  # plateau | fixed | recorded | exponential
     epochs: int = MISSING
+    recorded_epochs: float | None = None  # `recorded`: of the run of 2012; its changes are scaled to `epochs`
+    changes: list[ChangeConfig] = field(default_factory=list)  # `recorded`
+    divide_over_run: float = 250.0  # `exponential`: first rate / last rate of the weights
+    levels: int | None = 4  # `exponential`: equal intervals of constant rate; null: lowered at every step
+    bias_divide_over_run: float = 10.0
+    bias_levels: int | None = 2
     max_steps: int | None = None  # stop after so many steps, whatever the epoch
     divide_by: float = 10.0
     drop_epochs: list[int] = field(default_factory=list)  # `fixed`: epochs after which the rate is divided
     patience: int = 3  # `plateau`: epochs without a better validation error before the rate is divided
     max_drops: int = 3  # `plateau`
+
+
+@dataclass
+class InitialWeightsConfig:
+    path: str | None = None  # a run, a checkpoint or a file of weights; null: drawn at random
+    layers: list[str] = field(default_factory=list)  # none: all, except a last layer for other classes
 
 
 @dataclass
@@ -128,6 +167,8 @@ class CheckpointConfig:
 @dataclass
 class LoggingConfig:
     every_steps: int = 10
+    scales_every_steps: int = 100  # of each layer: mean size of weights, updates and outputs
+    stuck_after_steps: int = 200  # after so many steps at ln(classes) a loss is called stuck
     wandb: str = "offline"  # offline | online | disabled
     project: str = "twotower"
     group: str | None = None  # null: the sweep's name in a sweep
@@ -152,6 +193,7 @@ class Config:
     input: InputConfig = MISSING
     optim: OptimConfig = MISSING
     schedule: ScheduleConfig = MISSING
+    initial_weights: InitialWeightsConfig = field(default_factory=InitialWeightsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = MISSING
     machine: MachineConfig = MISSING
@@ -167,13 +209,26 @@ class Config:
 class EvaluateConfig:
     """The schema of launch/evaluate.py."""
 
-    run: str = MISSING  # run directory
-    checkpoint: str | None = None  # null: the last one
+    run: str | None = None  # run directory
+    runs: list[str] = field(default_factory=list)  # run directories of an ensemble, instead of run
+    coefficients: list[float] = field(default_factory=list)  # of the ensemble's average; none: they are searched
+    checkpoint: str | None = None  # of run; null: the last one
     crops: str = "centre"  # centre | ten
+    fresh: bool = False  # compute again what is stored
     batch_size: int = 128  # images at a time, not crops
     device: str = "auto"  # auto | cpu | cuda
     data_root: str | None = None  # null: the folder that the run was trained on
     split: str = "val"  # val | test
+    output: str | None = None  # a JSON file for the ensemble's results
+
+
+@dataclass
+class LabbookConfig:
+    """The schema of launch/labbook.py."""
+
+    runs: list[str] = field(default_factory=list)  # run directories, for the column of our own results
+    format: str = "text"  # text | markdown | csv
+    output: str | None = None  # a file; null: the screen
 
 
 @dataclass
@@ -248,11 +303,12 @@ class DescribeConfig:
 
 def register_schemas() -> None:
     """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`,
-    `describe_schema`, `prepare_schema`."""
+    `describe_schema`, `labbook_schema`, `prepare_schema`."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("describe_schema", node=DescribeConfig)
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
+    ConfigStore.instance().store("labbook_schema", node=LabbookConfig)
     ConfigStore.instance().store("prepare_schema", node=PrepareConfig)
 
 
@@ -290,7 +346,8 @@ def check(config: Config) -> None:
     _one_of("input.colour_noise", config.input.colour_noise, ("none", "2012", "paper"))
     _one_of("input.device", config.input.device, ("auto", "cpu", "gpu"))
     _one_of("input.decode_once", config.input.decode_once, ("auto", "yes", "no"))
-    _one_of("schedule.rule", config.schedule.rule, ("plateau", "fixed"))
+    _one_of("optim.rule", config.optim.rule, ("paper", "torch"))
+    _one_of("schedule.rule", config.schedule.rule, ("plateau", "fixed", "recorded", "exponential"))
     _one_of("logging.wandb", config.logging.wandb, ("offline", "online", "disabled"))
     _one_of("machine.device", config.machine.device, ("auto", "cpu", "cuda"))
     _one_of("machine.transport", config.machine.transport, ("auto", "gloo", "nccl", "shared_gpu"))
@@ -311,15 +368,22 @@ def check(config: Config) -> None:
         ("optim.weight_decay", config.optim.weight_decay, 0),
         ("schedule.epochs", config.schedule.epochs, 1),
         ("schedule.divide_by", config.schedule.divide_by, 1),
+        ("schedule.divide_over_run", config.schedule.divide_over_run, 1),
+        ("schedule.bias_divide_over_run", config.schedule.bias_divide_over_run, 1),
+        ("schedule.levels", 2 if config.schedule.levels is None else config.schedule.levels, 2),
+        ("schedule.bias_levels", 2 if config.schedule.bias_levels is None else config.schedule.bias_levels, 2),
         ("schedule.patience", config.schedule.patience, 1),
         ("schedule.max_drops", config.schedule.max_drops, 0),
         ("input.crop_size", config.input.crop_size, 1),
-        ("input.offsets", config.input.offsets, 1),
+        ("input.offsets", 1 if config.input.offsets is None else config.input.offsets, 1),
+        ("data.size", config.data.size, 1),
         ("input.images_per_draw", config.input.images_per_draw, 1),
         ("input.colour_noise_std", config.input.colour_noise_std, 0),
         ("input.threads", config.input.threads, 0),
         ("checkpoint.keep", config.checkpoint.keep, 1),
         ("logging.every_steps", config.logging.every_steps, 1),
+        ("logging.scales_every_steps", config.logging.scales_every_steps, 1),
+        ("logging.stuck_after_steps", config.logging.stuck_after_steps, 1),
         ("machine.replicas", config.machine.replicas, 1),
         ("machine.threads", config.machine.threads, 0),
         ("machine.timeout_seconds", config.machine.timeout_seconds, 1),

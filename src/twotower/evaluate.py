@@ -1,4 +1,4 @@
-"""Error rates of a run's checkpoint, with both towers in one process."""
+"""Error rates of a run's checkpoint, with all towers in one process: in the centre crop, and in ten crops."""
 
 import math
 import time
@@ -12,13 +12,17 @@ from omegaconf import OmegaConf
 from rich.progress import track
 from torch import Tensor
 
-from twotower import checkpoint
+from twotower import checkpoint, predictions
 from twotower.config import Config, EvaluateConfig
 from twotower.data import DataSet, Share, load, open_validation, prepare
-from twotower.exchange import InProcessExchange
+from twotower.data.feed import ten_views
+from twotower.exchange import Exchange, InProcessExchange
 from twotower.journal import write_json
-from twotower.metrics import Counts, count
-from twotower.network import NUM_TOWERS, Tower, forward
+from twotower.network import Tower, forward
+from twotower.predictions import VIEWS, Predictions
+from twotower.rundir import check_writable
+
+CENTRE = ten_views(2).index((1, 1, 0))  # its place among the ten crops
 
 
 def read_config(run_dir: Path) -> Config:
@@ -32,12 +36,12 @@ def read_config(run_dir: Path) -> Config:
 
 
 def load_towers(path: Path, config: Config, num_classes: int, device: torch.device) -> list[Tower]:
-    """Both towers of a checkpoint, for evaluation. Raises: ValueError if it is damaged or of another network."""
+    """All towers of a checkpoint, for evaluation. Raises: ValueError if it is damaged or of another network."""
     manifest = checkpoint.read_manifest(path)
     checkpoint.check_fits(path, manifest, config.network, num_classes)
     memory_format = torch.channels_last if device.type == "cpu" else torch.contiguous_format
     towers = []
-    for t in range(NUM_TOWERS):
+    for t in range(config.network.towers):
         tower = Tower(config.network, num_classes, t, config.seed)
         checkpoint.load_tower(path, tower)
         tower.on(device, memory_format).eval()
@@ -45,28 +49,25 @@ def load_towers(path: Path, config: Config, num_classes: int, device: torch.devi
     return towers
 
 
-def log_probabilities(towers: list[Tower], images: Tensor) -> Tensor:
-    """[B, classes] of images [B, 3, H, W], or of their crops [B, 10, 3, H, W].
-
-    The ten crops' softmax outputs are averaged as probabilities (paper section 4.1; layer.cu:1809-1823).
-    """
+def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -> Tensor:
+    """[B, crops, classes] of images [B, 3, H, W], or of their crops [B, 10, 3, H, W]."""
     crops = images[:, None] if images.dim() == 4 else images
     flat = crops.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     if images.device.type != "cpu":
         flat = flat.contiguous()
-    logits = forward(towers, flat, InProcessExchange())
-    per_crop = F.log_softmax(logits, dim=1).view(*crops.shape[:2], -1)
-    return torch.logsumexp(per_crop, dim=1) - math.log(crops.shape[1])
+    return F.log_softmax(forward(towers, flat, exchange), dim=1).view(*crops.shape[:2], -1)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    counts: Counts
-    images_per_second: float
+def mean_over_crops(per_crop: Tensor) -> Tensor:
+    """[B, classes] of log-probabilities [B, crops, classes].
+
+    The crops' softmax outputs are averaged as probabilities (paper section 4.1; layer.cu:1809-1823).
+    """
+    return torch.logsumexp(per_crop, dim=1) - math.log(per_crop.shape[1])
 
 
 @torch.no_grad()
-def evaluate(
+def predict(
     towers: list[Tower],
     dataset: DataSet,
     config: Config,
@@ -74,55 +75,127 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     split: str = "val",
-) -> Evaluation:
-    """Exact counts over all images of `val` or `test`, the last partial batch included.
+) -> dict[str, Predictions]:
+    """Predictions for all images of `val` or `test`, by view; `ten` has the centre crop with it, from the same pass.
 
     Raises: ValueError if the data set has no such split.
     """
-    counts, began = Counts.zero(), time.perf_counter()
+    parts: dict[str, list[Tensor]] = {view: [] for view in (VIEWS if crops == "ten" else ("centre",))}
+    labels, began = [], time.perf_counter()
     share = Share(batch_size, 0, 1, device, config.input.threads or torch.get_num_threads())
+    exchange = InProcessExchange(config.network.exchange_precision)
     feed = open_validation(dataset, config.input, share, crops=crops, split=split)
     try:
         for batch in track(feed, total=len(feed), description="evaluating", transient=True):
-            counts.add(Counts(count(log_probabilities(towers, batch.images), batch.labels).cpu()))
+            per_crop = log_probabilities(towers, batch.images, exchange)
+            parts["centre"].append(per_crop[:, CENTRE if crops == "ten" else 0].cpu())
+            if crops == "ten":
+                parts["ten"].append(mean_over_crops(per_crop).cpu())
+            labels.append(batch.labels.cpu())
     finally:
         feed.close()
-    return Evaluation(counts, counts.num_images / (time.perf_counter() - began))
+    of_images = torch.cat(labels)
+    rate = len(of_images) / (time.perf_counter() - began)
+    return {view: Predictions(torch.cat(part), of_images, rate, crops) for view, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run with the checkpoint and the images that it is evaluated on; `identity` is that of its predictions."""
+
+    run_dir: Path
+    checkpoint: Path
+    config: Config
+    dataset: DataSet
+    identity: dict[str, Any]
+
+
+def check_settings(settings: EvaluateConfig) -> None:
+    """Raises: ValueError for a value that is not known, or a device that is not there."""
+    if settings.crops not in VIEWS:
+        raise ValueError(f"crops={settings.crops} is not known; choose one of centre, ten.")
+    if settings.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={settings.device} is not known; choose one of auto, cpu, cuda.")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but torch sees no GPU; use device=cpu or auto.")
+    if settings.batch_size < 1:
+        raise ValueError(f"batch_size={settings.batch_size} is too small; give at least 1.")
+
+
+def open_subject(run: str, settings: EvaluateConfig) -> Subject:
+    """Reads a run's configuration, checks its checkpoint and makes its data set ready.
+
+    Raises: ValueError for a folder without run or checkpoint, or a damaged checkpoint, or data that does not fit.
+    """
+    run_dir = Path(run)
+    config = read_config(run_dir)
+    check_writable(run_dir)
+    path = checkpoint.find(settings.checkpoint or run_dir)
+    manifest = checkpoint.read_manifest(path)
+    if settings.data_root is not None:
+        config.data.root, config.data.cache = settings.data_root, None
+    prepare(config.data)
+    dataset = load(config.data)
+    checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
+    identity = predictions.identity_of(manifest, config, dataset, settings.split)
+    return Subject(run_dir, path, config, dataset, identity)
+
+
+def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Predictions]:
+    """By view, `settings.crops` and whatever else is there: read where they are stored, else computed and stored."""
+    paths = {
+        view: predictions.path_of(subject.run_dir, subject.checkpoint.name, settings.split, view) for view in VIEWS
+    }
+    found: dict[str, Predictions] = {}
+    if not settings.fresh:
+        stored = {view: predictions.read(path, subject.identity) for view, path in paths.items()}
+        found = {view: one for view, one in stored.items() if one is not None}
+    if settings.crops not in found:
+        device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+        config, dataset = subject.config, subject.dataset
+        towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
+        computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
+        for view, one in computed.items():
+            if view not in found and not dataset.is_synthetic:  # synthetic images are there for timing
+                predictions.store(paths[view], one, subject.identity)
+        found = computed | found
+    return {view: found[view] for view in VIEWS if view in found}
+
+
+def result_of(one: Predictions) -> dict[str, Any]:
+    """Errors in percent, loss in nats, and how they were come by."""
+    counts = one.counts()
+    return {
+        "top1_error": counts.top1_error,
+        "top5_error": counts.top5_error,
+        "loss": counts.loss,
+        "num_images": counts.num_images,
+        "images_per_second": one.images_per_second,
+        "pass_crops": one.pass_crops,
+        "stored": one.stored,
+    }
 
 
 def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     """Evaluates a run and writes evaluation.json into its folder.
 
+    It has the results of the view that was asked for, and under `centre` and `ten` those of each view that is known.
+
     Raises: ValueError for a folder without run or checkpoint, a damaged checkpoint, a device that is not there.
     """
-    if settings.crops not in ("centre", "ten"):
-        raise ValueError(f"crops={settings.crops} is not known; choose one of centre, ten.")
-    if settings.device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={settings.device} is not known; choose one of auto, cpu, cuda.")
-    has_gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not has_gpu:
-        raise ValueError("device=cuda, but torch sees no GPU; use device=cpu or auto.")
-    if settings.batch_size < 1:
-        raise ValueError(f"batch_size={settings.batch_size} is too small; give at least 1.")
-    device = torch.device("cuda" if has_gpu and settings.device != "cpu" else "cpu")
-    run_dir = Path(settings.run)
-    config = read_config(run_dir)
-    path = checkpoint.find(settings.checkpoint or run_dir)
-    if settings.data_root is not None:
-        config.data.root, config.data.cache = settings.data_root, None
-    prepare(config.data)
-    dataset = load(config.data)
-    towers = load_towers(path, config, len(dataset.classes), device)
-    found = evaluate(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
+    check_settings(settings)
+    assert settings.run is not None
+    subject = open_subject(settings.run, settings)
+    views = {view: result_of(one) for view, one in predictions_of(subject, settings).items()}
+    asked = views[settings.crops]
     result = {
         "crops": settings.crops,
         "split": settings.split,
-        "top1_error": found.counts.top1_error,
-        "top5_error": found.counts.top5_error,
-        "loss": found.counts.loss,
-        "num_images": found.counts.num_images,
-        "checkpoint": path.name,
-        "images_per_second": found.images_per_second,
+        **{key: asked[key] for key in ("top1_error", "top5_error", "loss", "num_images")},
+        "checkpoint": subject.checkpoint.name,
+        "images_per_second": asked["images_per_second"],
+        **{view: views.get(view) for view in VIEWS},
+        "identity": subject.identity,
     }
-    write_json(run_dir / "evaluation.json", result)
+    write_json(subject.run_dir / "evaluation.json", result)
     return result

@@ -1,17 +1,18 @@
-"""The two columns of Figure 2, drawn from a network's numbers: what each tower computes, and where halves cross."""
+"""The columns of Figure 2, drawn from a network's numbers: what each tower computes, and where halves cross."""
 
 from pathlib import Path
 from typing import Any
 
 from twotower.describe import LayerNumbers, totals
 
-COLUMN, BOX_WIDTH, BOX_HEIGHT, ROW = (0.0, 5.6), 4.4, 0.62, 1.15  # in units of the drawing
+COLUMNS, BOX_WIDTH, BOX_HEIGHT, ROW = (0.0, 5.6), 4.4, 0.62, 1.15  # in units of the drawing
 OWN, CROSSING, BOX, INK = "#4a4a4a", "#d55e00", ("#dbe9f6", "#fdebd0"), "#1a1a1a"  # safe for the colour-blind
 
 
 def _text(layer: LayerNumbers, tower: int) -> str:
     if layer.kind == "linear":
-        return f"{layer.name}: {layer.maps_out[tower]:,} of {sum(layer.maps_out):,} units"
+        share = f" of {sum(layer.maps_out):,}" if len(layer.maps_out) > 1 else ""
+        return f"{layer.name}: {layer.maps_out[tower]:,}{share} units"
     size = f"{layer.size_conv} x {layer.size_conv}"
     pooled = f", pooled to {layer.size_out} x {layer.size_out}" if layer.size_out != layer.size_conv else ""
     stride = f" stride {layer.stride}" if layer.stride > 1 else ""
@@ -35,14 +36,15 @@ def draw_figure2(layers: list[LayerNumbers], title: str, image_size: int, batch_
     from matplotlib import pyplot
     from matplotlib.patches import FancyBboxPatch
 
+    columns = COLUMNS[: len(layers[0].maps_out)]
     height = (len(layers) + 2) * ROW
-    figure, axes = pyplot.subplots(figsize=(12.5, 0.92 * height))
+    figure, axes = pyplot.subplots(figsize=(columns[-1] + 6.9, 0.92 * height))
     tops = [-(number + 1) * ROW for number in range(len(layers))]
-    centre = (COLUMN[1] + BOX_WIDTH) / 2
+    centre = (columns[-1] + BOX_WIDTH) / 2
     middle_of: dict[str, Any] = {"ha": "center", "va": "center"}
     axes.text(centre, 0.15, f"image: 3 x {image_size} x {image_size}", size=11, **middle_of)
     for number, (layer, top) in enumerate(zip(layers, tops, strict=True)):
-        for tower, left in enumerate(COLUMN):
+        for tower, left in enumerate(columns):
             middle = left + BOX_WIDTH / 2
             corners = "round,pad=0,rounding_size=0.08"
             axes.add_patch(FancyBboxPatch((left, top), BOX_WIDTH, BOX_HEIGHT, corners, fc=BOX[tower], ec=OWN))
@@ -52,14 +54,14 @@ def draw_figure2(layers: list[LayerNumbers], title: str, image_size: int, batch_
                 _arrow(axes, (centre, 0.0), (middle, top + BOX_HEIGHT), OWN)
                 continue
             _arrow(axes, (middle, above), (middle, top + BOX_HEIGHT), OWN)
-            if layer.reads == "both":
-                other = COLUMN[1 - tower] + BOX_WIDTH / 2
+            if layer.exchanged_bytes:
+                other = columns[1 - tower] + BOX_WIDTH / 2
                 _arrow(axes, (other, above), (middle + (0.5 - tower) * 0.7, top + BOX_HEIGHT), CROSSING)
         if layer.exchanged_bytes:
             crossing = f"{layer.exchanged_bytes / 1e6:.1f} MB\neach way"
             axes.text(centre, top + BOX_HEIGHT / 2, crossing, size=8.5, color=CROSSING, **middle_of)
         axes.text(
-            COLUMN[1] + BOX_WIDTH + 0.25,
+            columns[-1] + BOX_WIDTH + 0.25,
             top + BOX_HEIGHT / 2,
             f"{sum(layer.parameters):>12,} parameters\n{sum(layer.multiply_adds) / 1e6:>12,.1f} M multiply-adds",
             ha="left",
@@ -68,14 +70,15 @@ def draw_figure2(layers: list[LayerNumbers], title: str, image_size: int, batch_
             family="monospace",
         )
     whole = totals(layers)
-    for tower, left in enumerate(COLUMN):
+    exchanged = whole["exchanged_bytes"]
+    for tower, left in enumerate(columns if len(columns) > 1 else ()):
         axes.text(left + BOX_WIDTH / 2, 0.42, f"tower {tower}", size=12, weight="bold", **middle_of)
     axes.set_title(
-        f"{title}: {whole['parameters']:,} parameters, {whole['multiply_adds'] / 1e6:,.0f} M multiply-adds an image, "
-        f"{whole['exchanged_bytes'] / 1e6:.1f} MB exchanged each way forward (batch {batch_size})",
+        f"{title}: {whole['parameters']:,} parameters, {whole['multiply_adds'] / 1e6:,.0f} M multiply-adds an image"
+        + (f", {exchanged / 1e6:.1f} MB exchanged each way forward (batch {batch_size})" if exchanged else ""),
         size=11,
     )
-    axes.set_xlim(-0.2, COLUMN[1] + BOX_WIDTH + 3.2)
+    axes.set_xlim(-0.2, columns[-1] + BOX_WIDTH + 3.2)
     axes.set_ylim(tops[-1] - 0.3, 0.75)
     axes.axis("off")
     figure.savefig(path, bbox_inches="tight", dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)

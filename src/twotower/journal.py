@@ -128,7 +128,7 @@ class Journal:
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
         )
         run.define_metric("train/step")
-        for prefix in ("train", "validation"):
+        for prefix in ("train", "validation", "scales"):
             run.define_metric(f"{prefix}/*", step_metric="train/step")
         return run
 
@@ -136,7 +136,7 @@ class Journal:
         """Appends one line to metrics.jsonl and mirrors its numbers to W&B."""
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
-        if self._wandb is not None and event in ("train", "validation"):
+        if self._wandb is not None and event in ("train", "validation", "scales"):
             self._wandb.log({"train/step": step} | {f"{event}/{key}": value for key, value in values.items()})
 
     def show_training(self, step: int, values: dict[str, float]) -> None:

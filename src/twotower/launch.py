@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from twotower import checkpoint
 from twotower.config import Config, check
 from twotower.data import check_crops, load, prepare, steps_per_epoch
 from twotower.journal import Journal
-from twotower.network import NUM_TOWERS, plan
+from twotower.network import count_parameters, plan
 from twotower.rundir import check_resumable, check_writable, find_home
+from twotower.schedule import Schedule
 from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
 from twotower.transport import TowerLostError
 from twotower.world import (
@@ -59,6 +60,9 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     check(config)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
+    Schedule(config.schedule, config.optim.learning_rate, config.network)
+    if config.initial_weights.path is not None:
+        checkpoint.find(config.initial_weights.path)
     home = find_home(config)
     check_writable(home.run_dir)
     dataset = prepare(config.data, shown_input=config.input)
@@ -95,13 +99,15 @@ def _train(job: Job, world: World) -> None:
     try:
         if journal is not None:
             journal.say(world.describe())
-            parameters = sum(row.num_parameters(t) for row in trainer.tower.rows for t in range(NUM_TOWERS))
+            parameters = count_parameters(trainer.tower.rows)
             begin = f"from step {trainer.step}" if trainer.step else "from initial weights"
             journal.say(
                 f"{job.config.network.name}, width {job.config.network.width:g}, {parameters:,} parameters, "
                 f"{len(dataset.classes)} classes, {len(dataset.train)} + {len(dataset.val)} images, "
                 f"{trainer.total_steps} steps of {trainer.global_batch} images, {begin}\nrun directory: {job.run_dir}"
             )
+            if trainer.inheritance is not None:
+                journal.say(trainer.inheritance.describe())
         summary = trainer.run(journal)
         if journal is not None:
             journal.finish(trainer.step, summary)
@@ -143,7 +149,7 @@ def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
     """The main function of a process that `start_towers` started."""
     die_with_parent()
     catch_stops()
-    place = Place(local_rank, size, local_rank, size)
+    place = Place(local_rank, size, local_rank, size, job.config.network.towers)
     try:
         with open_world(job.config.machine, place, rendezvous) as world:
             _train(job, world)
@@ -160,8 +166,9 @@ def start_towers(job: Job) -> dict[str, Any]:
 
     Returns what summary.json holds. Raises: ChildProcessError if a process failed, after it explained itself.
     """
-    size = NUM_TOWERS * job.config.machine.replicas
-    choose_device(job.config.machine, Place(0, size, 0, size))
+    towers = job.config.network.towers
+    size = towers * job.config.machine.replicas
+    choose_device(job.config.machine, Place(0, size, 0, size, towers))
     # These are read when a process imports torch and when gloo looks for an interface.
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(job.config.machine, size))
     if sys.platform == "linux":
@@ -175,7 +182,7 @@ def start_towers(job: Job) -> dict[str, Any]:
                 pass
         except mp.ProcessExitedException as error:
             if error.signal_name is not None:
-                tower = error.error_index % NUM_TOWERS
+                tower = error.error_index % towers
                 raise ChildProcessError(
                     f"Tower {tower} (process {error.error_pid}) was ended by {error.signal_name}; start again with "
                     "resume=auto to go on from the last checkpoint."
@@ -198,7 +205,8 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises: ValueError, OSError, ChildProcessError.
     """
-    choose_device(config.machine, Place(0, 2 * config.machine.replicas, 0, 2 * config.machine.replicas))
+    size = config.network.towers * config.machine.replicas
+    choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
     job = get_ready(config, config.machine.replicas)
     if job.finished:
         summary: dict[str, Any] = json.loads((job.run_dir / "summary.json").read_text())
@@ -209,11 +217,12 @@ def run(config: Config) -> dict[str, Any]:
 def run_as_worker(config: Config, place: Place) -> int:
     """The part of one process that torchrun started. Returns its exit status."""
     try:
-        check_even(place.size)
         check(config)
+        place = replace(place, num_towers=config.network.towers)
+        check_even(place.size, place.num_towers)
         die_with_parent()
         catch_stops()
-        config.machine.replicas = place.size // NUM_TOWERS
+        config.machine.replicas = place.size // place.num_towers
         with open_world(config.machine, place) as world:
             job = _job_from_first(config, world)
             if not job.finished:

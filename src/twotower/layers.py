@@ -133,12 +133,16 @@ class SpatialNorm(nn.Module):
 class Dropout(nn.Module):
     """Dropout of 2012: no rescaling in training, every unit times `keep` at test (paper 4.2, layer.cu:1126-1135).
 
-    The mask is drawn for the batch of all replicas, and `rows` of it are used here. `at_step` must be called
-    before each training step.
+    With `rescale`, as Caffe, TF-slim and torch have it: what is kept is divided by `keep` in training, and the test
+    changes nothing.
+
+    The mask is drawn for the batch of all replicas, and `rows` of it are used here. `at_step` must be called before
+    each training step.
     """
 
-    def __init__(self, keep: float, seed: int, tower: int, layer: str) -> None:
+    def __init__(self, keep: float, seed: int, tower: int, layer: str, rescale: bool = False) -> None:
         super().__init__()
+        self.rescale = rescale
         self.keep, self.keys = keep, (seed, tower, layer)
         self.step, self.rows, self.batch = 0, slice(None), 0
 
@@ -148,10 +152,11 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return x * self.keep
+            return x if self.rescale else x * self.keep
         generator = torch_stream("dropout", *self.keys, self.step, device=x.device)
         uniform = torch.rand(self.batch, *x.shape[1:], generator=generator, device=x.device)
-        return x * (uniform[self.rows] < self.keep)
+        kept = x * (uniform[self.rows] < self.keep)
+        return kept / self.keep if self.rescale else kept
 
 
 class ReadBothConv2d(nn.Module):

@@ -1,9 +1,10 @@
 """Figure 2 as a table of eight rows, the tower that is built from it, and the way of a batch through both towers.
 
-B images, C maps of one tower; sizes are those of a 224 x 224 image.
+B images, C maps of one tower; sizes are those of a 224 x 224 image. A network of one piece is one tower that has
+all maps, and reads no other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,13 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twotower.config import LAYER_KINDS, READS, STEPS, LayerConfig, NetworkConfig
+from twotower.config import (
+    ACTIVATIONS,
+    INITIALS,
+    LAYER_KINDS,
+    POOLINGS,
+    READS,
+    STEPS,
+    LayerConfig,
+    NetworkConfig,
+    PoolConfig,
+)
 from twotower.exchange import Exchange
+from twotower.initial import draw_bias, draw_weight
 from twotower.layers import Dropout, LocalResponseNorm, ReadBothConv2d, ReadBothLinear, SpatialNorm
 from twotower.streams import torch_stream
 
-NUM_TOWERS = 2
 IMAGE_MAPS = 3  # R, G, B
+ACTIVATION_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 @dataclass(frozen=True)
@@ -26,34 +42,72 @@ class Row:
 
     name: str
     config: LayerConfig
-    kernels: tuple[int, int]  # of tower 0 and tower 1
-    maps_in: tuple[int, int]  # what one tower reads of each half; the image counts as own
+    kernels: tuple[int, ...]  # of each tower
+    maps_in: tuple[int, ...]  # what one tower reads of each part; the image counts as own
     size_in: int
     size_conv: int  # after the convolution
     size_out: int  # after pooling
 
     @property
     def reads_both(self) -> bool:
-        return self.config.reads == "both"
+        return self.config.reads == "both" and len(self.kernels) == 2
+
+    def inputs(self, tower: int) -> int:
+        """Maps or units that a tower reads, own and other together."""
+        return self.maps_in[tower] + (self.maps_in[1 - tower] if self.reads_both else 0)
+
+    def fans(self, tower: int) -> tuple[int, int]:
+        """Values that one output reads; outputs that read one value, times the window."""
+        readers = sum(self.kernels) if self.reads_both or self.config.reads == "image" else self.kernels[tower]
+        window = self.config.size**2
+        return self.inputs(tower) // self.config.groups * window, readers // self.config.groups * window
 
     def num_parameters(self, tower: int) -> int:
-        own, other = self.maps_in[tower], self.maps_in[1 - tower] if self.reads_both else 0
-        return self.kernels[tower] * ((own + other) * self.config.size**2 + 1)
+        return self.kernels[tower] * (self.fans(tower)[0] + 1)
 
 
-def _halves(row: str, whole: float, width: float, odd_allowed: bool) -> tuple[int, int]:
-    if whole != int(whole) or whole < 1 or (whole % NUM_TOWERS and not odd_allowed):
+def _cut(row: str, whole: float, network: NetworkConfig, uneven_allowed: bool) -> tuple[int, ...]:
+    """The kernels of each tower, the first of them the larger if they cannot be alike."""
+    parts = network.towers
+    if whole != int(whole) or whole < parts or (whole % parts and not uneven_allowed):
         raise ValueError(
-            f"network.width={width:g} gives {row} {whole:g} kernels, which cannot be cut into two equal towers; "
-            "choose a width such as 1, 0.5, 0.25 or 0.125 at which every layer has an even number of kernels."
+            f"network.width={network.width:g} gives {row} {whole:g} kernels, which cannot be cut into {parts} equal "
+            f"tower{'s' if parts > 1 else ''}; choose a width such as 1, 0.5, 0.25 or 0.125 at which every layer has "
+            f"{'an even' if parts > 1 else 'a whole'} number of kernels."
         )
-    return (int(whole) + 1) // NUM_TOWERS, int(whole) // NUM_TOWERS
+    return tuple((int(whole) + parts - 1 - tower) // parts for tower in range(parts))
 
 
-def _pooled(size: int, window: int, stride: int) -> int:
+def _pooled(size: int, pool: PoolConfig) -> int:
+    if not pool.partial:
+        return (size - pool.size) // pool.stride + 1
     # The last window may begin inside and end outside (layer.py:1164: ceil), but not begin outside.
-    count = -(-(size - window) // stride) + 1
-    return count - 1 if (count - 1) * stride >= size else count
+    count = -(-(size - pool.size) // pool.stride) + 1
+    return count - 1 if (count - 1) * pool.stride >= size else count
+
+
+def _check_words(network: NetworkConfig) -> None:
+    """Raises: ValueError naming the key and what is allowed."""
+    if network.towers not in (1, 2):
+        raise ValueError(f"network.towers={network.towers} is not possible; choose 1 or 2.")
+    words = [
+        ("activation", network.activation, ACTIVATIONS),
+        ("dropout_scaling", network.dropout_scaling, ("test", "training")),
+        ("exchange_precision", network.exchange_precision, ("single", "half")),
+    ]
+    for name, layer in network.layers.items():
+        words += [
+            (f"layers.{name}.kind", layer.kind, LAYER_KINDS),
+            (f"layers.{name}.reads", layer.reads, READS),
+            (f"layers.{name}.initial", layer.initial, INITIALS),
+            (f"layers.{name}.pooling", layer.pooling, POOLINGS),
+        ]
+        unknown = [step for step in layer.then if step not in STEPS]
+        if unknown:
+            raise ValueError(f"network.layers.{name}.then has {unknown[0]}; the steps are {', '.join(STEPS)}.")
+    for key, value, allowed in words:
+        if value not in allowed:
+            raise ValueError(f"network.{key}={value} is not known; choose of {', '.join(allowed)}.")
 
 
 def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
@@ -62,29 +116,27 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     Raises: ValueError naming the layer, if a width cannot be cut in two, a word is not known, or nothing is left
     of the image.
     """
-    if num_classes < NUM_TOWERS:
-        raise ValueError(f"The data has {num_classes} class; a network needs at least {NUM_TOWERS}.")
+    _check_words(network)
+    if num_classes < 2:
+        raise ValueError(f"The data has {num_classes} class; a network needs at least 2.")
     rows: list[Row] = []
-    maps, size = (IMAGE_MAPS, IMAGE_MAPS), network.image_size
+    maps, size = (IMAGE_MAPS,) * network.towers, network.image_size
     for name, layer in network.layers.items():
-        for key, value, allowed in (("kind", layer.kind, LAYER_KINDS), ("reads", layer.reads, READS)):
-            if value not in allowed:
-                raise ValueError(f"network.layers.{name}.{key}={value} is not known; choose of {', '.join(allowed)}.")
-        unknown = [step for step in layer.then if step not in STEPS]
-        if unknown:
-            raise ValueError(f"network.layers.{name}.then has {unknown[0]}; the steps are {', '.join(STEPS)}.")
-        if layer.kernels is None:
-            kernels = _halves(name, num_classes, network.width, odd_allowed=True)
-        else:
-            kernels = _halves(name, layer.kernels * network.width, network.width, odd_allowed=False)
+        whole = num_classes if layer.kernels is None else layer.kernels * network.width
+        kernels = _cut(name, whole, network, uneven_allowed=layer.kernels is None)
+        if layer.groups < 1 or any(count % layer.groups for count in kernels + maps):
+            raise ValueError(
+                f"network.layers.{name}.groups={layer.groups} does not divide the {maps[0]} maps that a tower reads "
+                f"and the {kernels[0]} that it puts out; choose a divisor of both."
+            )
         size_in = size
         if layer.kind == "linear":
-            maps, size_in, size = (maps[0] * size**2, maps[1] * size**2), 1, 1
+            maps, size_in, size = tuple(count * size**2 for count in maps), 1, 1
         else:
             size = (size + 2 * layer.pad + layer.overhang - layer.size) // layer.stride + 1
         size_conv = size
         if "pool" in layer.then:
-            size = _pooled(size, network.pool.size, network.pool.stride)
+            size = _pooled(size, network.pool)
         if size < 1 or size_conv < 1:
             raise ValueError(f"network.layers.{name} leaves nothing of an image of {size_in} pixels.")
         rows.append(Row(name, layer, kernels, maps, size_in, size_conv, size))
@@ -92,12 +144,17 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     return rows
 
 
+def count_parameters(rows: Sequence[Row]) -> int:
+    """Weights and biases of all towers."""
+    return sum(row.num_parameters(tower) for row in rows for tower in range(len(row.kernels)))
+
+
 def _after(row: Row, network: NetworkConfig, tower: int, seed: int) -> list[nn.Module]:
     """The steps that follow a layer's sum, in the order of the table. A norm that is null is left out."""
     steps: list[nn.Module] = []
     for step in row.config.then:
-        if step == "relu":
-            steps.append(nn.ReLU(inplace=True))
+        if step == "activation":
+            steps.append(ACTIVATION_LAYERS[network.activation]())
         elif step == "lrn" and network.lrn is not None:
             lrn = network.lrn
             steps.append(LocalResponseNorm(row.kernels[tower], lrn.n, lrn.k, lrn.alpha, lrn.alpha_over_n, lrn.beta))
@@ -105,9 +162,12 @@ def _after(row: Row, network: NetworkConfig, tower: int, seed: int) -> list[nn.M
             norm = network.spatial_norm
             steps.append(SpatialNorm(norm.n, norm.alpha, norm.beta))
         elif step == "pool":
-            steps.append(nn.MaxPool2d(network.pool.size, network.pool.stride, ceil_mode=True))
+            # Both clip the last window at the image's edge; the average is over what is left of it.
+            kind = nn.MaxPool2d if row.config.pooling == "max" else nn.AvgPool2d
+            steps.append(kind(network.pool.size, network.pool.stride, ceil_mode=network.pool.partial))
         elif step == "dropout" and network.dropout_keep < 1:
-            steps.append(Dropout(network.dropout_keep, seed, tower, row.name))
+            rescale = network.dropout_scaling == "training"
+            steps.append(Dropout(network.dropout_keep, seed, tower, row.name, rescale))
     return steps
 
 
@@ -128,7 +188,7 @@ class Layer(nn.Module):
         elif self.reads_both:
             self.sum = ReadBothConv2d(maps_in, kernels, c.size, c.stride, c.pad)
         else:
-            self.sum = nn.Conv2d(maps_in, kernels, c.size, c.stride, c.pad)
+            self.sum = nn.Conv2d(maps_in, kernels, c.size, c.stride, c.pad, groups=c.groups)
         self.after = nn.Sequential(*_after(row, network, tower, seed))
 
     def own(self, x: Tensor) -> Tensor:
@@ -150,7 +210,7 @@ class Layer(nn.Module):
 
 
 class Tower(nn.Module):
-    """One tower of Figure 2, from the image to its half of the classes.
+    """One tower of Figure 2, from the image to its half of the classes; or a network of one piece.
 
     Parameters are named as in the paper: conv1.weight ... fc8.bias; layers that read both towers have
     weight_own and weight_other instead of weight.
@@ -159,7 +219,7 @@ class Tower(nn.Module):
     def __init__(self, network: NetworkConfig, num_classes: int, tower: int, seed: int) -> None:
         super().__init__()
         self.rows = plan(network, num_classes)
-        self.tower = tower
+        self.tower, self.num_towers = tower, network.towers
         self.layers = nn.ModuleDict({row.name: Layer(row, network, tower, seed) for row in self.rows})
         self.initialise(seed, network.width)
 
@@ -173,23 +233,24 @@ class Tower(nn.Module):
         return [cast(Layer, layer) for layer in self.layers.values()]
 
     def initialise(self, seed: int, width: float) -> None:
-        """Draws the initial weights of stream (seed, tower, layer); the same on every device.
-
-        A narrow network gets wider distributions: the spread of what a layer puts out goes with the root of the
-        number of its inputs, and would shrink by the root of two at each layer when the width is halved.
-        """
+        """Draws the initial weights of stream (seed, tower, layer); the same on every device."""
         for row in self.rows:
             stream = torch_stream("weights", seed, self.tower, row.name)
-            std = row.config.initial_std * (1.0 if row.config.reads == "image" else width**-0.5)
+            fan_in, fan_out = row.fans(self.tower)
             for name, parameter in self.layers[row.name].named_parameters():
                 if name.endswith("bias"):
-                    nn.init.constant_(parameter, row.config.initial_bias)
+                    draw_bias(parameter.data, row.config, fan_in, stream)
                 else:
-                    nn.init.normal_(parameter, std=std, generator=stream)
+                    draw_weight(parameter.data, row.config, fan_in, fan_out, width, stream)
 
     def paper_named_parameters(self) -> dict[str, nn.Parameter]:
         """{"conv1.weight": ..., "conv3.weight_own": ..., "fc8.bias": ...}."""
         return {name.replace("layers.", "").replace("sum.", ""): p for name, p in self.named_parameters()}
+
+    def freeze(self, frozen: Collection[str]) -> None:
+        """Keeps these layers as they are. If they are the first ones, the backward pass stops above them."""
+        for row in self.rows:
+            self.layers[row.name].requires_grad_(row.name not in frozen)
 
     def at_step(self, step: int, rows: slice, batch: int) -> None:
         """Chooses the dropout masks of a step; see `Dropout.at_step`."""

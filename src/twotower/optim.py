@@ -20,9 +20,10 @@ class VelocitySGD:
     """The rule above for one tower's parameters.
 
     Args:
-        parameters: by name; names that end in "bias" are biases.
-        bias_rate: rate of the biases as a multiple of the weights' (2 in the 2012 code, at the start).
+        parameters: by name, "<layer>.<what>"; names that end in "bias" are biases.
+        bias_rate: rate of the biases as a multiple of the weights', for `set_rate`.
         bias_decay: whether the biases decay too.
+        rule: `paper`, or `torch` to leave the buffers as they are when a rate changes.
 
     A rate of 0 freezes: neither velocity nor decay moves the parameter (weights.cu:148).
     """
@@ -34,32 +35,40 @@ class VelocitySGD:
         weight_decay: float,
         bias_rate: float,
         bias_decay: bool,
+        rule: str = "paper",
     ) -> None:
-        self.parameters = dict(parameters)
-        weights = [p for name, p in self.parameters.items() if not name.endswith("bias")]
-        biases = [p for name, p in self.parameters.items() if name.endswith("bias")]
-        groups = [
-            {"params": weights, "weight_decay": weight_decay, "multiple": 1.0},
-            {"params": biases, "weight_decay": weight_decay if bias_decay else 0.0, "multiple": bias_rate},
-        ]
+        self.parameters, self.bias_rate, self.rule = dict(parameters), bias_rate, rule
+        groups: dict[tuple[str, bool], dict[str, Any]] = {}
+        for name, parameter in self.parameters.items():
+            key = (name.split(".")[0], name.endswith("bias"))
+            decay = weight_decay if bias_decay or not key[1] else 0.0
+            group = groups.setdefault(key, {"params": [], "layer": key[0], "biases": key[1], "weight_decay": decay})
+            group["params"].append(parameter)
         # The first step with an empty buffer sets it to the gradient, which is the rule with v = 0.
-        self._sgd = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
-        self.rate = 0.0
+        self._sgd = torch.optim.SGD(list(groups.values()), lr=0.0, momentum=momentum, fused=True)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names, in the order of the parameters."""
+        return list(dict.fromkeys(group["layer"] for group in self._sgd.param_groups))
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of the weights from the next step on; 0 keeps the velocity for later."""
+        """One rate for the weights of all layers, and `bias_rate` times it for their biases."""
+        self.set_rates(dict.fromkeys(self.layers, rate), dict.fromkeys(self.layers, rate * self.bias_rate))
+
+    def set_rates(self, weights: Mapping[str, float], biases: Mapping[str, float]) -> None:
+        """Learning rates by layer from the next step on; 0 keeps the velocity for later."""
         for group in self._sgd.param_groups:
-            new = rate * group["multiple"]
+            new = (biases if group["biases"] else weights)[group["layer"]]
             if new > 0:
                 old = group.get("velocity_rate", new)
-                if old != new:
+                if old != new and self.rule == "paper":
                     for parameter in group["params"]:
                         buffer = self._sgd.state[parameter].get("momentum_buffer")
                         if buffer is not None:
                             buffer.mul_(old / new)
                 group["velocity_rate"] = new
             group["lr"] = new
-        self.rate = rate
 
     @torch.no_grad()
     def step(self) -> None:
@@ -81,6 +90,18 @@ class VelocitySGD:
                     found[self._name(parameter)] = buffer * -group["velocity_rate"]
         return found
 
+    def mean_update(self, layer: str) -> float:
+        """Mean |update| of a layer's weights in the last step; 0 if it is frozen or has not moved yet."""
+        total, count = 0.0, 0
+        for group in self._sgd.param_groups:
+            if group["layer"] == layer and not group["biases"]:
+                for parameter in group["params"]:
+                    buffer = self._sgd.state[parameter].get("momentum_buffer")
+                    count += parameter.numel()
+                    if buffer is not None:
+                        total += float(buffer.abs().sum()) * group["lr"]
+        return total / max(count, 1)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What must be kept to go on bit for bit: torch's buffers by name, and the rates they belong to."""
         buffers = {
@@ -88,19 +109,22 @@ class VelocitySGD:
             for parameter, state in self._sgd.state.items()
             if state.get("momentum_buffer") is not None
         }
-        rates = [group.get("velocity_rate") for group in self._sgd.param_groups]
-        return buffers, {"rate": self.rate, "velocity_rates": rates}
+        groups = self._sgd.param_groups
+        return buffers, {
+            "rates": [group["lr"] for group in groups],
+            "velocity_rates": [group.get("velocity_rate") for group in groups],
+        }
 
     def load_state(self, buffers: Mapping[str, Tensor], rates: Mapping[str, Any]) -> None:
         """Takes back what `state` gave."""
         for name, buffer in buffers.items():
             parameter = self.parameters[name]
             self._sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-        for group, velocity_rate in zip(self._sgd.param_groups, rates["velocity_rates"], strict=True):
+        pairs = zip(self._sgd.param_groups, rates["rates"], rates["velocity_rates"], strict=True)
+        for group, rate, velocity_rate in pairs:
             if velocity_rate is not None:
                 group["velocity_rate"] = velocity_rate
-            group["lr"] = rates["rate"] * group["multiple"]
-        self.rate = rates["rate"]
+            group["lr"] = rate
 
     def _name(self, parameter: Tensor) -> str:
         return next(name for name, p in self.parameters.items() if p is parameter)

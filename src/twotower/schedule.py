@@ -1,32 +1,123 @@
-"""When the learning rate is divided: by hand in 2012, whenever the validation error stopped improving (section 5)."""
+"""When the learning rates change, layer by layer.
+
+| rule          | what it does                                                                                    |
+|---------------|-------------------------------------------------------------------------------------------------|
+| `plateau`     | divides when the validation error stops improving: section 5 of the paper, by hand in 2012      |
+| `fixed`       | divides after given epochs                                                                      |
+| `recorded`    | repeats what was changed by hand in a run of 2012, scaled to any number of epochs               |
+| `exponential` | base * T^(-progress), as a staircase (dexp) or smoothly (exp): lr.cu, from December 2012 on     |
+"""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from twotower.config import ScheduleConfig
+from twotower.config import ChangeConfig, NetworkConfig, ScheduleConfig
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of each layer's weights and of its biases; 0 freezes."""
+
+    weights: Mapping[str, float]
+    biases: Mapping[str, float]
+
+    @property
+    def highest(self) -> float:
+        """Of all layers' weights."""
+        return max(self.weights.values())
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The layers that do not learn at all."""
+        return frozenset(name for name, rate in self.weights.items() if rate == 0 and self.biases[name] == 0)
+
+
+def _staircase(progress: float, divide: float, levels: int | None) -> float:
+    """The factor T^(-i / (n - 1)) in the i-th of n equal intervals, or T^(-progress) (lr.cu; facts 3.1)."""
+    if levels is None:
+        return float(divide**-progress)
+    interval = min(int(progress * levels), levels - 1)
+    return float(divide ** (-interval / (levels - 1)))
 
 
 class Schedule:
-    """The learning rate of each epoch.
+    """The learning rates at each step.
 
-    `fixed` divides after the epochs in `drop_epochs`. `plateau` divides when `patience` epochs have brought no lower
-    top-1 validation error, at most `max_drops` times (the paper: three); both divide by `divide_by` (the paper: 10).
+    Args:
+        initial_rate: of the weights; biases start at `network.bias_rate` times this.
+
+    Raises: ValueError naming a layer that a change names and the network does not have.
     """
 
-    def __init__(self, config: ScheduleConfig, initial_rate: float) -> None:
-        self.config, self.initial_rate = config, initial_rate
+    def __init__(self, config: ScheduleConfig, initial_rate: float, network: NetworkConfig) -> None:
+        self.config, self.initial_rate, self.network = config, initial_rate, network
         self.num_drops = 0
         self.best_error = math.inf
         self.epochs_without_gain = 0
+        if config.rule == "recorded":
+            self._check_changes()
+
+    def _check_changes(self) -> None:
+        for number, change in enumerate(self.config.changes):
+            unknown = [name for name in (*change.layers, *change.but) if name not in self.network.layers]
+            if unknown:
+                raise ValueError(
+                    f"schedule.changes[{number}] names {unknown[0]}, which network={self.network.name} does not "
+                    f"have; its layers are {', '.join(self.network.layers)}."
+                )
+
+    def _when(self, change: ChangeConfig) -> float:
+        """In epochs of this run."""
+        recorded = self.config.recorded_epochs
+        return change.epoch if recorded is None else change.epoch * self.config.epochs / recorded
 
     @property
-    def rate(self) -> float:
-        return self.initial_rate / self.config.divide_by**self.num_drops
+    def noise_epochs(self) -> float | None:
+        """After so many epochs of this run the record switched the colour noise off; None: never."""
+        if self.config.rule != "recorded":
+            return None
+        return next((self._when(change) for change in self.config.changes if change.colour_noise is False), None)
+
+    def rates(self, epochs_done: float) -> Rates:
+        """The rates of the step that follows so many epochs."""
+        layers, base = self.network.layers, self.initial_rate
+        weights = dict.fromkeys(layers, 1.0)
+        biases = dict.fromkeys(layers, self.network.bias_rate)
+        if self.config.rule == "recorded":
+            for change in self.config.changes:
+                # A step begins after whole numbers of steps; the scaled epoch need not be one.
+                if self._when(change) <= epochs_done + 1e-9:
+                    self._apply(change, weights, biases)
+        elif self.config.rule == "exponential":
+            progress, c = epochs_done / self.config.epochs, self.config
+            falls = _staircase(progress, c.divide_over_run, c.levels)
+            bias_falls = _staircase(progress, c.bias_divide_over_run, c.bias_levels)
+            weights = {name: rate * falls for name, rate in weights.items()}
+            biases = {name: rate * bias_falls for name, rate in biases.items()}
+        else:
+            base /= self.config.divide_by**self.num_drops
+        return Rates(
+            {name: base * layer.rate * weights[name] for name, layer in layers.items()},
+            {name: base * layer.rate * biases[name] for name, layer in layers.items()},
+        )
+
+    @staticmethod
+    def _apply(change: ChangeConfig, weights: dict[str, float], biases: dict[str, float]) -> None:
+        for name in change.layers or weights:
+            if name in change.but:
+                continue
+            if change.weights is not None:
+                weights[name] = change.weights
+            if change.biases is not None:
+                biases[name] = change.biases
 
     def end_epoch(self, epochs_done: int, top1_error: float) -> None:
         """Takes note of the validation error (percent) after `epochs_done` epochs."""
         if self.config.rule == "fixed":
             self.num_drops = sum(epoch <= epochs_done for epoch in self.config.drop_epochs)
+        if self.config.rule != "plateau":
             return
         if top1_error < self.best_error:
             self.best_error, self.epochs_without_gain = top1_error, 0

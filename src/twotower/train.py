@@ -5,7 +5,7 @@ Files -> feed -> tower <-> exchange -> loss -> update -> counts -> journal.
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ from twotower.data import (
     pixel_checksum,
     steps_per_epoch,
 )
-from twotower.exchange import Exchange, WireExchange
+from twotower.exchange import Exchange, InProcessExchange, WireExchange
 from twotower.journal import Journal
 from twotower.metrics import Counts, count
-from twotower.network import Tower, forward
+from twotower.network import Tower, count_parameters, forward
 from twotower.optim import VelocitySGD
-from twotower.schedule import Schedule
+from twotower.scales import OutputScales, StuckLoss, as_values, measure
+from twotower.schedule import Rates, Schedule
+from twotower.transfer import inherit
 from twotower.world import World
 
 
@@ -83,20 +85,32 @@ class Trainer:
         self.config, self.world, self.dataset, self.run_dir = config, world, dataset, run_dir
         optim, num_classes = config.optim, len(dataset.classes)
         tower = Tower(config.network, num_classes, world.tower, config.seed)
+        self.inheritance = None if resume_from is not None else inherit(config.initial_weights, tower)
         self.tower = tower.on(world.device, world.memory_format)
-        self.exchange: Exchange = WireExchange(world.link, world.tower, tower.rows[-1].kernels)
+        precision = config.network.exchange_precision
+        self.exchange: Exchange = InProcessExchange(precision)
+        if world.num_towers == 2:
+            self.exchange = WireExchange(world.link, world.tower, tower.rows[-1].kernels, precision)
         self.optimiser = VelocitySGD(
             self.tower.paper_named_parameters(),
             optim.momentum,
             optim.weight_decay,
             config.network.bias_rate,
             config.network.bias_decay,
+            optim.rule,
         )
         threads = config.input.threads or world.threads
         self.share = Share(
             optim.batch_size, world.replica, world.num_replicas, world.device, threads, self._partner()
         )
-        self.schedule = Schedule(config.schedule, optim.learning_rate)
+        self.schedule = Schedule(config.schedule, optim.learning_rate, config.network)
+        self.rates: Rates | None = None  # of the last step
+        noise_epochs = config.input.colour_noise_epochs
+        self.input = replace(
+            config.input,
+            colour_noise_epochs=self.schedule.noise_epochs if noise_epochs is None else noise_epochs,
+        )
+        self.stuck = StuckLoss(len(dataset.classes), config.logging.stuck_after_steps)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), optim.batch_size, world.num_replicas)
         self.total_steps = total_steps(config, self.steps_per_epoch)
         self.step = 0
@@ -112,7 +126,7 @@ class Trainer:
         """The other tower where decoding is shared with it. On a CPU that was measured to be faster."""
         choice = self.config.input.decode_once
         shared = self.world.device.type == "cpu" if choice == "auto" else choice == "yes"
-        return self.world.link if shared else None
+        return self.world.link if shared and self.world.num_towers == 2 else None
 
     @property
     def checkpoints(self) -> Path:
@@ -129,6 +143,7 @@ class Trainer:
         self.epoch_sums = Counts(torch.tensor(progress["epoch"], dtype=torch.float64))
         self.best = {key: math.inf if value is None else value for key, value in progress["best"].items()}
         self.last, self.seconds, self.images = progress["last"], progress["seconds"], progress["images"]
+        self.stuck.is_watching = progress["watching_loss"]
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all."""
@@ -146,6 +161,7 @@ class Trainer:
                 "last": self.last,
                 "seconds": self.seconds + time.perf_counter() - self.window.began,
                 "images": self.images + self.window.steps * self.global_batch,
+                "watching_loss": self.stuck.is_watching,
             }
             manifest = checkpoint.Manifest(
                 self.step,
@@ -170,6 +186,14 @@ class Trainer:
         self.window.input_seconds += time.perf_counter() - began
         return batch
 
+    def _follow_schedule(self) -> None:
+        rates = self.schedule.rates(self.step / self.steps_per_epoch)
+        if rates != self.rates:
+            self.optimiser.set_rates(rates.weights, rates.biases)
+            # The backward pass stops above frozen layers, as in 2012 (layer.py:744).
+            self.tower.freeze(rates.frozen)
+            self.rates = rates
+
     def train_step(self, batch: Batch) -> None:
         """One update of this tower from one batch; the other tower does the same on the same batch."""
         world, size = self.world, self.config.optim.batch_size
@@ -191,6 +215,16 @@ class Trainer:
         self.window.pending.append(count(log_probabilities.detach(), batch.labels))
         self.window.steps += 1
         self.step += 1
+
+    def _measured_step(self, batch: Batch, journal: Journal | None) -> None:
+        """A step that leaves a line with the scales of each layer in each tower."""
+        with OutputScales(self.tower) as outputs:
+            self.train_step(batch)
+        scales = measure(self.tower, self.optimiser, outputs)
+        # Rank 0 writes for its replica; the others have the same weights.
+        every = self.world.gather(scales)[: self.world.num_towers]
+        if journal is not None:
+            journal.event("scales", self.step, **as_values(every, self.optimiser.layers))
 
     def _settle(self) -> None:
         """Adds up the counts of the steps since the last time, over all replicas.
@@ -227,15 +261,19 @@ class Trainer:
             "exchange_wait_ms": waited_ms / window.steps,
             "input_wait_ms": window.input_seconds * 1e3 / window.steps,
             "exchange_bytes": (link.bytes_sent - window.bytes_sent) / window.steps,
-            "learning_rate": self.schedule.rate,
+            "learning_rate": self.rates.highest if self.rates is not None else 0.0,
         }
         self.seconds += seconds
         self.images += window.steps * self.global_batch
         self.epoch_sums.add(window.sums)
         self.window = Window(bytes_sent=link.bytes_sent)
+        notice = self.stuck.look(self.step, values["loss"])
         if journal is not None:
             journal.event("train", self.step, **values)
             journal.show_training(self.step, values)
+            if notice is not None:
+                journal.event("notice", self.step, text=notice)
+                journal.say(notice)
 
     @torch.no_grad()
     def validate(self) -> Counts:
@@ -265,30 +303,36 @@ class Trainer:
         self.last = {"loss": counts.loss, "top1_error": counts.top1_error, "top5_error": counts.top5_error}
         for key in ("top1_error", "top5_error"):
             self.best[f"best_{key}"] = min(self.best[f"best_{key}"], self.last[key])
-        rate = self.schedule.rate
         self.schedule.end_epoch(math.floor(epochs_done), counts.top1_error)
+        after = self.schedule.rates(epochs_done)
         self.epoch_sums = Counts.zero()
         if journal is not None:
             per_second = counts.num_images / seconds
             journal.event("validation", self.step, epoch=epochs_done, **self.last, images_per_second=per_second)
-            dropped = f", now {self.schedule.rate:g}" if self.schedule.rate != rate else ""
+            rate = self.rates.highest if self.rates is not None else after.highest
+            dropped = f", now {after.highest:g}" if after.highest != rate else ""
+            frozen = f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else ""
             journal.say(
                 f"epoch {epochs_done:g}  step {self.step}  train loss {trained.loss:.3f} "
                 f"top-1 {trained.top1_error:.1f} %  |  validation loss {counts.loss:.3f} "
-                f"top-1 {counts.top1_error:.2f} %  top-5 {counts.top5_error:.2f} %  |  rate {rate:g}{dropped}"
+                f"top-1 {counts.top1_error:.2f} %  top-5 {counts.top5_error:.2f} %  |  rate {rate:g}{dropped}{frozen}"
             )
         self.window = Window(bytes_sent=self.world.link.bytes_sent)
 
     def run(self, journal: Journal | None) -> dict[str, Any]:
         """Trains from the present step to the last one. Returns what summary.json holds."""
         config = self.config
-        feed = open_train(self.dataset, config.input, self.share, seed=config.seed, first_step=self.step)
+        feed = open_train(self.dataset, self.input, self.share, seed=config.seed, first_step=self.step)
         self.window.began = time.perf_counter()
         try:
             while self.step < self.total_steps:
-                self.optimiser.set_rate(self.schedule.rate)
-                self.train_step(self._next_batch(feed))
-                ends_epoch = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+                self._follow_schedule()
+                step = self.step + 1
+                ends_epoch = step % self.steps_per_epoch == 0 or step == self.total_steps
+                if ends_epoch or step % config.logging.scales_every_steps == 0:
+                    self._measured_step(self._next_batch(feed), journal)
+                else:
+                    self.train_step(self._next_batch(feed))
                 if ends_epoch or self.step % config.logging.every_steps == 0:
                     self.report(journal)
                 if ends_epoch:
@@ -305,6 +349,6 @@ class Trainer:
             "steps": self.step,
             "epochs": self.step / self.steps_per_epoch,
             "seconds": self.seconds,
-            "num_parameters": sum(row.num_parameters(t) for row in self.tower.rows for t in (0, 1)),
+            "num_parameters": count_parameters(self.tower.rows),
             "num_classes": len(self.dataset.classes),
         }

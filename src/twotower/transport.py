@@ -129,6 +129,16 @@ class Link:
         return finish
 
 
+class NoLink(Link):
+    """Of a network of one tower: there is nobody to swap with."""
+
+    def check_in(self, numbers: Sequence[int]) -> list[int]:
+        return list(numbers)
+
+    def lost(self, error: Exception) -> TowerLostError:
+        return TowerLostError(f"A replica has been lost: {error}. Start again with resume=auto to go on.")
+
+
 class NcclLink(Link):
     """Two GPUs. The host never waits: the stream does, and CUDA events measure how long."""
 

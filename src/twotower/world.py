@@ -1,6 +1,7 @@
 """The processes: which tower and replica this one is, on which device, over which transport, with which time-out.
 
-Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica are neighbours on one host.
+Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica are neighbours on one host. Of a
+network of one tower, each rank is a replica.
 """
 
 import ctypes
@@ -18,9 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from twotower.config import MachineConfig
-from twotower.transport import LINKS, Link, TowerLostError
-
-NUM_TOWERS = 2
+from twotower.transport import LINKS, Link, NoLink, TowerLostError
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Place:
     size: int
     local_rank: int
     local_size: int
+    num_towers: int = 2  # of the network
 
     @staticmethod
     def from_torchrun() -> "Place | None":
@@ -47,16 +47,16 @@ class Place:
 
     @property
     def tower(self) -> int:
-        return self.rank % NUM_TOWERS
+        return self.rank % self.num_towers
 
     @property
     def replica(self) -> int:
-        return self.rank // NUM_TOWERS
+        return self.rank // self.num_towers
 
 
-def check_even(size: int) -> None:
+def check_even(size: int, num_towers: int) -> None:
     """Raises: ValueError if `size` processes cannot be pairs of towers."""
-    if size % NUM_TOWERS:
+    if size % num_towers:
         raise ValueError(
             f"{size} processes were started, and each replica needs two, one for each tower: "
             "use --nproc-per-node=2, or a multiple of 2 for several replicas."
@@ -78,7 +78,7 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
     elif gpus >= place.local_size and machine.transport != "shared_gpu":
         device, transport = torch.device("cuda", place.local_rank), "nccl"
     else:
-        device, transport = torch.device("cuda", place.local_rank // NUM_TOWERS % gpus), "shared_gpu"
+        device, transport = torch.device("cuda", place.local_rank // place.num_towers % gpus), "shared_gpu"
     if machine.transport not in ("auto", transport):
         raise ValueError(
             f"machine.transport={machine.transport} does not fit {place.local_size} processes on {gpus} GPUs, "
@@ -117,16 +117,20 @@ class World:
     def __init__(self, machine: MachineConfig, place: Place, store: dist.Store) -> None:
         self.place, self._store = place, store
         self.rank, self.tower, self.replica = place.rank, place.tower, place.replica
-        self.num_replicas = place.size // NUM_TOWERS
+        self.num_towers = place.num_towers
+        self.num_replicas = place.size // place.num_towers
         self.device, self.transport = choose_device(machine, place)
         self.threads = threads_per_process(machine, place.local_size)
         # Measured with one thread on a CPU: the towers' convolutions and pools take 0.7 times as long as in NCHW.
         self.memory_format = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
-        self.link: Link = LINKS[self.transport](
-            self.tower, place.rank ^ 1, machine.timeout_seconds, self.memory_format
-        )
+        alone, peer = self.num_towers == 1, place.rank ^ 1
+        link = NoLink if alone else LINKS[self.transport]
+        self.link: Link = link(self.tower, peer, machine.timeout_seconds, self.memory_format)
         # The same tower in all replicas: they share weights, and nothing else does.
-        groups = [dist.new_group([2 * r + tower for r in range(self.num_replicas)]) for tower in range(NUM_TOWERS)]
+        groups = [
+            dist.new_group([self.num_towers * r + tower for r in range(self.num_replicas)])
+            for tower in range(self.num_towers)
+        ]
         self._replicas = groups[self.tower]
 
     @property
@@ -171,6 +175,15 @@ class World:
             time.sleep(0.05)
         return str(self._store.get(name).decode())
 
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """Each process's `values` (float64, equally many), in the order of ranks. Raises: TowerLostError."""
+        found = [torch.empty_like(values) for _ in range(self.place.size)]
+        try:
+            dist.all_gather(found, values)
+        except RuntimeError as error:
+            raise self.link.lost(error) from error
+        return found
+
     def barrier(self) -> None:
         """Waits until all processes are here. Raises: TowerLostError."""
         try:
@@ -181,14 +194,17 @@ class World:
     def describe(self) -> str:
         """One line about what was chosen."""
         how = {"gloo": "gloo", "nccl": "NCCL", "shared_gpu": "one GPU shared by both towers (gloo)"}
-        replicas = f"{self.num_replicas} replicas of 2 towers" if self.num_replicas > 1 else "2 towers"
-        return (
-            f"{replicas} in {self.place.size} processes, {self.device.type}, exchange over {how[self.transport]}, "
-            f"{self.threads} thread{'s' if self.threads > 1 else ''} each"
-        )
+        towers = "2 towers" if self.num_towers == 2 else "1 tower"
+        replicas = f"{self.num_replicas} replicas of {towers}" if self.num_replicas > 1 else towers
+        exchange = f"exchange over {how[self.transport]}" if self.num_towers == 2 else "no exchange"
+        processes = f"{self.place.size} processes" if self.place.size > 1 else "1 process"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{replicas} in {processes}, {self.device.type}, {exchange}, {threads} each"
 
     def first_contact(self) -> None:
         """Swaps a few numbers with the other tower the way activations will go. Raises: TowerLostError."""
+        if self.num_towers == 1:
+            return
         self.link.check_in([self.rank])
         try:
             peer = self.link.swap(torch.full((4,), float(self.tower), device=self.device)).wait()
@@ -219,7 +235,7 @@ def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = No
 
     Raises: ValueError for an odd number of processes or a device that is not there, TowerLostError.
     """
-    check_even(place.size)
+    check_even(place.size, place.num_towers)
     device, transport = choose_device(machine, place)
     torch.set_num_threads(threads_per_process(machine, place.local_size))
     if device.type == "cuda":

@@ -147,6 +147,7 @@ class TrainFeed:
                 replica=share.replica,
                 num_replicas=share.num_replicas,
                 span=span,
+                epochs_done=step / self._length,
             )
 
         own = share.own_rows(share.batch_size)

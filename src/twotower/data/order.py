@@ -44,7 +44,7 @@ def crop_span(config: InputConfig, size: int) -> int:
 def check_crops(config: InputConfig, size: int) -> None:
     """Raises: ValueError if the crops and their offsets do not fit into a square of `size` pixels."""
     span = crop_span(config, size)
-    if config.random_crop and config.offsets > span + 1:
+    if config.random_crop and config.offsets is not None and config.offsets > span + 1:
         raise ValueError(
             f"input.offsets={config.offsets} is more than the {span + 1} positions of a crop of {config.crop_size} "
             f"pixels in a square of {size}; give at most {span + 1}."
@@ -107,10 +107,10 @@ def colour_shifts(
     return shifts
 
 
-def noise_form(config: InputConfig, epoch: int) -> str:
+def noise_form(config: InputConfig, epochs_done: float) -> str:
     """`none`, `2012` or `paper`: in 2012 the noise was switched off for the last epochs."""
     last = config.colour_noise_epochs
-    return config.colour_noise if last is None or epoch < last else "none"
+    return config.colour_noise if last is None or epochs_done < last else "none"
 
 
 def noise_scale(form: str, std: float) -> float:
@@ -133,13 +133,19 @@ def draws(
     replica: int = 0,
     num_replicas: int = 1,
     span: int = SPAN,
+    epochs_done: float | None = None,
 ) -> Draws:
-    """The draws of stream (seed, epoch, step in epoch) for one replica's images; `span`: size less crop size."""
+    """The draws of stream (seed, epoch, step in epoch) for one replica's images.
+
+    Args:
+        span: size less crop size, in pixels.
+        epochs_done: the step as a number of epochs, which decides about the colour noise; None: `epoch`.
+    """
     whole = batch_size * num_replicas
     stream = numpy_stream("draws", seed, epoch, step)
     groups = -(-whole // config.images_per_draw)
     # All are drawn, whatever is used, so that switching one off leaves the others as they are.
-    offsets = _per_group(stream.integers(0, config.offsets, (groups, 2)), config.images_per_draw, whole)
+    offsets = _per_group(stream.integers(0, config.offsets or span + 1, (groups, 2)), config.images_per_draw, whole)
     flips = _per_group(stream.integers(0, 2, groups), config.images_per_draw, whole)
     alphas = stream.standard_normal((whole, 3)) * config.colour_noise_std
     if not config.random_crop:
@@ -147,6 +153,6 @@ def draws(
     if not config.flip:
         flips = np.zeros_like(flips)
     rows = replica_rows(batch_size, replica)
-    form = noise_form(config, epoch)
+    form = noise_form(config, epoch if epochs_done is None else epochs_done)
     noise = colour_shifts(form, alphas[rows], eigenvalues, eigenvectors)
     return Draws(offsets[rows], flips[rows], noise, noise_scale(form, config.colour_noise_std))

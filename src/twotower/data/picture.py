@@ -63,7 +63,7 @@ def _fed(dataset: DataSet, rows: list[int], config: InputConfig, contrast: float
 def _fitted(preset: InputConfig, size: int) -> InputConfig:
     """The preset for squares of `size`, which may be smaller than the crops of the paper."""
     crop = min(preset.crop_size, size * 7 // 8)
-    return replace(preset, crop_size=crop, offsets=min(preset.offsets, size - crop + 1))
+    return replace(preset, crop_size=crop, offsets=min(preset.offsets or size, size - crop + 1))
 
 
 def _describe(name: str, config: InputConfig) -> str:

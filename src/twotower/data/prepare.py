@@ -24,7 +24,7 @@ from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_pre
 from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
 
-FORMAT = 2
+FORMAT = 3
 SHAPES_ROOT = Path("datasets/shapes")
 CACHE = ".twotower"
 INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
@@ -37,8 +37,9 @@ def root_of(data: DataConfig) -> Path:
 
 
 def cache_of(data: DataConfig) -> Path:
-    """The folder that holds what was fitted."""
-    return Path(data.cache) if data.cache is not None else root_of(data) / CACHE
+    """The folder that holds what was fitted, one for each size."""
+    name = CACHE if data.size == PREPARED_SIZE else f"{CACHE}-{data.size}"
+    return Path(data.cache) if data.cache is not None else root_of(data) / name
 
 
 def _refuse(path: str, reason: str) -> ValueError:
@@ -47,9 +48,9 @@ def _refuse(path: str, reason: str) -> ValueError:
     )
 
 
-def _examine(index: FolderIndex, on_error: str, progress: bool) -> tuple[Fit, dict[str, str], bool]:
+def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tuple[Fit, dict[str, str], bool]:
     """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
-    decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1)), Fit(PREPARED_SIZE), {}
+    decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1), size), Fit(size), {}
     for split, by_class in index.files.items():
         paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
         with metered(f"preparing {split}", len(paths), silent=not progress) as meter:
@@ -118,19 +119,20 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
         raise ValueError(f"data.root={root} is not finished; run launch/prepare_data.py for it again to go on.")
     index = index_folder(root)
     content = _read_index(cache)
-    if content is None or content["fingerprint"] != index.fingerprint:
+    if content is None or content["fingerprint"] != index.fingerprint or content["size"] != data.size:
         say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             say(
                 f"(python launch/prepare_data.py source=folder source.root={root} output=DIR can be interrupted, and "
                 "makes a set that is read several times as fast)"
             )
-        fit, rejects, needs_resize = _examine(index, data.on_error, progress)
+        fit, rejects, needs_resize = _examine(index, data.size, data.on_error, progress)
         _check_left(index, rejects)
         values, vectors = fit.colour_pca()
         content = {
             "format": FORMAT,
             "fingerprint": index.fingerprint,
+            "size": data.size,
             "classes": index.classes,
             "files": index.files,
             "rejects": rejects,
@@ -207,5 +209,6 @@ def load(data: DataConfig) -> DataSet:
         np.array(content["eigenvectors"]),
         content["rejects"],
         content["needs_resize"],
+        size=content["size"],
         picture=cache / PICTURE if (cache / PICTURE).exists() else None,
     )

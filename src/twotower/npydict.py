@@ -1,0 +1,173 @@
+"""Dictionaries of arrays in `.npy` and `.npz` files, read without running what a pickle may hold.
+
+A dictionary in a `.npy` file is a pickle, and a pickle can call any function of Python; `numpy.load` lets it. Here it
+may build arrays of numbers, dictionaries, lists, tuples, strings and plain numbers. The names of NumPy that it needs
+for that lead to stand-ins, so that not even NumPy's own functions are called by the file. Files of Python 2 are read.
+"""
+
+import io
+import pickle
+import pickletools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+_NUMBERS = re.compile(r"[fiu][1248]|b1")
+# What np.savez is usually given: conv1.weight, conv1/weights, conv1_W, fc8_b ...
+_KEY = re.compile(r"(?P<layer>\w+?)[./_](?P<part>w|weights?|b|bias|biases)(:0)?", re.IGNORECASE)
+
+
+class _RefusedError(Exception):
+    """What a pickle asked for and does not get."""
+
+
+class _PickledType:
+    """Stands for numpy.dtype(code, align, copy)."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = str(code), "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = str(state[1])
+
+    def number(self) -> np.dtype[Any]:
+        if not _NUMBERS.fullmatch(self.code) or self.order not in "<>=|":
+            raise _RefusedError(f"an array of {self.code}")
+        return np.dtype(self.order + self.code)
+
+
+class _PickledArray:
+    """Stands for an array, which arrives as an empty one and its state."""
+
+    value: NDArray[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, by_columns, content = state
+        content = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        flat = np.frombuffer(content, kind.number())
+        self.value = flat.reshape([int(size) for size in shape], order="F" if by_columns else "C")
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return lambda *_: _PickledArray()
+        if (module, name) == ("numpy", "ndarray"):
+            return None  # only an argument of _reconstruct
+        if (module, name) == ("numpy", "dtype"):
+            return lambda *arguments: _PickledType(*arguments)
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return lambda text, encoding: text.encode("latin1")
+        raise _RefusedError(f"{module}.{name}")
+
+
+def _check_memo(content: bytes) -> None:
+    """A memo's index is given memory for all indices below it, so a few bytes could take all there is."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+            raise _RefusedError("an index beyond the end of the file")
+
+
+def unpickle(content: bytes, path: Path) -> Any:
+    """The object of a pickle; arrays are read-only. Raises: ValueError naming what it asked for and does not get."""
+    try:
+        _check_memo(content)
+        return _resolve(_Unpickler(io.BytesIO(content), encoding="latin1").load())
+    except _RefusedError as error:
+        raise ValueError(
+            f"{path} is refused: its pickle asks for {error}, and only arrays of numbers, dictionaries, lists and "
+            "strings are read; give a file that holds nothing else."
+        ) from error
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to lead to
+        raise ValueError(f"{path} is damaged or cut short: its pickle cannot be read; get the file again.") from error
+
+
+def _resolve(value: Any, depth: int = 0) -> Any:
+    if depth > 8:
+        raise _RefusedError("containers more than 8 deep")
+    if isinstance(value, _PickledArray):
+        if value.value is None:
+            raise _RefusedError("an array without content")
+        return value.value
+    if isinstance(value, dict):
+        return {_resolve(key, depth + 1): _resolve(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolve(one, depth + 1) for one in value]
+    if value is None or isinstance(value, str | bytes | int | float):
+        return value
+    raise _RefusedError(f"a {type(value).__name__}")
+
+
+def read_npy(path: Path) -> Any:
+    """An array of numbers, or the object that a `.npy` file holds. Raises: ValueError if it is refused or damaged."""
+    try:
+        with path.open("rb") as file:
+            version = npy.read_magic(file)
+            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, kind = read_header(file)
+            if not kind.hasobject:
+                file.seek(0)
+                return npy.read_array(file, allow_pickle=False)
+            content = file.read()
+    except (ValueError, MemoryError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file, or it is cut short ({error}); get the file again.") from error
+    held = unpickle(_objects(content, shape, path), path)
+    return held
+
+
+def _objects(content: bytes, shape: tuple[int, ...], path: Path) -> bytes:
+    if shape != ():
+        raise ValueError(f"{path} holds an array of {shape} objects; give one dictionary of layers.")
+    return content
+
+
+def read_layers(path: Path) -> dict[str, list[Array]]:
+    """{"conv1": [weight, bias], ...} as float32, in the file's own layout.
+
+    A `.npy` file holds a dictionary from a layer's name to [weights, biases] or to {"weights": ..., "biases": ...};
+    a `.npz` file an array for each, conv1.weight, conv1/weights, conv1_W or the like.
+
+    Raises: ValueError if the file is refused, damaged, or holds something else.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                for key in file.files:
+                    match = _KEY.fullmatch(key)
+                    if match is None:
+                        raise _KeyNameError(key)
+                    found.setdefault(match["layer"], {})[match["part"].lower()[0]] = file[key]
+        except _KeyNameError as error:
+            raise ValueError(f"{path} has an array {error}; names such as conv1.weight and conv1.bias are read.") from error
+        except Exception as error:  # zipfile, zlib and NumPy have many ways of saying so
+            raise ValueError(f"{path} cannot be read as arrays of numbers ({error}); get the file again.") from error
+    else:
+        content = read_npy(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds no dictionary of layers; it should be layer name -> [weights, biases].")
+        for layer, parts in content.items():
+            if isinstance(parts, list):
+                parts = dict(zip("wb", parts, strict=False)) if len(parts) == 2 else {}
+            elif isinstance(parts, dict):
+                parts = {str(key).lower()[:1]: value for key, value in parts.items()}
+            found[_text(layer)] = parts if isinstance(parts, dict) else {}
+    for layer, parts in found.items():
+        if set(parts) != {"w", "b"} or not all(isinstance(part, np.ndarray) for part in parts.values()):
+            raise ValueError(f"{path} has no weights and biases for {layer}; both are needed, as arrays.")
+    return {
+        layer: [np.ascontiguousarray(parts[key], dtype=np.float32) for key in ("w", "b")] for layer, parts in found.items()
+    }
+
+
+class _KeyNameError(Exception):
+    pass
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,92 @@
+"""Whether a network learns: the sizes of each layer's weights, updates and outputs; and a loss that does not move."""
+
+import math
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twotower.network import Tower
+from twotower.optim import VelocitySGD
+
+WHAT = ("weight", "update", "output")
+
+
+class OutputScales:
+    """Within this context, the mean |output| of each layer of a tower, after its norms and pooling, is noted."""
+
+    def __init__(self, tower: Tower) -> None:
+        self._tower = tower
+        self._handles: list[Any] = []
+        self.of: dict[str, Tensor] = {}
+
+    def __enter__(self) -> "OutputScales":
+        for row, layer in zip(self._tower.rows, self._tower.table(), strict=True):
+            self._handles.append(layer.after.register_forward_hook(self._hook(row.name)))
+        return self
+
+    def _hook(self, name: str) -> Any:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.of[name] = output.detach().abs().mean()
+
+        return note
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def measure(tower: Tower, optimiser: VelocitySGD, outputs: OutputScales) -> Tensor:
+    """float64 [layers, 3] on the CPU: mean |w|, mean |update| of the last step, mean |output| in it."""
+    rows = []
+    for layer in optimiser.layers:
+        weights = [p for name, p in optimiser.parameters.items() if name.startswith(f"{layer}.weight")]
+        total = sum(float(w.abs().sum()) for w in weights)
+        count = sum(w.numel() for w in weights)
+        rows.append([total / count, optimiser.mean_update(layer), float(outputs.of[layer])])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def as_values(scales: Sequence[Tensor], layers: Sequence[str]) -> dict[str, float]:
+    """{"tower0/conv1/weight": ..., ...} of what `measure` gave for each tower."""
+    return {
+        f"tower{tower}/{layer}/{what}": float(table[row, column])
+        for tower, table in enumerate(scales)
+        for row, layer in enumerate(layers)
+        for column, what in enumerate(WHAT)
+    }
+
+
+class StuckLoss:
+    """Notices a loss that has never left ln(classes), where a network says the same for every image.
+
+    Known from many reproductions: at 1000 classes the loss stays at 6.9 for tens of thousands of steps, without any
+    error message, and most often for want of spread in the initial weights or because the rate is too high.
+    """
+
+    MARGIN = 0.99  # of ln(classes): below it a network has learned something
+
+    def __init__(self, num_classes: int, after_steps: int) -> None:
+        self.num_classes, self.after_steps = num_classes, after_steps
+        self.is_watching = True
+
+    def look(self, step: int, loss: float) -> str | None:
+        """Takes note of the mean loss of the last steps; once, an explanation if it is stuck."""
+        if not self.is_watching:
+            return None
+        if loss < self.MARGIN * math.log(self.num_classes):
+            self.is_watching = False
+        elif step >= self.after_steps:
+            self.is_watching = False
+            return (
+                f"notice: after {step} steps the loss is still {loss:.3f}, and ln({self.num_classes}) = "
+                f"{math.log(self.num_classes):.3f} is what a network has that says the same for every image. What "
+                "helps: a tenth of optim.learning_rate; network=alexnet_2012, whose conv3-5 start with a wider "
+                "spread; another seed. Or patience: some runs leave it after a few hundred steps."
+            )
+        return None

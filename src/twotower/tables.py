@@ -1,0 +1,309 @@
+"""The lab book of 2012 on one page: Tables 1 and 2 and the ablations, with our own results beside them.
+
+For each row: what the paper prints, what the notes record, and the difference to the run that it is a change of. A
+run of ours counts for a row by its network and ablation (`COUNTS_FOR`); runs of one row, as with several seeds, are
+averaged. Ours are headed by the images that they were measured on: only the same images give comparable errors.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from twotower import checkpoint, predictions
+from twotower.evaluate import read_config
+from twotower.labbook import Entry, baseline_of, read_labbook
+
+FORMATS = ("text", "markdown", "csv")
+BASELINE = "alexnet_2012"
+COUNTS_FOR = {  # network or ablation of ours -> runs of 2012
+    BASELINE: ("145", "145-2010"),
+    "no_lrn": ("148",),
+    "no_overlap": ("147",),
+    "one_tower": ("145-half",),
+    "no_exchange": ("150",),
+    "norm_below_relu": ("166",),
+    "lrn1_only": ("167",),
+    "half_exchange": ("170-quant",),
+}
+VIEWS = {"centre": "centre", "ten": "10-view"}  # as evaluated here -> as the notes say
+_PRINTED = re.compile(r"([+-]?\d+\.\d) / ([+-]?\d+\.\d)")
+_NOTHING = ("", "")
+
+Pair = tuple[str, str]  # top-1 and top-5 in percent, as text
+
+
+@dataclass(frozen=True)
+class OwnResult:
+    """Errors of one of our runs, in percent.
+
+    Attributes:
+        name: the key of `COUNTS_FOR`.
+        images: what it was measured on, for the heading.
+        comparable: whether these are the images of the paper, at the paper's width.
+        view: centre or 10-view.
+    """
+
+    name: str
+    images: str
+    comparable: bool
+    view: str
+    top1_error: float
+    top5_error: float
+
+
+@dataclass(frozen=True)
+class OwnCell:
+    """Our mean in one row. `runs` is 0 where a run exists and was not evaluated, None where there is no run."""
+
+    runs: int | None
+    errors: Pair
+    difference: Pair  # to ours of run 145
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: an entry of the lab book, what the paper prints of it, and ours for each heading."""
+
+    entry: Entry
+    paper: Pair
+    notes: Pair
+    difference: Pair
+    own: tuple[OwnCell, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Titles with their rows, the headings of our columns, and what has to be said below."""
+
+    sections: list[tuple[str, list[Line]]]
+    headings: list[str]
+    has_runs: bool
+    remarks: list[str]
+
+
+def counts_for(network: str, ablation: str) -> str | None:
+    """The key of `COUNTS_FOR` that a run has: its network or its ablation, whichever differs from the paper's run.
+
+    None if it is a change of two things, or not one that the lab book has.
+    """
+    changed = [name for name in (network, ablation) if name not in (BASELINE, "none")] or [BASELINE]
+    return changed[0] if len(changed) == 1 and changed[0] in COUNTS_FOR else None
+
+
+def images_of(identity: dict[str, Any]) -> tuple[str, bool]:
+    """What predictions were made on, for a heading, and whether that is comparable with the paper.
+
+    A folder is called ILSVRC only if it has 1000 classes and 50,000 images (or the 150,000 of 2010's test set).
+    """
+    data, split, about = identity["data"], identity["split"], ""
+    size = (data["num_classes"], data["num_images"])
+    comparable = data["kind"] == "folder" and size in ((1000, 50_000), (1000, 150_000))
+    if comparable:
+        of_2010 = data["source"] == "ilsvrc2010" or size[1] == 150_000
+        about = f"{'ILSVRC-2010' if of_2010 else 'ILSVRC-2012'} {split}"
+    elif data["kind"] == "folder":
+        about = f"folder {Path(data['root']).name}, {size[0]} classes, {size[1]} images"
+    else:
+        about = f"{data['kind']}, {size[1]} images"
+    if identity["width"] != 1:
+        comparable, about = False, f"{about}, width {identity['width']:g}"
+    return about, comparable
+
+
+def _evaluated(run_dir: Path, name: str) -> list[OwnResult]:
+    """Results of a run's last checkpoint: from stored predictions, and what only evaluation.json still has."""
+    path = checkpoint.find(run_dir)
+    sha256 = checkpoint.read_manifest(path).sha256
+    found: dict[tuple[str, str], OwnResult] = {}
+
+    def add(identity: dict[str, Any], view: str, top1_error: float, top5_error: float) -> None:
+        images, comparable = images_of(identity)
+        result = OwnResult(name, images, comparable, VIEWS[view], top1_error, top5_error)
+        found.setdefault((images, view), result)
+
+    for view in VIEWS:
+        for file in sorted((run_dir / predictions.FOLDER).glob(f"{path.name}-*-{view}.safetensors")):
+            identity = predictions.read_identity(file)
+            if identity is not None and identity["checkpoint"] == sha256:
+                stored = predictions.read(file, identity)
+                assert stored is not None
+                counts = stored.counts()
+                add(identity, view, counts.top1_error, counts.top5_error)
+    report = run_dir / "evaluation.json"
+    content = json.loads(report.read_text()) if report.exists() else {}
+    if content.get("identity", {}).get("checkpoint") == sha256:
+        for view in VIEWS:
+            if content[view] is not None:
+                add(content["identity"], view, content[view]["top1_error"], content[view]["top5_error"])
+    return list(found.values())
+
+
+def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[str]]:
+    """The results of our runs, the rows that they count for, and remarks on what is missing.
+
+    Raises: ValueError for a folder without run or checkpoint, or a run that counts for no row.
+    """
+    results, names, remarks = [], set(), []
+    for run in runs:
+        config = read_config(Path(run))
+        name = counts_for(config.network.name, config.ablation)
+        if name is None:
+            raise ValueError(
+                f"runs={run} is network={config.network.name}, ablation={config.ablation}, which the lab book does "
+                f"not have; it has {', '.join(COUNTS_FOR)}."
+            )
+        names.add(name)
+        evaluated = _evaluated(Path(run), name)
+        results += evaluated
+        wanted = {entry.view for entry in read_labbook() if entry.run in COUNTS_FOR[name]}
+        for crops, view in VIEWS.items():
+            if view in wanted and view not in {result.view for result in evaluated}:
+                remarks.append(f"{run}, {view}, not evaluated: python launch/evaluate.py run={run} crops={crops}")
+    return results, names, remarks
+
+
+def _printed(entry: Entry) -> Pair:
+    """What the paper prints; the averages of several networks are in the lab book as the paper prints them."""
+    match = _PRINTED.search(entry.paper_item)
+    if match is not None:
+        return match[1], match[2]
+    return _NOTHING if not _only_printed(entry) else (f"{entry.top1_error:.1f}", f"{entry.top5_error:.1f}")
+
+
+def _only_printed(entry: Entry) -> bool:
+    return bool(entry.paper_item) and entry.nll is None
+
+
+def _own_cell(entry: Entry, images: str, results: Sequence[OwnResult], names: set[str]) -> OwnCell:
+    here = [result for result in results if (result.images, result.view) == (images, entry.view)]
+    ours = [result for result in here if entry.run in COUNTS_FOR[result.name]]
+    if not ours:
+        exists = any(entry.run in COUNTS_FOR[name] for name in names)
+        return OwnCell(0 if exists else None, _NOTHING, _NOTHING)
+    top1, top5 = mean(result.top1_error for result in ours), mean(result.top5_error for result in ours)
+    base, difference = [result for result in here if result.name == BASELINE], _NOTHING
+    if base and ours[0].name != BASELINE:
+        of_base = mean(result.top1_error for result in base), mean(result.top5_error for result in base)
+        difference = (f"{top1 - of_base[0]:+.2f}", f"{top5 - of_base[1]:+.2f}")
+    return OwnCell(len(ours), (f"{top1:.2f}", f"{top5:.2f}"), difference)
+
+
+def make_page(runs: Sequence[str] = ()) -> Page:
+    """The page, with a column for each set of images that our runs were evaluated on; without runs it is empty.
+
+    Differences of the notes are to the baseline that the notes name, ours to our run of the paper's network.
+
+    Raises: ValueError for a folder without run or checkpoint, or a run that counts for no row.
+    """
+    results, names, remarks = own_results(runs)
+    headings = list(dict.fromkeys(result.images for result in results))
+    for images in dict.fromkeys(result.images for result in results if not result.comparable):
+        remarks.append(f"ours ({images}) cannot be compared with the paper's: other images, or another width")
+    entries = read_labbook()
+
+    def line(entry: Entry) -> Line:
+        base, difference = baseline_of(entry, entries), _NOTHING
+        notes = _NOTHING if _only_printed(entry) else (f"{entry.top1_error:.4f}", f"{entry.top5_error:.4f}")
+        if base is not None:
+            errors = entry.top1_error - base.top1_error, entry.top5_error - base.top5_error
+            difference = (f"{errors[0]:+.2f}", f"{errors[1]:+.2f}")
+        own = tuple(_own_cell(entry, images, results, names) for images in headings or [""])
+        return Line(entry, _printed(entry), notes, difference, own)
+
+    changes = [entry for entry in entries if entry.baseline]
+    changes.sort(key=lambda entry: not entry.paper_item.startswith("Section"))
+    ablations = [line(entry) for entry in changes]
+    # Of the other changes the paper prints errors, not differences: those are in Table 2.
+    ablations = [one if one.paper[0].startswith(("+", "-")) else replace(one, paper=_NOTHING) for one in ablations]
+    sections = [
+        ("Table 1: ILSVRC-2010, test set", [line(e) for e in entries if e.paper_item.startswith("Table 1")]),
+        ("Table 2: ILSVRC-2012, validation set", [line(e) for e in entries if e.paper_item.startswith("Table 2")]),
+        ("Ablations: sections 3.2, 3.3 and 3.4, and the rest of the lab book", ablations),
+    ]
+    return Page(sections, [f"ours ({images})" for images in headings] or ["ours"], bool(runs), remarks)
+
+
+HEADS = ("network", "run", "baseline", "images, view")
+PAIRS = ("paper", "notes of 2012", "to the baseline")
+
+
+def _words(line: Line) -> list[str]:
+    entry = line.entry
+    return [entry.change, entry.run, entry.baseline, f"{entry.year} {entry.set}, {entry.view}"]
+
+
+def _joined(pair: Pair) -> str:
+    return " / ".join(pair) if any(pair) else ""
+
+
+def _joined_row(line: Line, page: Page) -> list[str]:
+    cells = [*_words(line), _joined(line.paper), _joined(line.notes), _joined(line.difference)]
+    for own in line.own:
+        runs = f" ({own.runs} runs)" if own.runs is not None and own.runs > 1 else ""
+        cells += ["not evaluated" if own.runs == 0 else _joined(own.errors) + runs, _joined(own.difference)]
+    return cells[: len(_joined_heads(page))]
+
+
+def _joined_heads(page: Page) -> list[str]:
+    if not page.has_runs:
+        return [*HEADS, *PAIRS, *page.headings]
+    return [*HEADS, *PAIRS, *(head for heading in page.headings for head in (heading, "to ours of 145"))]
+
+
+def as_text(page: Page, width: int) -> str:
+    """Tables of box characters, at most `width` characters wide."""
+    file = io.StringIO()
+    console = Console(file=file, width=width)
+    for title, lines in page.sections:
+        table = Table(title=f"{title} (top-1 / top-5 error, %)", title_justify="left")
+        for i, head in enumerate(_joined_heads(page)):
+            table.add_column(head, justify="right" if i >= len(HEADS) else "left", no_wrap=0 < i < len(HEADS + PAIRS))
+        for line in lines:
+            table.add_row(*_joined_row(line, page))
+        console.print(table)
+    lines_of_text = [line.rstrip() for line in file.getvalue().splitlines()]
+    return "\n".join([*lines_of_text, *page.remarks]) + "\n"
+
+
+def as_markdown(page: Page) -> str:
+    """Tables of GitHub's Markdown."""
+    heads, parts = _joined_heads(page), []
+    ruler = ["---"] * len(HEADS) + ["---:"] * (len(heads) - len(HEADS))
+    for title, lines in page.sections:
+        rows = [heads, ruler, *(_joined_row(line, page) for line in lines)]
+        text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        parts.append(f"### {title} (top-1 / top-5 error, %)\n\n{text}\n")
+    return "\n".join([*parts, *(f"- {remark}" for remark in page.remarks)]).rstrip() + "\n"
+
+
+def as_csv(page: Page) -> str:
+    """One table, its first column the title; every number in a column of its own, all in percent."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    pairs = [*PAIRS, *(head for heading in page.headings for head in (heading, f"{heading}, to 145"))]
+    columns = [f"{head}, {top}" for head in pairs for top in ("top-1", "top-5")]
+    writer.writerow(["table", *HEADS, *columns, *(f"{heading}, runs" for heading in page.headings)])
+    for title, lines in page.sections:
+        for line in lines:
+            numbers = [*line.paper, *line.notes, *line.difference]
+            for own in line.own:
+                numbers += [*own.errors, *own.difference]
+            counts = ["" if own.runs is None else str(own.runs) for own in line.own]
+            writer.writerow([title, *_words(line), *numbers, *counts])
+    return file.getvalue()
+
+
+def render(page: Page, form: str, width: int) -> str:
+    """The page as `text`, `markdown` or `csv`. Raises: ValueError for another word."""
+    if form not in FORMATS:
+        raise ValueError(f"format={form} is not known; choose one of {', '.join(FORMATS)}.")
+    return as_text(page, width) if form == "text" else as_markdown(page) if form == "markdown" else as_csv(page)
