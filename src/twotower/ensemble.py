@@ -81,7 +81,6 @@ def search_coefficients(members: Sequence[Tensor], labels: Tensor) -> list[float
     lowest = _top5_errors(members, coefficients, 0, labels)[GRID.index(START)]
     changed_last = None
     for _ in range(MAX_PASSES):
-        before = list(coefficients)
         for which in range(len(members)):
             if which == changed_last:
                 return coefficients
@@ -89,7 +88,7 @@ def search_coefficients(members: Sequence[Tensor], labels: Tensor) -> list[float
             if min(errors) < lowest:
                 lowest, changed_last = min(errors), which
                 coefficients[which] = GRID[errors.index(lowest)]
-        if coefficients == before:
+        if changed_last is None:
             break
     return coefficients
 

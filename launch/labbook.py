@@ -1,0 +1,36 @@
+"""The lab book of 2012 on one page: Tables 1 and 2 of the paper, the ablations, and our own runs beside them.
+
+python launch/labbook.py [runs=[RUN_A,RUN_B]] [format=text|markdown|csv] [output=FILE]
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from twotower.config import LabbookConfig, register_schemas
+from twotower.tables import make_page, render
+
+register_schemas()
+WIDTH = 165  # characters; narrower terminals break the lines
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="labbook")
+def main(composed: Any) -> None:
+    settings = OmegaConf.to_object(composed)
+    assert isinstance(settings, LabbookConfig)
+    try:
+        text = render(make_page(settings.runs), settings.format, max(WIDTH, Console().width))
+        if settings.output is None:
+            print(text, end="")
+        else:
+            Path(settings.output).write_text(text)
+            print(f"written to {settings.output}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

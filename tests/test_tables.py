@@ -1,0 +1,204 @@
+"""The lab book on one page: the paper's numbers as it prints them, and ours only where they belong."""
+
+import csv
+import io
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from fake_runs import fake_config, save_checkpoint
+from twotower import checkpoint, predictions
+from twotower.journal import write_json
+from twotower.predictions import Predictions
+from twotower.tables import Line, counts_for, images_of, make_page, render
+
+TABLE_1, TABLE_2, ABLATIONS = 0, 1, 2
+
+
+def identity(run: Path, **data: Any) -> dict[str, Any]:
+    about = {"kind": "folder", "root": "/data/photos", "source": None, "fingerprint": None}
+    about |= {"num_images": 4, "num_classes": 7} | data
+    manifest = checkpoint.read_manifest(checkpoint.find(run))
+    width = data.pop("width", 0.0625)
+    return {"checkpoint": manifest.sha256, "width": width, "data": about, "split": "val"}
+
+
+def store(run: Path, view: str, num_right: int, **data: Any) -> None:
+    """Predictions for four images, of which `num_right` are right and the others have their label last."""
+    labels = torch.arange(4)
+    scores = torch.log(torch.arange(1, 8) / 28).repeat(4, 1)
+    scores[torch.arange(4), labels] = torch.where(torch.arange(4) < num_right, 0.0, -9.0)
+    path = predictions.path_of(run, "step-00000001", "val", view)
+    predictions.store(path, Predictions(scores, labels, 1.0, "ten"), identity(run, **data))
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, fake_config(folder), seed=0)
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, checkpoint_folder: Path) -> Any:
+    def make(name: str, *overrides: str) -> Path:
+        shutil.copytree(checkpoint_folder, tmp_path / name)
+        config = fake_config(tmp_path, *overrides)
+        OmegaConf.save(OmegaConf.structured(config), tmp_path / name / "config.yaml")
+        return tmp_path / name
+
+    return make
+
+
+def line_of(page: Any, section: int, run: str) -> Line:
+    return next(line for line in page.sections[section][1] if line.entry.run == run)
+
+
+def test_the_numbers_of_the_paper() -> None:
+    page = make_page()
+    table_1, table_2, ablations = (lines for _, lines in page.sections)
+    assert [line.paper for line in table_1] == [("37.5", "17.0"), ("39.0", "18.3")]
+    by_run = {line.entry.run: line for line in table_2}
+    assert {run: line.paper for run, line in by_run.items()} == {
+        "145": ("40.7", "18.2"),
+        "5-cnns": ("38.1", "16.4"),
+        "146-2012-2011": ("39.0", "16.6"),
+        "7-cnns": ("36.7", "15.4"),
+    }
+    assert by_run["145"].notes == ("40.6640", "18.2100")
+    assert by_run["5-cnns"].notes == ("", ""), "no note of 2012 has it"
+    assert [(line.entry.run, line.paper, line.difference) for line in ablations[:3]] == [
+        ("145-half", ("+1.7", "+1.2"), ("+1.70", "+1.23")),
+        ("148", ("+1.4", "+1.2"), ("+1.37", "+1.15")),
+        ("147", ("+0.4", "+0.3"), ("+0.39", "+0.30")),
+    ]
+    assert all(line.paper == ("", "") for line in ablations[3:])
+
+
+def test_every_entry_with_a_baseline_is_there() -> None:
+    with (ROOT / "src" / "twotower" / "labbook.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = sorted((row["run"], row["year"], row["view"]) for row in rows if row["baseline"])
+    lines = make_page().sections[ABLATIONS][1]
+    assert sorted((line.entry.run, str(line.entry.year), line.entry.view) for line in lines) == expected
+
+
+def test_without_runs_ours_is_empty() -> None:
+    page = make_page()
+    assert page.headings == ["ours"]
+    assert page.remarks == []
+    assert all(own.runs is None for _, lines in page.sections for line in lines for own in line.own)
+    rows = list(csv.DictReader(io.StringIO(render(page, "csv", 150))))
+    assert rows[0]["paper, top-1"] == "37.5"
+    assert all(row["ours, top-1"] == row["ours, top-5"] == row["ours, runs"] == "" for row in rows)
+
+
+def test_ours_are_the_means_of_their_runs(make_run: Any) -> None:
+    first, second = make_run("first"), make_run("second", "seed=1")
+    without_norm = make_run("without_norm", "ablation=no_lrn")
+    for run, right in ((first, 3), (second, 4), (without_norm, 2)):
+        store(run, "ten", right)
+    store(first, "centre", 1)
+    store(second, "centre", 1)
+    page = make_page([str(first), str(second), str(without_norm)])
+    assert page.headings == ["ours (folder photos, 7 classes, 4 images, width 0.0625)"]
+    (own,) = line_of(page, TABLE_2, "145").own
+    assert (own.runs, own.errors, own.difference) == (2, ("12.50", "12.50"), ("", ""))
+    ten, centre = page.sections[TABLE_1][1]
+    assert ten.own[0].errors == ("12.50", "12.50")
+    assert centre.own[0].errors == ("75.00", "75.00")
+    (own,) = line_of(page, ABLATIONS, "148").own
+    assert (own.runs, own.errors, own.difference) == (1, ("50.00", "50.00"), ("+37.50", "+37.50"))
+    assert line_of(page, ABLATIONS, "147").own[0].runs is None
+    assert page.remarks == [
+        "ours (folder photos, 7 classes, 4 images, width 0.0625) cannot be compared with the paper's: other images, "
+        "or another width"
+    ]
+    text = render(page, "text", 220)
+    assert "12.50 / 12.50 (2 runs)" in text
+    assert "+37.50 / +37.50" in text
+
+
+def test_what_is_not_evaluated_says_how(make_run: Any) -> None:
+    run = make_run("run")
+    page = make_page([str(run)])
+    assert f"{run}, 10-view, not evaluated: python launch/evaluate.py run={run} crops=ten" in page.remarks
+    assert line_of(page, TABLE_2, "145").own[0].runs == 0
+    assert "not evaluated" in render(page, "markdown", 150)
+    assert line_of(page, TABLE_2, "5-cnns").own[0].runs is None
+    store(run, "ten", 4)
+    assert not any("10-view" in remark for remark in make_page([str(run)]).remarks)
+
+
+def test_results_of_another_checkpoint_are_not_ours(make_run: Any, tmp_path: Path) -> None:
+    run = make_run("run")
+    store(run, "ten", 4)
+    assert line_of(make_page([str(run)]), TABLE_2, "145").own[0].runs == 1
+    save_checkpoint(run, fake_config(tmp_path), seed=5)
+    assert line_of(make_page([str(run)]), TABLE_2, "145").own[0].runs == 0
+
+
+def test_evaluation_json_is_enough(make_run: Any) -> None:
+    run = make_run("run")
+    ten = {"top1_error": 41.5, "top5_error": 19.25}
+    write_json(run / "evaluation.json", {"centre": None, "ten": ten, "identity": identity(run)})
+    (own,) = line_of(make_page([str(run)]), TABLE_2, "145").own
+    assert (own.runs, own.errors) == (1, ("41.50", "19.25"))
+
+
+def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
+    """The name needs 1000 classes and 50,000 images; each set of images has a column of its own."""
+    real = {"kind": "folder", "root": "/data/x", "source": None, "num_classes": 1000, "num_images": 50_000}
+    whole = {"data": real, "split": "val", "width": 1.0}
+    assert images_of(whole) == ("ILSVRC-2012 val", True)
+    assert images_of(whole | {"data": real | {"source": "ilsvrc2010"}}) == ("ILSVRC-2010 val", True)
+    assert images_of(whole | {"data": real | {"num_images": 150_000}, "split": "test"}) == ("ILSVRC-2010 test", True)
+    assert images_of(whole | {"width": 0.5}) == ("ILSVRC-2012 val, width 0.5", False)
+    fewer = real | {"root": "/data/ILSVRC-2012", "num_images": 600}
+    assert images_of(whole | {"data": fewer}) == ("folder ILSVRC-2012, 1000 classes, 600 images", False)
+    assert images_of(whole | {"data": real | {"kind": "synthetic"}}) == ("synthetic, 50000 images", False)
+    shapes = {"kind": "shapes", "num_classes": 12, "num_images": 600}
+    assert images_of(whole | {"data": real | shapes}) == ("shapes, 600 images", False)
+    first, second = make_run("first"), make_run("second")
+    store(first, "ten", 4)
+    store(second, "ten", 3, kind="shapes")
+    page = make_page([str(first), str(second)])
+    assert len(page.headings) == 2
+    assert [own.runs for own in line_of(page, TABLE_2, "145").own] == [1, 1]
+
+
+def test_which_run_counts_for_which_row(make_run: Any) -> None:
+    assert counts_for("alexnet_2012", "none") == "alexnet_2012"
+    assert counts_for("alexnet_2012", "no_lrn") == "no_lrn"
+    assert counts_for("one_tower", "none") == "one_tower"
+    assert counts_for("one_tower", "no_lrn") is None, "two changes at once"
+    assert counts_for("alexnet", "none") is None
+    run = make_run("run", "network=alexnet")
+    with pytest.raises(ValueError, match="network=alexnet, ablation=none, which the lab book does not have"):
+        make_page([str(run)])
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def launch(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["labbook.py", *arguments])
+        runpy.run_path(str(ROOT / "launch" / "labbook.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    printed = launch()
+    for numbers in ("37.5 / 17.0", "40.7 / 18.2", "38.1 / 16.4", "39.0 / 16.6", "36.7 / 15.4", "+1.7 / +1.2"):
+        assert f"│ {numbers} │" in printed
+    assert "written to page.md" in launch("format=markdown", "output=page.md")
+    assert "| 37.5 / 17.0 |" in (tmp_path / "page.md").read_text()
+    with pytest.raises(SystemExit, match="format=html is not known; choose one of text, markdown, csv"):
+        launch("format=html")
+    with pytest.raises(SystemExit, match="no_such_run is not the folder of a run"):
+        launch("runs=[no_such_run]")
