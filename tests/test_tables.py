@@ -174,15 +174,32 @@ def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
     assert [own.runs for own in line_of(page, TABLE_2, "145").own] == [1, 1]
 
 
-def test_which_run_counts_for_which_row(make_run: Any) -> None:
-    assert counts_for("alexnet_2012", "none") == "alexnet_2012"
-    assert counts_for("alexnet_2012", "no_lrn") == "no_lrn"
-    assert counts_for("one_tower", "none") == "one_tower"
-    assert counts_for("one_tower", "no_lrn") is None, "two changes at once"
-    assert counts_for("alexnet", "none") is None
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ((), "alexnet_2012"),
+        (("ablation=no_lrn",), "no_lrn"),
+        (("ablation=half_exchange",), "half_exchange"),
+        (("network=one_tower",), "one_tower"),
+        (("network=one_tower", "ablation=no_lrn"), None),  # two changes at once
+        (("network=alexnet",), None),
+        (("initial_weights.path=runs/other",), None),
+        (("network=six_conv",), None),
+        (("network=six_conv", "initial_weights.path=runs/step3"), "six_conv"),
+        (("experiment=chain_146_4", "initial_weights.path=runs/step3"), "six_conv"),
+        (("experiment=chain_146_2", "initial_weights.path=runs/step1"), None),  # a step on the way
+    ],
+)
+def test_which_run_counts_for_which_row(tmp_path: Path, overrides: tuple, name: str | None) -> None:
+    assert counts_for(fake_config(tmp_path, *overrides)) == name
+
+
+def test_a_run_of_no_row_is_named(make_run: Any) -> None:
     run = make_run("run", "network=alexnet")
-    with pytest.raises(ValueError, match="network=alexnet, ablation=none, which the lab book does not have"):
-        make_page([str(run)])
+    store(run, "ten", 4)
+    page = make_page([str(run)])
+    assert page.remarks == [f"{run} is network=alexnet, ablation=none, which is no run of the lab book"]
+    assert all(own.runs is None for _, lines in page.sections for line in lines for own in line.own)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower import checkpoint, predictions
+from twotower.config import Config
 from twotower.evaluate import read_config
 from twotower.labbook import Entry, baseline_of, read_labbook
 
 FORMATS = ("text", "markdown", "csv")
-BASELINE = "alexnet_2012"
+BASELINE, PRETRAINED = "alexnet_2012", "six_conv"
 COUNTS_FOR = {  # network or ablation of ours -> runs of 2012
     BASELINE: ("145", "145-2010"),
     "no_lrn": ("148",),
@@ -33,6 +34,7 @@ COUNTS_FOR = {  # network or ablation of ours -> runs of 2012
     "norm_below_relu": ("166",),
     "lrn1_only": ("167",),
     "half_exchange": ("170-quant",),
+    PRETRAINED: ("146-2012-2011",),  # experiment/chain_146_4.yaml
 }
 VIEWS = {"centre": "centre", "ten": "10-view"}  # as evaluated here -> as the notes say
 _PRINTED = re.compile(r"([+-]?\d+\.\d) / ([+-]?\d+\.\d)")
@@ -90,13 +92,18 @@ class Page:
     remarks: list[str]
 
 
-def counts_for(network: str, ablation: str) -> str | None:
+def counts_for(config: Config) -> str | None:
     """The key of `COUNTS_FOR` that a run has: its network or its ablation, whichever differs from the paper's run.
 
-    None if it is a change of two things, or not one that the lab book has.
+    None if it is a change of two things, or one that the lab book does not have. A run that began with the weights of
+    another one counts only for the six convolutions, and these only so: from scratch they overfitted in 2012.
     """
-    changed = [name for name in (network, ablation) if name not in (BASELINE, "none")] or [BASELINE]
-    return changed[0] if len(changed) == 1 and changed[0] in COUNTS_FOR else None
+    changed = [name for name in (config.network.name, config.ablation) if name not in (BASELINE, "none")]
+    name = changed[0] if changed else BASELINE
+    weights = config.initial_weights
+    pretrained = weights.path is not None and (not weights.layers or "fc7" in weights.layers)
+    fits = pretrained if name == PRETRAINED else weights.path is None
+    return name if len(changed) < 2 and name in COUNTS_FOR and fits else None
 
 
 def images_of(identity: dict[str, Any]) -> tuple[str, bool]:
@@ -150,17 +157,17 @@ def _evaluated(run_dir: Path, name: str) -> list[OwnResult]:
 def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[str]]:
     """The results of our runs, the rows that they count for, and remarks on what is missing.
 
-    Raises: ValueError for a folder without run or checkpoint, or a run that counts for no row.
+    Raises: ValueError for a folder without run or checkpoint.
     """
     results, names, remarks = [], set(), []
     for run in runs:
         config = read_config(Path(run))
-        name = counts_for(config.network.name, config.ablation)
+        name = counts_for(config)
         if name is None:
-            raise ValueError(
-                f"runs={run} is network={config.network.name}, ablation={config.ablation}, which the lab book does "
-                f"not have; it has {', '.join(COUNTS_FOR)}."
-            )
+            about = f"network={config.network.name}, ablation={config.ablation}"
+            weights = "" if config.initial_weights.path is None else ", with initial weights of another run"
+            remarks.append(f"{run} is {about}{weights}, which is no run of the lab book")
+            continue
         names.add(name)
         evaluated = _evaluated(Path(run), name)
         results += evaluated
@@ -202,7 +209,7 @@ def make_page(runs: Sequence[str] = ()) -> Page:
 
     Differences of the notes are to the baseline that the notes name, ours to our run of the paper's network.
 
-    Raises: ValueError for a folder without run or checkpoint, or a run that counts for no row.
+    Raises: ValueError for a folder without run or checkpoint.
     """
     results, names, remarks = own_results(runs)
     headings = list(dict.fromkeys(result.images for result in results))
