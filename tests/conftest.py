@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from commands import draw_images
 from twotower.config import MachineConfig, NetworkConfig, OptimConfig
 from twotower.exchange import Exchange
 from twotower.layers import Dropout
@@ -23,6 +25,12 @@ from twotower.optim import VelocitySGD
 from twotower.world import Place, open_world
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 + 7 noisy images of three colours, as a folder to train on."""
+    return draw_images(tmp_path_factory.mktemp("images"))
 
 
 def load_network(name: str, **overrides: Any) -> NetworkConfig:

@@ -149,3 +149,58 @@ def test_loading_copies_the_state():
     before = {name: b.clone() for name, b in buffers.items()}
     go(other, [0.1, 0.01])
     assert all(torch.equal(buffers[name], before[name]) for name in SHAPES)
+
+
+def test_each_layer_has_its_own_rates():
+    """Against the formula, layer by layer: conv1 frozen, fc6 at another rate, biases at rates of their own."""
+    weights_at = (
+        [{"conv1": 0.1, "fc6": 0.02}] * 3 + [{"conv1": 0.0, "fc6": 0.02}] * 2 + [{"conv1": 0.01, "fc6": 0.1}] * 3
+    )
+    biases_at = [{"conv1": 0.2, "fc6": 0.2}] * 4 + [{"conv1": 0.0, "fc6": 0.01}] * 4
+    parameters = start()
+    rule = rule_for(parameters)
+    expected = {name: p.detach().clone() for name, p in parameters.items()}
+    velocities = {name: torch.zeros_like(w) for name, w in expected.items()}
+    for step, (of_weights, of_biases) in enumerate(zip(weights_at, biases_at, strict=True)):
+        rule.set_rates(of_weights, of_biases)
+        for name, g in request(step).items():
+            parameters[name].grad = g
+            rate = (of_biases if name.endswith("bias") else of_weights)[name.split(".")[0]]
+            if rate > 0:
+                velocities[name] = 0.9 * velocities[name] - 0.0005 * rate * expected[name] - rate * g
+                expected[name] = expected[name] + velocities[name]
+        rule.step()
+    assert oracle.deviation(values(parameters), expected) < 1e-13
+    assert oracle.deviation(rule.velocity(), velocities) < 1e-12
+
+
+def test_rule_torch_is_torchs_own():
+    """optim.rule=torch is torch.optim.SGD bit for bit, and not the paper's rule once the rate has dropped."""
+    optim = OptimConfig()
+    ours, theirs = start(), start()
+    rule = VelocitySGD(ours, optim.momentum, optim.weight_decay, 1.0, True, rule="torch")
+    sgd = torch.optim.SGD(theirs.values(), lr=0.1, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    for step, rate in enumerate(DROPS):
+        sgd.param_groups[0]["lr"] = rate
+        for name, g in request(step).items():
+            theirs[name].grad = g
+        sgd.step()
+    go(rule, DROPS)
+    assert oracle.deviation(values(ours), values(theirs)) < 1e-15
+    assert oracle.deviation(values(ours), literal(DROPS)[0]) > 1e-3
+
+
+def test_mean_update_is_what_moved():
+    parameters = start()
+    rule = rule_for(parameters, 2.0, False)
+    assert rule.mean_update("conv1") == 0
+    go(rule, [0.1, 0.1])
+    before = values(parameters)
+    rule.set_rate(0.01)
+    for name, g in request(9).items():
+        parameters[name].grad = g
+    rule.step()
+    moved = (values(parameters)["conv1.weight"] - before["conv1.weight"]).abs().mean()
+    assert abs(rule.mean_update("conv1") / float(moved) - 1) < 1e-9
+    rule.set_rate(0.0)
+    assert rule.mean_update("conv1") == 0

@@ -208,7 +208,8 @@ class Trainer:
         log_probabilities = F.log_softmax(forward([self.tower], images, self.exchange), dim=1)
         loss = F.nll_loss(log_probabilities, batch.labels)
         # The mean over all replicas' images is the mean of their means, as all batches are of one size.
-        (loss / world.num_replicas).backward()
+        if loss.requires_grad:  # not if all layers are frozen
+            (loss / world.num_replicas).backward()
         world.sum_over_replicas(p.grad for p in self.tower.parameters() if p.grad is not None)
         self.optimiser.step()
 
