@@ -68,7 +68,7 @@ def main(composed: Any) -> None:
             f"{whole['activation_bytes'] / 1e6:,.1f}",
             f"{whole['exchanged_bytes'] / 1e6:,.2f}",
         )
-        Console(width=max(150, Console().width)).print(table)
+        Console(width=max(158, Console().width)).print(table)
         if settings.output is not None:
             size, path = settings.network.image_size, Path(settings.output)
             draw_figure2(layers, settings.network.name, size, settings.batch_size, path)

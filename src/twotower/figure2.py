@@ -38,7 +38,7 @@ def draw_figure2(layers: list[LayerNumbers], title: str, image_size: int, batch_
 
     columns = COLUMNS[: len(layers[0].maps_out)]
     height = (len(layers) + 2) * ROW
-    figure, axes = pyplot.subplots(figsize=(columns[-1] + 6.9, 0.92 * height))
+    figure, axes = pyplot.subplots(figsize=(columns[-1] + (6.9 if len(columns) > 1 else 7.8), 0.92 * height))
     tops = [-(number + 1) * ROW for number in range(len(layers))]
     centre = (columns[-1] + BOX_WIDTH) / 2
     middle_of: dict[str, Any] = {"ha": "center", "va": "center"}
