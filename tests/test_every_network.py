@@ -364,12 +364,14 @@ def test_initial_weights(name, width):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_biases_and_dropout_of_the_source(name):
-    """What no pass through a small network shows: biases twice as fast in 2012 and in Caffe, and where they decay."""
+def test_what_no_small_network_shows(name):
+    """Biases learn twice as fast in 2012 and in Caffe, and decay where no source says otherwise; and the defaults."""
     network = load(name)
     of_torch = name in ("half_tower", "torchvision_alexnet", "alexnet_cifar")
     assert network.bias_rate == (1 if of_torch or name == "alexnet_v2" else 2)
     assert network.bias_decay == of_torch
+    assert network.activation == "relu"
+    assert network.exchange_precision == "single"
     assert network.dropout_keep == 0.5
     assert network.width == 1
 
