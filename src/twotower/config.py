@@ -30,7 +30,7 @@ class LayerConfig:
     pad: int = 0  # zeros on all four sides
     overhang: int = 0  # zeros more on the right and bottom edge only
     groups: int = 1  # blocks of maps within one tower that do not see each other
-    initial: str = "normal"  # normal | truncated | xavier | kaiming | torch: see Tower.initialise
+    initial: str = "normal"  # normal | truncated | xavier | kaiming | torch: see initial.py
     initial_std: float = 0.01  # of the normal and the truncated distribution
     initial_bias: float = 0.0
     rate: float = 1.0  # learning rate of this layer as a multiple of the schedule's; 0 freezes it
@@ -301,13 +301,27 @@ class DescribeConfig:
     output: str | None = None  # a drawing: .svg, .png or .pdf
 
 
+@dataclass
+class ExportConfig:
+    """The schema of launch/export.py."""
+
+    run: str | None = None  # run directory
+    to: str = "merged"  # merged | onnx
+    checkpoint: str | None = None  # of run; null: the last one
+    output: str | None = None  # a folder; null: RUN_DIR/export
+    data_root: str | None = None  # where the mean image is; null: the folder that the run was trained on
+    force: bool = False  # also a network that is not better than guessing
+    verify: str | None = None  # a merged file, to be checked; instead of run
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`,
-    `describe_schema`, `labbook_schema`, `prepare_schema`."""
+    `describe_schema`, `export_schema`, `labbook_schema`, `prepare_schema`."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("describe_schema", node=DescribeConfig)
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
+    ConfigStore.instance().store("export_schema", node=ExportConfig)
     ConfigStore.instance().store("labbook_schema", node=LabbookConfig)
     ConfigStore.instance().store("prepare_schema", node=PrepareConfig)
 

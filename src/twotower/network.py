@@ -124,6 +124,11 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     for name, layer in network.layers.items():
         whole = num_classes if layer.kernels is None else layer.kernels * network.width
         kernels = _cut(name, whole, network, uneven_allowed=layer.kernels is None)
+        if layer.groups > 1 and (layer.kind == "linear" or (layer.reads == "both" and network.towers == 2)):
+            raise ValueError(
+                f"network.layers.{name}.groups={layer.groups} is for convolutions that read one tower or the image; "
+                "give 1."
+            )
         if layer.groups < 1 or any(count % layer.groups for count in kernels + maps):
             raise ValueError(
                 f"network.layers.{name}.groups={layer.groups} does not divide the {maps[0]} maps that a tower reads "
