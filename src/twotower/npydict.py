@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+_MAX_DEPTH, _MAX_ENTRIES = 2, 1000  # a dictionary of layers, each a list or a dictionary of arrays
 _NUMBERS = re.compile(r"[fiu][1248]|b1")
 # What np.savez is usually given: conv1.weight, conv1/weights, conv1_W, fc8_b ...
 _KEY = re.compile(r"(?P<layer>\w+?)[./_](?P<part>w|weights?|b|bias|biases)(:0)?", re.IGNORECASE)
@@ -42,12 +43,17 @@ class _PickledType:
 
 
 class _PickledArray:
-    """Stands for an array, which arrives as an empty one and its state."""
+    """Stands for an array, which arrives as an empty one and its state. `value` is an array, or a list of objects."""
 
-    value: NDArray[Any] | None = None
+    value: NDArray[Any] | list[Any] | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_columns, content = state
+        if kind.code in ("O", "O8"):  # numpy.save puts a dictionary into an array of one object
+            if shape != () or not isinstance(content, list) or len(content) != 1:
+                raise _RefusedError("an array of objects")
+            self.value = content
+            return
         content = content.encode("latin1") if isinstance(content, str) else bytes(content)
         flat = np.frombuffer(content, kind.number())
         self.value = flat.reshape([int(size) for size in shape], order="F" if by_columns else "C")
@@ -69,15 +75,35 @@ class _Unpickler(pickle.Unpickler):
 def _check_memo(content: bytes) -> None:
     """A memo's index is given memory for all indices below it, so a few bytes could take all there is."""
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
             raise _RefusedError("an index beyond the end of the file")
 
 
+def _resolve(value: Any, depth: int = 0) -> Any:
+    """Arrays for their stand-ins. A few entries are enough; shared lists within lists could be without end."""
+    if isinstance(value, _PickledArray):
+        if isinstance(value.value, np.ndarray):
+            return value.value
+        raise _RefusedError("an array of objects within another")
+    if isinstance(value, dict | list | tuple):
+        if depth > _MAX_DEPTH or len(value) > _MAX_ENTRIES:
+            raise _RefusedError(f"containers more than {_MAX_DEPTH} deep or of more than {_MAX_ENTRIES} entries")
+        if isinstance(value, dict):
+            return {key: _resolve(one, depth + 1) for key, one in value.items()}
+        return [_resolve(one, depth + 1) for one in value]
+    if value is None or isinstance(value, str | bytes | int | float):
+        return value
+    raise _RefusedError(f"a {type(value).__name__}")
+
+
 def unpickle(content: bytes, path: Path) -> Any:
-    """The object of a pickle; arrays are read-only. Raises: ValueError naming what it asked for and does not get."""
+    """The object of a pickle, with read-only arrays. Raises: ValueError naming what it asks for and does not get."""
     try:
         _check_memo(content)
-        return _resolve(_Unpickler(io.BytesIO(content), encoding="latin1").load())
+        held = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+        if isinstance(held, _PickledArray) and isinstance(held.value, list):
+            held = held.value[0]
+        return _resolve(held)
     except _RefusedError as error:
         raise ValueError(
             f"{path} is refused: its pickle asks for {error}, and only arrays of numbers, dictionaries, lists and "
@@ -87,43 +113,54 @@ def unpickle(content: bytes, path: Path) -> Any:
         raise ValueError(f"{path} is damaged or cut short: its pickle cannot be read; get the file again.") from error
 
 
-def _resolve(value: Any, depth: int = 0) -> Any:
-    if depth > 8:
-        raise _RefusedError("containers more than 8 deep")
-    if isinstance(value, _PickledArray):
-        if value.value is None:
-            raise _RefusedError("an array without content")
-        return value.value
-    if isinstance(value, dict):
-        return {_resolve(key, depth + 1): _resolve(one, depth + 1) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_resolve(one, depth + 1) for one in value]
-    if value is None or isinstance(value, str | bytes | int | float):
-        return value
-    raise _RefusedError(f"a {type(value).__name__}")
-
-
 def read_npy(path: Path) -> Any:
     """An array of numbers, or the object that a `.npy` file holds. Raises: ValueError if it is refused or damaged."""
     try:
         with path.open("rb") as file:
             version = npy.read_magic(file)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, kind = read_header(file)
-            if not kind.hasobject:
+            if not read_header(file)[2].hasobject:
                 file.seek(0)
                 return npy.read_array(file, allow_pickle=False)
             content = file.read()
     except (ValueError, MemoryError, EOFError) as error:
         raise ValueError(f"{path} is no .npy file, or it is cut short ({error}); get the file again.") from error
-    held = unpickle(_objects(content, shape, path), path)
-    return held
+    return unpickle(content, path)
 
 
-def _objects(content: bytes, shape: tuple[int, ...], path: Path) -> bytes:
-    if shape != ():
-        raise ValueError(f"{path} holds an array of {shape} objects; give one dictionary of layers.")
-    return content
+def _named_parts(path: Path) -> dict[str, dict[str, Any]]:
+    """{"conv1": {"w": array, "b": array}, ...} of a `.npz` file."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except Exception as error:  # zipfile, zlib and NumPy have many ways of saying so
+        raise ValueError(f"{path} cannot be read as arrays of numbers ({error}); get the file again.") from error
+    for key, array in arrays.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ValueError(f"{path} has an array {key}; give them names such as conv1.weight and conv1.bias.")
+        found.setdefault(match["layer"], {})[match["part"].lower()[0]] = array
+    return found
+
+
+def _dictionary_parts(path: Path) -> dict[str, dict[str, Any]]:
+    """The same of a `.npy` file."""
+    content = read_npy(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no dictionary of layers; it should be layer name -> [weights, biases].")
+    found: dict[str, dict[str, Any]] = {}
+    for layer, parts in content.items():
+        if isinstance(parts, list):
+            parts = {"w": parts[0], "b": parts[1]} if len(parts) == 2 else {}
+        elif not isinstance(parts, dict):
+            parts = {}
+        found[_text(layer)] = {_text(key).lower()[:1]: one for key, one in parts.items()}
+    return found
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
 def read_layers(path: Path) -> dict[str, list[Array]]:
@@ -134,40 +171,8 @@ def read_layers(path: Path) -> dict[str, list[Array]]:
 
     Raises: ValueError if the file is refused, damaged, or holds something else.
     """
-    found: dict[str, dict[str, Any]] = {}
-    if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                for key in file.files:
-                    match = _KEY.fullmatch(key)
-                    if match is None:
-                        raise _KeyNameError(key)
-                    found.setdefault(match["layer"], {})[match["part"].lower()[0]] = file[key]
-        except _KeyNameError as error:
-            raise ValueError(f"{path} has an array {error}; names such as conv1.weight and conv1.bias are read.") from error
-        except Exception as error:  # zipfile, zlib and NumPy have many ways of saying so
-            raise ValueError(f"{path} cannot be read as arrays of numbers ({error}); get the file again.") from error
-    else:
-        content = read_npy(path)
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} holds no dictionary of layers; it should be layer name -> [weights, biases].")
-        for layer, parts in content.items():
-            if isinstance(parts, list):
-                parts = dict(zip("wb", parts, strict=False)) if len(parts) == 2 else {}
-            elif isinstance(parts, dict):
-                parts = {str(key).lower()[:1]: value for key, value in parts.items()}
-            found[_text(layer)] = parts if isinstance(parts, dict) else {}
+    found = _named_parts(path) if path.suffix == ".npz" else _dictionary_parts(path)
     for layer, parts in found.items():
         if set(parts) != {"w", "b"} or not all(isinstance(part, np.ndarray) for part in parts.values()):
             raise ValueError(f"{path} has no weights and biases for {layer}; both are needed, as arrays.")
-    return {
-        layer: [np.ascontiguousarray(parts[key], dtype=np.float32) for key in ("w", "b")] for layer, parts in found.items()
-    }
-
-
-class _KeyNameError(Exception):
-    pass
-
-
-def _text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+    return {layer: [np.array(parts[key], np.float32) for key in ("w", "b")] for layer, parts in found.items()}

@@ -1,0 +1,58 @@
+"""A run's network in one file that others can load, or the check of such a file.
+
+python launch/export.py run=RUN_DIR to=merged|onnx [checkpoint=...] [output=DIR] [data_root=DIR] [force=true]
+python launch/export.py verify=FILE.safetensors
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from twotower.config import ExportConfig, register_schemas
+from twotower.export import export_run
+from twotower.verify import Verified, verify
+
+register_schemas()
+
+
+def _show(path: Path, found: Verified) -> None:
+    network = found.network
+    print(
+        f"{path}: {network.name}, width {network.width:g}, {found.num_parameters:,} parameters, "
+        f"{len(found.classes)} classes ({found.classes[0]} ... {found.classes[-1]}), step {found.step}"
+    )
+    if found.errors:
+        print(
+            f"validation: top-1 error {found.errors['top1_error']:.2f} %, top-5 error "
+            f"{found.errors['top5_error']:.2f} %, loss {found.errors['loss']:.4f}"
+        )
+    else:
+        print("warning: no epoch was finished, so there is no validation error")
+    print(f"names, shapes and SHA-256 are as written ({found.sha256[:16]}...)")
+    print(f"known answer: the logits differ by {found.deviation:.1g} of the largest")
+    if found.untrained:
+        print(f"warning: {', '.join(found.untrained)} look untrained: weights and biases are as they were drawn")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="export")
+def main(composed: Any) -> None:
+    settings = OmegaConf.to_object(composed)
+    assert isinstance(settings, ExportConfig)
+    try:
+        if (settings.run is None) == (settings.verify is None):
+            raise ValueError("give either run=RUN_DIR or verify=FILE: python launch/export.py run=RUN_DIR to=merged")
+        if settings.verify is not None:
+            _show(Path(settings.verify), verify(Path(settings.verify)))
+            return
+        files = export_run(settings)
+        if settings.to == "merged":
+            _show(files[0], verify(files[0]))
+        print(f"written: {', '.join(str(file) for file in files)}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

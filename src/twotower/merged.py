@@ -1,0 +1,171 @@
+"""The merged form of a network's weights: what it is called and how large it is, cut into towers and put together.
+
+It has a weight and a bias for each layer, conv1.weight, conv1.bias ... fc8.bias, with tower 0's rows first. Weights
+are [out, in, height, width] or [out, in]; a layer that reads both towers has the columns [own | other] in tower 0's
+rows and [other | own] in tower 1's, so that both count tower 0's maps first; one in which each tower reads itself has
+that tower's columns only. Input is RGB in 0..255 less the mean.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from twotower.config import NetworkConfig
+from twotower.network import plan
+
+PRESETS = Path(__file__).resolve().parents[2] / "conf" / "network"  # where this is a checkout; else there is none
+
+# What may differ between two tables of the same function: names, and what matters in training only.
+_TRAINING_KEYS = ("name", "prepared_size", "bias_rate", "bias_decay", "exchange_precision")
+_TRAINING_LAYER_KEYS = ("initial", "initial_std", "initial_bias", "rate")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights that were read from a file, as a network of this project takes them.
+
+    Attributes:
+        tensors: the merged form, float32, for RGB pixels in 0..255 less the mean; any scale is in conv1.weight.
+        mean: float32 [3] or [3, S, S], RGB, 0..255; None where the file has none: that of the data.
+        source: what they were read from and what was done to them, for a report.
+        network: the table in the file, where it has one.
+        classes: their names in the file, where it has them.
+    """
+
+    tensors: dict[str, Tensor]
+    mean: Tensor | None
+    source: str
+    network: NetworkConfig | None = None
+    classes: list[str] | None = None
+
+
+def expected_shapes(network: NetworkConfig, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the merged form, in the order of the layers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for row in plan(network, num_classes):
+        columns = row.inputs(0) // (1 if row.reads_both else row.config.groups)
+        window = () if row.config.kind == "linear" else (row.config.size, row.config.size)
+        shapes[f"{row.name}.weight"] = (sum(row.kernels), columns, *window)
+        shapes[f"{row.name}.bias"] = (sum(row.kernels),)
+    return shapes
+
+
+def split(merged: Mapping[str, Tensor], network: NetworkConfig, num_classes: int, tower: int) -> dict[str, Tensor]:
+    """A tower's own tensors, named as `Tower.paper_named_parameters` names them; copies, bit for bit."""
+    own: dict[str, Tensor] = {}
+    for row in plan(network, num_classes):
+        begin = sum(row.kernels[:tower])
+        weight, bias = (
+            merged[f"{row.name}.{part}"][begin : begin + row.kernels[tower]] for part in ("weight", "bias")
+        )
+        if row.reads_both:
+            halves = weight.split(row.maps_in, dim=1)
+            own[f"{row.name}.weight_own"] = halves[tower].clone(memory_format=torch.contiguous_format)
+            own[f"{row.name}.weight_other"] = halves[1 - tower].clone(memory_format=torch.contiguous_format)
+        else:
+            own[f"{row.name}.weight"] = weight.clone(memory_format=torch.contiguous_format)
+        own[f"{row.name}.bias"] = bias.clone()
+    return own
+
+
+def merge(towers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The merged form of the tensors of one or two towers, tower 0's first; the inverse of `split`, bit for bit."""
+    merged: dict[str, Tensor] = {}
+    for name in towers[0]:
+        layer, part = name.split(".")
+        if part == "weight_other":
+            continue
+        parts = [tower[name] for tower in towers]
+        if part == "weight_own":
+            (own, other), (own1, other1) = (
+                (tower[f"{layer}.weight_own"], tower[f"{layer}.weight_other"]) for tower in towers
+            )
+            parts = [torch.cat([own, other], dim=1), torch.cat([other1, own1], dim=1)]
+        merged[f"{layer}.{part.removesuffix('_own')}"] = torch.cat(parts).contiguous()
+    return merged
+
+
+def network_of(table: Any, where: str | Path) -> NetworkConfig:
+    """A NetworkConfig from what JSON has of it. Raises: ValueError if it is none."""
+    try:
+        network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), table))
+        assert isinstance(network, NetworkConfig)
+        asdict(network)
+    except (OmegaConfBaseException, ValueError, TypeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{where} has a table of layers that this version cannot read: {reason}.") from error
+    return network
+
+
+def same_function(one: NetworkConfig, other: NetworkConfig) -> str | None:
+    """None if both tables compute the same from the same weights, else the first key that differs."""
+
+    def function(network: NetworkConfig) -> dict[str, Any]:
+        flat = {key: value for key, value in asdict(network).items() if key not in (*_TRAINING_KEYS, "layers")}
+        for name, layer in asdict(network)["layers"].items():
+            flat[f"layers.{name}"] = {key: value for key, value in layer.items() if key not in _TRAINING_LAYER_KEYS}
+        return flat
+
+    first, second = function(one), function(other)
+    return next((key for key in {**first, **second} if first.get(key) != second.get(key)), None)
+
+
+def misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names that are missing or of another shape, in the order of the layers; then those that are too many."""
+    wrong = [name for name, shape in wanted.items() if name not in tensors or tuple(tensors[name].shape) != shape]
+    return wrong + [name for name in tensors if name not in wanted]
+
+
+def presets() -> Iterator[NetworkConfig]:
+    """The networks of conf/network, as far as that folder is there."""
+
+    def chain(name: str) -> list[Any]:
+        yaml: Any = OmegaConf.load(PRESETS / f"{name}.yaml")
+        parents = [one for one in yaml.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
+        return [part for parent in parents for part in chain(parent)] + [yaml]
+
+    for file in sorted(PRESETS.glob("*.yaml")):
+        yield network_of(OmegaConf.merge(*chain(file.stem)), file)
+
+
+def does_not_fit(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    network: NetworkConfig,
+    classes: int,
+    fits: Callable[[NetworkConfig, int], bool],
+) -> ValueError:
+    """The error for weights that do not fit: the first tensor that is wrong, and the networks that would fit.
+
+    Args:
+        fits: whether the file fits a network with so many classes.
+    """
+    wanted = expected_shapes(network, classes)
+    name = misfits(tensors, wanted)[0]
+    found = tuple(tensors[name].shape) if name in tensors else "missing"
+    should = f"should be {wanted[name]}" if name in wanted else "should not be there"
+    *_, last = wanted  # the classes' biases
+    other_classes = len(tensors[last]) if last in tensors and tensors[last].dim() else 0
+    better = []
+    if other_classes > 1:
+        for candidate in [network, *presets()]:
+            try:
+                if fits(candidate, other_classes):
+                    better.append(f"network={candidate.name}")
+            except ValueError:  # a preset that cannot have so many classes
+                continue
+    advice = "no network of conf/network fits it"
+    if better:
+        advice = f"it fits {' or '.join(dict.fromkeys(better))}" + (
+            f" with {other_classes} classes" if other_classes != classes else ""
+        )
+    return ValueError(
+        f"{path} does not fit network={network.name} with {classes} classes: {name} is {found} and {should}; "
+        f"{advice}."
+    )
