@@ -59,9 +59,10 @@ def _several(settings: EvaluateConfig) -> None:
     size, searched = len(result["members"]), weighted["searched_on_these_images"]
     how = "searched here" if searched else "given"
     title = f"{result['split']}, {result['num_images']} images, crops: {CROPS[result['crops']]}"
-    table = Table("model", "coefficient", "top-1 error, %", "top-5 error, %", title=title)
+    table = Table("model", "coefficient", "top-1\nerror, %", "top-5\nerror, %", title=title)
     for member, coefficient in zip(result["members"], weighted["coefficients"], strict=True):
-        name = f"{member['run']} ({member['network']}, {member['checkpoint']})"
+        changed = "" if member["ablation"] == "none" else f", {member['ablation']}"
+        name = f"{member['run']} ({member['network']}{changed}, {member['checkpoint']})"
         table.add_row(name, f"{coefficient:g}", *_percent(member))
     table.add_section()
     table.add_row(f"mean of {size}", "equal", *_percent(equal))

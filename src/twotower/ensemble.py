@@ -18,7 +18,7 @@ from twotower.metrics import Counts, count, credits
 START = 0.5  # of every coefficient (avg-valid.py: find_coeffs)
 GRID = [step / 20 for step in range(21)]  # 0, 0.05, ... 1
 MAX_PASSES = 5  # over all coefficients
-_CHUNK = 4096  # images at a time, in float64
+_CHUNK = 2048  # images at a time, in float64
 
 
 def _mixed(members: Sequence[Tensor], coefficients: Sequence[float], part: slice) -> Tensor:
@@ -135,7 +135,8 @@ def evaluate_ensemble(settings: EvaluateConfig) -> dict[str, Any]:
         one = predictions_of(subject, settings)[settings.crops]
         assert torch.equal(one.labels, labels), "the identity of stored predictions has the data set's fingerprint"
         about = {"run": str(subject.run_dir), "network": subject.config.network.name}
-        results.append(about | {"checkpoint": subject.checkpoint.name} | result_of(one))
+        about |= {"ablation": subject.config.ablation, "checkpoint": subject.checkpoint.name}
+        results.append(about | result_of(one))
         members.append(one.probabilities())
     equal = [1 / len(members)] * len(members)
     searched = not settings.coefficients
