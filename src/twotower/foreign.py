@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,7 @@ def _in_our_layout(
 
 def _maps_before_linear(rows: Sequence[Row]) -> dict[str, int]:
     """{first linear layer: the maps of all towers before it}."""
-    before = dict(zip(rows[1:], rows, strict=False))
-    pairs = [(row.name, sum(last.kernels)) for row, last in before.items() if row.config.kind == "linear"]
+    pairs = [(row.name, sum(last.kernels)) for last, row in pairwise(rows) if row.config.kind == "linear"]
     return dict(pairs[:1])
 
 

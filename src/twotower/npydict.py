@@ -123,7 +123,7 @@ def read_npy(path: Path) -> Any:
                 file.seek(0)
                 return npy.read_array(file, allow_pickle=False)
             content = file.read()
-    except (ValueError, MemoryError, EOFError) as error:
+    except Exception as error:  # the header is parsed as Python, and raises whatever that does
         raise ValueError(f"{path} is no .npy file, or it is cut short ({error}); get the file again.") from error
     return unpickle(content, path)
 
