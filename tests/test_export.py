@@ -37,7 +37,7 @@ from twotower.data.prepare import FORMAT, INDEX, MEAN_IMAGE
 from twotower.exchange import InProcessExchange
 from twotower.export import export_run
 from twotower.network import Tower, forward
-from twotower.verify import known_images, sha256_of, verify
+from twotower.verify import known_images, sha256_of, untrained_layers, verify
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite"]
 NETWORKS = {
@@ -207,6 +207,31 @@ def test_plain_loads_it_without_twotower(exported: Path) -> None:
     assert oracle.deviation(torch.tensor(json.loads(done.stdout)).view(2, -1), logits) < 1e-5
 
 
+def test_our_own_files_are_read_back(exported: Path) -> None:
+    """The merged file with its mean, the run's folder without; another function of the same shapes is refused."""
+    network = load_network("alexnet_2012", **NETWORKS["alexnet_2012"])
+    true = merged_of(trained(network))
+    for path, has_mean in ((exported, True), (exported.parent / "run", False)):
+        towers, mean = weights.load_towers_from_file(path, network, len(CLASSES), torch.device("cpu"))
+        assert (mean is not None) == has_mean
+        found = merged_of(towers)
+        assert all(torch.equal(found[name], true[name]) for name in true)
+        with pytest.raises(
+            ValueError, match=r"trained as network=alexnet_2012, and network=alexnet differs from it in"
+        ):
+            weights.load_towers_from_file(
+                path, load_network("alexnet", **NETWORKS["alexnet"]), len(CLASSES), torch.device("cpu")
+            )
+        with pytest.raises(
+            ValueError, match=r"fc8\.weight is \(11, 256\) and should be \(12, 256\); .* with 11 classes"
+        ):
+            weights.read_weights(path, network, 12)
+    learning = replace(network, name="other", bias_rate=1.0, exchange_precision="half")
+    weights.load_towers_from_file(exported, learning, len(CLASSES), torch.device("cpu"))
+    with pytest.raises(ValueError, match="does not exist"):
+        verify(exported.parent / "nothing.safetensors")
+
+
 def test_a_flipped_bit_is_found(exported: Path, tmp_path: Path) -> None:
     content = bytearray(exported.read_bytes())
     content[-4000] ^= 1
@@ -266,6 +291,17 @@ def test_untrained_weights_are_refused(tmp_path: Path, error: float | None, matc
     assert not (run / "export").exists()
     found = verify(export_run(ExportConfig(run=str(run), force=True))[0])
     assert found.untrained == list(oracle.LAYERS)
+
+
+@pytest.mark.parametrize("name", ["alexnet_v2", "half_tower", "torchvision_alexnet", "alexnet_2012"])
+def test_each_initial_distribution_is_known(name: str) -> None:
+    """Truncated, Xavier's, He's and torch's own; weights that are wider by half are not taken for them."""
+    network = load_network(name, width=0.0625)
+    towers = [Tower(network, len(CLASSES), index, seed=5) for index in range(network.towers)]
+    tensors = merged_of(towers)
+    assert untrained_layers(tensors, network, len(CLASSES)) == list(network.layers)
+    wider = {name: tensor * 1.5 if "weight" in name else tensor for name, tensor in tensors.items()}
+    assert untrained_layers(wider, network, len(CLASSES)) == []
 
 
 def test_one_step_of_training_is_seen(tmp_path: Path) -> None:

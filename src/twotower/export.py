@@ -11,10 +11,13 @@ order or a norm is found out, and so is a file whose tensors were changed togeth
 
 import importlib.util
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,13 +132,14 @@ def _about(subject: Subject) -> dict[str, str]:
 def _write_merged(subject: Subject, folder: Path) -> list[Path]:
     path, loader = folder / f"{subject.name}.safetensors", folder / "plain.py"
     pending = path.with_name(f"pending-{os.getpid()}-{path.name}")
+    shutil.copyfile(plain.__file__, loader)
     try:
         save_file(subject.tensors, pending, metadata=_about(subject))
         verify(pending)
+        shutil.copymode(loader, pending)  # safetensors lets nobody else read its files
         os.replace(pending, path)
     finally:
         pending.unlink(missing_ok=True)
-    shutil.copyfile(plain.__file__, loader)
     return [path, loader]
 
 
@@ -143,6 +147,22 @@ def _check_onnx_installed() -> None:
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"to=onnx needs {', '.join(missing)}, which is not installed: pip install -e '.[onnx]'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on its own passes, which say nothing about the network."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
@@ -154,15 +174,16 @@ def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
     network = plain.Network(asdict(subject.network), subject.tensors).eval()
     images = known_images(subject.network.image_size)
     try:
-        program = torch.onnx.export(
-            network,
-            (images,),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (images,),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
         assert program is not None
         about = _about(subject)
         program.model.metadata_props.update({key: about[key] for key in about if key not in ("format", "sha256")})

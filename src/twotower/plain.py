@@ -33,12 +33,14 @@ class Network(nn.Module):
         for name, layer in self.table["layers"].items():
             weight, bias = self.get_parameter(f"{name}.weight"), self.get_parameter(f"{name}.bias")
             blocks = self.table["towers"] if layer["reads"] == "own" else 1
-            if layer["kind"] == "linear":
-                parts = zip(x.flatten(1).chunk(blocks, dim=1), weight.chunk(blocks), bias.chunk(blocks), strict=True)
-                x = torch.cat([F.linear(*part) for part in parts], dim=1)
-            else:
+            if layer["kind"] == "conv":
                 x = F.pad(x, (0, layer["overhang"], 0, layer["overhang"]))  # zeros to the right and below
                 x = F.conv2d(x, weight, bias, layer["stride"], layer["pad"], groups=layer["groups"] * blocks)
+            elif blocks == 1:
+                x = F.linear(x.flatten(1), weight, bias)
+            else:
+                halves = zip(x.flatten(1).chunk(2, dim=1), weight.chunk(2), bias.chunk(2), strict=True)
+                x = torch.cat([F.linear(*half) for half in halves], dim=1)
             for step in layer["then"]:
                 x = self.step(step, x, layer["pooling"])
         return x

@@ -37,6 +37,8 @@ KINDS = "a run's or checkpoint's folder, .safetensors, .caffemodel, .npy, .npz, 
 
 def read_about(path: Path) -> dict[str, str]:
     """The metadata of a file that launch/export.py made. Raises: ValueError if it is another file, or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a file that launch/export.py to=merged has written.")
     try:
         with safe_open(path, framework="pt") as file:
             about = dict(file.metadata() or {})
