@@ -2,6 +2,7 @@
 
 python launch/evaluate.py run=RUN_DIR crops=centre|ten [split=test] [fresh=true]
 python launch/evaluate.py runs=[RUN_A,RUN_B,RUN_C] crops=ten [coefficients=[0.5,0.3,0.8]] [output=FILE.json]
+python launch/evaluate.py weights=FILE network=caffenet data_root=DIR crops=centre|ten [mean=FILE] [output=FILE.json]
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from twotower.config import EvaluateConfig, register_schemas
 from twotower.ensemble import evaluate_ensemble
-from twotower.evaluate import evaluate_run
+from twotower.evaluate import evaluate_run, evaluate_weights
 from twotower.journal import write_json
 from twotower.predictions import VIEWS
 
@@ -26,14 +27,12 @@ def _percent(result: dict[str, Any]) -> tuple[str, str]:
     return f"{result['top1_error']:.2f}", f"{result['top5_error']:.2f}"
 
 
-def _one(settings: EvaluateConfig) -> None:
-    """Prints a row for each view of one run."""
-    result = evaluate_run(settings)
-    found = {view: result[view] for view in VIEWS if result[view] is not None}
+def _print_views(split: str, found: dict[str, dict[str, Any]]) -> None:
+    """A row for each view."""
     table = Table("split", "crops", "top-1\nerror, %", "top-5\nerror, %", "loss", "images", "images/s")
     for view, one in found.items():
         table.add_row(
-            result["split"],
+            split,
             CROPS[view],
             *_percent(one),
             f"{one['loss']:.4f}",
@@ -41,6 +40,13 @@ def _one(settings: EvaluateConfig) -> None:
             f"{one['images_per_second']:.0f}" + (" (ten crops)" if one["pass_crops"] != view else ""),
         )
     Console().print(table)
+
+
+def _one(settings: EvaluateConfig) -> None:
+    """Prints a row for each view of one run."""
+    result = evaluate_run(settings)
+    found = {view: result[view] for view in VIEWS if result[view] is not None}
+    _print_views(result["split"], found)
     stored = " and ".join(view for view, one in found.items() if one["stored"])
     if stored:
         print(f"{stored}: from stored predictions, images/s of the first time; fresh=true computes again")
@@ -49,11 +55,22 @@ def _one(settings: EvaluateConfig) -> None:
     print(f"{result['checkpoint']}, written to {settings.run}/evaluation.json")
 
 
+def _weights(settings: EvaluateConfig) -> None:
+    """Prints a row for each view of a file of weights."""
+    result = evaluate_weights(settings)
+    _print_views(result["split"], {view: result[view] for view in VIEWS if view in result})
+    print(f"{result['weights']}, network {result['network']}")
+    _write(settings, result)
+
+
+def _write(settings: EvaluateConfig, result: dict[str, Any]) -> None:
+    if settings.output is not None:
+        write_json(Path(settings.output), result)
+        print(f"written to {settings.output}")
+
+
 def _several(settings: EvaluateConfig) -> None:
     """Prints the members and their means, as Table 2 of the paper does."""
-    output = Path(settings.output) if settings.output is not None else None
-    if output is not None and (output.suffix != ".json" or not output.absolute().parent.is_dir()):
-        raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")
     result = evaluate_ensemble(settings)
     equal, weighted = result["equal"], result["weighted"]
     size, searched = len(result["members"]), weighted["searched_on_these_images"]
@@ -72,23 +89,32 @@ def _several(settings: EvaluateConfig) -> None:
         given = ",".join(f"{coefficient:g}" for coefficient in weighted["coefficients"])
         print("The coefficients were searched on the same images, so their error is optimistic.")
         print(f"On other images, e.g. split=test: coefficients=[{given}]")
-    if output is not None:
-        write_json(output, result)
-        print(f"written to {output}")
+    _write(settings, result)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(composed: Any) -> None:
+    if composed.network is None:
+        composed.input = None  # it follows a network
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, EvaluateConfig)
     try:
-        if (settings.run is None) == (not settings.runs):
+        given = [settings.run is not None, bool(settings.runs), settings.weights is not None]
+        if sum(given) != 1:
             raise ValueError(
-                "give either run=RUN_DIR or runs=[RUN_A,RUN_B,...]: python launch/evaluate.py run=RUN_DIR crops=ten"
+                "give one of run=RUN_DIR, runs=[RUN_A,RUN_B,...] and weights=FILE: "
+                "python launch/evaluate.py run=RUN_DIR crops=ten"
             )
-        if settings.run is not None and (settings.coefficients or settings.output):
-            raise ValueError("coefficients= and output= are for an ensemble; give runs=[RUN_A,RUN_B,...].")
-        (_one if settings.run is not None else _several)(settings)
+        if settings.coefficients and not settings.runs:
+            raise ValueError("coefficients= is for an ensemble; give runs=[RUN_A,RUN_B,...].")
+        if settings.output is not None and settings.run is not None:
+            raise ValueError("output= is for runs= and weights=; that of a run is RUN_DIR/evaluation.json.")
+        if settings.network is not None and settings.weights is None:
+            raise ValueError("network= is for weights=FILE; a run knows its own.")
+        output = Path(settings.output or "result.json")
+        if output.suffix != ".json" or not output.absolute().parent.is_dir():
+            raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")
+        (_one, _several, _weights)[given.index(True)](settings)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:

@@ -205,11 +205,16 @@ def test_the_command_prints_both_views(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "give either run=RUN_DIR or runs="),
-        (("run=run", "runs=[run,run]"), "give either run=RUN_DIR or runs="),
-        (("run=run", "coefficients=[1]"), "are for an ensemble"),
+        ((), "give one of run=RUN_DIR, runs=.* and weights=FILE"),
+        (("run=run", "runs=[run,run]"), "give one of run=RUN_DIR, runs=.* and weights=FILE"),
+        (("weights=a.npy", "run=b"), "give one of run=RUN_DIR, runs=.* and weights=FILE"),
+        (("run=run", "coefficients=[1]"), "is for an ensemble"),
+        (("run=run", "output=a.json"), "RUN_DIR/evaluation.json"),
+        (("run=run", "network=caffenet"), "a run knows its own"),
+        (("weights=a.caffemodel",), "give data_root=DIR"),
+        (("weights=a.caffemodel", "data_root=b"), "give network=NAME"),
     ],
 )
-def test_one_run_or_several(arguments: tuple, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thing_is_evaluated(arguments: tuple, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=sentence):
         launch(monkeypatch, *arguments)

@@ -223,7 +223,7 @@ def test_our_own_files_are_read_back(exported: Path) -> None:
                 path, load_network("alexnet", **NETWORKS["alexnet"]), len(CLASSES), torch.device("cpu")
             )
         with pytest.raises(
-            ValueError, match=r"fc8\.weight is \(11, 256\) and should be \(12, 256\); .* with 11 classes"
+            ValueError, match=r"network\.width=0\.0625 and 11 classes, and what is asked for is .* and 12 classes"
         ):
             weights.read_weights(path, network, 12)
     learning = replace(network, name="other", bias_rate=1.0, exchange_precision="half")

@@ -161,6 +161,10 @@ def test_width_that_cannot_be_cut_is_refused(width, layer):
         ("conv4", {"reads": "peer"}, r"conv4\.reads=peer"),
         ("fc6", {"kind": "dense"}, r"fc6\.kind=dense"),
         ("conv5", {"size": 16}, r"conv5"),
+        ("conv3", {"groups": 2}, r"conv3\.groups=2"),
+        ("fc6", {"groups": 2}, r"fc6\.groups=2"),
+        ("conv2", {"groups": 5}, r"conv2\.groups=5"),
+        ("conv2", {"initial": "he"}, r"conv2\.initial=he"),
     ],
 )
 def test_what_cannot_be_built_is_named(layer, change, match):

@@ -140,7 +140,7 @@ def test_the_chain_of_146_inherits_what_its_notes_say(tmp_path: Path) -> None:
         source = leave(tmp_path / str(number), network(before), classes_before)
         for t in (0, 1):
             tower, drawn = Tower(network(after), classes, t, seed=2), Tower(network(after), classes, t, seed=2)
-            found = inherit(InitialWeightsConfig(str(source), layers), tower)
+            found = inherit(InitialWeightsConfig(str(source), layers), network(after), classes, tower)
             assert found is not None
             assert found.taken == layers
             theirs = load_file(checkpoint.find(source) / f"tower{t}.safetensors")
@@ -151,27 +151,42 @@ def test_the_chain_of_146_inherits_what_its_notes_say(tmp_path: Path) -> None:
 
 
 def test_without_a_choice_everything_fits_or_is_refused(tmp_path: Path) -> None:
-    source = leave(tmp_path / "a", network("alexnet_2012"), 4)
+    source = str(leave(tmp_path / "a", network("alexnet_2012"), 4))
 
-    def take(num_classes: int, layers: tuple[str, ...] = (), **overrides: object) -> list[str]:
-        found = inherit(
-            InitialWeightsConfig(str(source), list(layers)),
-            Tower(network("alexnet_2012") if not overrides else network(**overrides), num_classes, 0, 0),
-        )
+    def take(num_classes: int, *layers: str, into: NetworkConfig | None = None) -> list[str]:
+        config = into or network("alexnet_2012")
+        settings = InitialWeightsConfig(source, list(layers))
+        found = inherit(settings, config, num_classes, Tower(config, num_classes, 0, 0))
         assert found is not None
         return found.new
 
     assert take(4) == []
     assert take(7) == ["fc8"], "other classes need a new last layer"
-    wider = load_network("alexnet_2012", width=0.125)
-    with pytest.raises(ValueError, match=r"conv1.weight is \(6, 3, 11, 11\) here and \(3, 3, 11, 11\) there"):
-        inherit(InitialWeightsConfig(str(source), []), Tower(wider, 4, 0, 0))
+    with pytest.raises(ValueError, match=r"conv1\.weight is \(12, 3, 11, 11\) here and \(6, 3, 11, 11\) there"):
+        take(4, into=load_network("alexnet_2012", width=0.125))
     with pytest.raises(ValueError, match=r"names fc9.*it has conv1, conv2"):
-        take(4, ("fc9",))
-    with pytest.raises(ValueError, match="fc8"):
-        take(7, ("fc8",))
-    with pytest.raises(ValueError, match="2 towers and this network 1"):
-        take(4, name="one_tower")
+        take(4, "fc9")
+    with pytest.raises(ValueError, match=r"fc8\.weight"):
+        take(7, "fc8")
+    with pytest.raises(ValueError, match=r"conv1\.weight"):
+        take(4, into=network("one_tower"))
+
+
+def test_between_one_tower_and_two(tmp_path: Path) -> None:
+    """Groups of one tower are what two towers keep apart, so Caffe's network fits ours, tower by tower."""
+    source = leave(tmp_path / "a", network("caffe_alexnet"), 4)
+    theirs = load_file(checkpoint.find(source) / "tower0.safetensors")
+    for t in (0, 1):
+        tower = Tower(network("alexnet_2012"), 4, t, seed=2)
+        found = inherit(InitialWeightsConfig(str(source), []), network("alexnet_2012"), 4, tower)
+        assert found is not None
+        assert found.new == []
+        ours = tower.paper_named_parameters()
+        half = len(theirs["conv3.weight"]) // 2
+        assert torch.equal(ours["conv2.weight"], theirs["conv2.weight"][8 * t : 8 * t + 8])
+        rows = theirs["conv3.weight"][half * t : half * t + half]
+        assert torch.equal(ours["conv3.weight_own"], rows[:, 8 * t : 8 * t + 8])
+        assert torch.equal(ours["conv3.weight_other"], rows[:, 8 * (1 - t) : 8 * (1 - t) + 8])
 
 
 def test_recorded_is_what_small_overrides() -> None:

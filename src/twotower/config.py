@@ -211,6 +211,10 @@ class EvaluateConfig:
 
     run: str | None = None  # run directory
     runs: list[str] = field(default_factory=list)  # run directories of an ensemble, instead of run
+    weights: str | None = None  # a file of weights, instead of run; needs data_root, and network unless it is ours
+    mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
+    network: NetworkConfig | None = None  # of `weights`
+    input: InputConfig | None = None  # of `weights`; each network brings its own
     coefficients: list[float] = field(default_factory=list)  # of the ensemble's average; none: they are searched
     checkpoint: str | None = None  # of run; null: the last one
     crops: str = "centre"  # centre | ten
@@ -219,7 +223,7 @@ class EvaluateConfig:
     device: str = "auto"  # auto | cpu | cuda
     data_root: str | None = None  # null: the folder that the run was trained on
     split: str = "val"  # val | test
-    output: str | None = None  # a JSON file for the ensemble's results
+    output: str | None = None  # a JSON file for the results of an ensemble or of `weights`
 
 
 @dataclass

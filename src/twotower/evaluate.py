@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from rich.progress import track
 from torch import Tensor
 
-from twotower import checkpoint, predictions
-from twotower.config import Config, EvaluateConfig
+from twotower import checkpoint, predictions, weights
+from twotower.config import Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.data import DataSet, Share, load, open_validation, prepare
 from twotower.data.feed import ten_views
 from twotower.exchange import Exchange, InProcessExchange
@@ -160,6 +160,52 @@ def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Pred
                 predictions.store(paths[view], one, subject.identity)
         found = computed | found
     return {view: found[view] for view in VIEWS if view in found}
+
+
+def network_of_weights(settings: EvaluateConfig) -> NetworkConfig:
+    """The network that was given, or the one that a file of launch/export.py has with it. Raises: ValueError."""
+    assert settings.weights is not None
+    if settings.network is not None:
+        return settings.network
+    own = weights.read_merged(Path(settings.weights)).network if settings.weights.endswith(".safetensors") else None
+    if own is None:
+        raise ValueError(
+            f"weights={settings.weights} does not say what network it belongs to; give network=NAME, such as "
+            "caffe_alexnet, caffenet or torchvision_alexnet."
+        )
+    return own
+
+
+def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
+    """Evaluates a file of weights on a data set: {"centre": ..., "ten": ...} as far as asked for, and the network.
+
+    Images are prepared as for our own networks (shorter side to `network.prepared_size`, centre square); the mean is
+    the one that belongs to the weights, where they have one.
+
+    Raises: ValueError for a file that cannot be read or does not fit, or if there is no data.
+    """
+    check_settings(settings)
+    assert settings.weights is not None
+    if settings.data_root is None:
+        raise ValueError("weights= needs the images to evaluate on: give data_root=DIR, a prepared set or a folder.")
+    network = network_of_weights(settings)
+    given = settings.input or InputConfig()
+    config = Config(
+        network=network,
+        data=DataConfig(kind="folder", root=settings.data_root, size=network.prepared_size),
+        input=replace(given, crop_size=network.image_size),
+    )
+    prepare(config.data)
+    dataset = load(config.data)
+    device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+    towers, mean = weights.load_towers_from_file(
+        settings.weights, network, len(dataset.classes), device, settings.mean
+    )
+    if mean is not None:
+        dataset = replace(dataset, mean_image=weights.whole_mean_image(mean, dataset.size))
+    found = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
+    views = {view: result_of(found[view]) for view in VIEWS if view in found}
+    return {"weights": settings.weights, "network": network.name, "split": settings.split, **views}
 
 
 def result_of(one: Predictions) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from twotower.network import count_parameters, plan
 from twotower.rundir import check_resumable, check_writable, find_home
 from twotower.schedule import Schedule
 from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
+from twotower.transfer import plan_inheritance
 from twotower.transport import TowerLostError
 from twotower.world import (
     Place,
@@ -61,13 +62,13 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
-    if config.initial_weights.path is not None:
-        checkpoint.find(config.initial_weights.path)
     home = find_home(config)
     check_writable(home.run_dir)
     dataset = prepare(config.data, shown_input=config.input)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
+    if home.resume_from is None:
+        plan_inheritance(config.initial_weights, config.network, len(dataset.classes))
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
         check_resumable(home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset))

@@ -34,7 +34,7 @@ from twotower.network import Tower, count_parameters, forward
 from twotower.optim import VelocitySGD
 from twotower.scales import OutputScales, StuckLoss, as_values, measure
 from twotower.schedule import Rates, Schedule
-from twotower.transfer import inherit
+from twotower.transfer import Inheritance, inherit
 from twotower.world import World
 
 
@@ -85,7 +85,9 @@ class Trainer:
         self.config, self.world, self.dataset, self.run_dir = config, world, dataset, run_dir
         optim, num_classes = config.optim, len(dataset.classes)
         tower = Tower(config.network, num_classes, world.tower, config.seed)
-        self.inheritance = None if resume_from is not None else inherit(config.initial_weights, tower)
+        self.inheritance: Inheritance | None = None
+        if resume_from is None:
+            self.inheritance = inherit(config.initial_weights, config.network, num_classes, tower)
         self.tower = tower.on(world.device, world.memory_format)
         precision = config.network.exchange_precision
         self.exchange: Exchange = InProcessExchange(precision)

@@ -8,19 +8,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
+import torch
 from torch import Tensor
 
-from twotower import checkpoint
-from twotower.config import InitialWeightsConfig
+from twotower import weights
+from twotower.config import InitialWeightsConfig, NetworkConfig
+from twotower.merged import expected_shapes, split
 from twotower.network import Tower
+
+OWN_FILES = ("", ".safetensors")  # folders of runs and checkpoints, and what launch/export.py writes
+IMAGENET_CLASSES = 1000  # of the weights that Caffe and torchvision hand out
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What became of each layer."""
+    """What becomes of each layer."""
 
-    source: Path
+    source: str
     taken: list[str]
     new: list[str]
 
@@ -30,27 +36,30 @@ class Inheritance:
         return f"initial weights of {', '.join(self.taken)} from {self.source}{new}"
 
 
-def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        found.setdefault(name.split(".")[0], {})[name] = tensor
+def read_source(path: str, network: NetworkConfig) -> dict[str, Tensor]:
+    """The merged form of what lies at `path`: a run, a checkpoint, or any file that launch/evaluate.py reads.
+
+    Raises: ValueError if it is none of them, or damaged.
+    """
+    where = Path(path)
+    if where.is_dir() or not where.exists():
+        return weights.read_checkpoint(where).tensors
+    if where.suffix in OWN_FILES:
+        return weights.read_merged(where).tensors
+    return weights.read_weights(where, network, IMAGENET_CLASSES).tensors
+
+
+def _by_layer(shapes: Mapping[str, Shape]) -> dict[str, dict[str, Shape]]:
+    found: dict[str, dict[str, Shape]] = {}
+    for name, shape in shapes.items():
+        found.setdefault(name.split(".")[0], {})[name] = shape
     return found
 
 
-def _misfit(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
-    """The first tensor of a layer that does not fit, in words; empty if all fit."""
-    for name, tensor in ours.items():
-        if name not in theirs:
-            return f"{name} is {tuple(tensor.shape)} here, and there is {', '.join(theirs)} there"
-        if theirs[name].shape != tensor.shape:
-            return f"{name} is {tuple(tensor.shape)} here and {tuple(theirs[name].shape)} there"
-    return ""
-
-
 def choose_layers(
-    theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], chosen: Sequence[str], source: Path
+    theirs: Mapping[str, Shape], ours: Mapping[str, Shape], chosen: Sequence[str], source: str
 ) -> Inheritance:
-    """Decides layer by layer, from tensors by name ("conv1.weight").
+    """Decides layer by layer, from shapes by name ("conv1.weight") in the merged form.
 
     Chosen layers must fit. If none are chosen, all are taken that the source has, except a last layer for other
     classes; anything else that does not fit is refused, as a network that silently keeps half of its random weights
@@ -59,51 +68,58 @@ def choose_layers(
     Raises: ValueError naming the layer and both shapes.
     """
     their_layers, our_layers = _by_layer(theirs), _by_layer(ours)
-    unknown = [name for name in chosen if name not in our_layers or name not in their_layers]
-    if unknown:
-        where = "this network" if unknown[0] not in our_layers else str(source)
-        have = our_layers if unknown[0] not in our_layers else their_layers
-        raise ValueError(
-            f"initial_weights.layers names {unknown[0]}, which {where} does not have; it has {', '.join(have)}."
-        )
-    last, taken = list(our_layers)[-1], []
-    for name in chosen or [name for name in our_layers if name in their_layers]:
-        misfit = _misfit(their_layers[name], our_layers[name])
-        if not misfit:
-            taken.append(name)
-        elif chosen or name != last:
+    for layers, where in ((our_layers, "this network"), (their_layers, source)):
+        unknown = [name for name in chosen if name not in layers]
+        if unknown:
             raise ValueError(
-                f"initial_weights.path={source} does not fit: {misfit}; leave the layer out with "
-                "initial_weights.layers=[...], or choose the same network and width."
+                f"initial_weights.layers names {unknown[0]}, which {where} does not have; it has {', '.join(layers)}."
+            )
+    last, taken = list(our_layers)[-1], []
+    for layer in chosen or [name for name in our_layers if name in their_layers]:
+        misfits = [name for name, shape in our_layers[layer].items() if their_layers[layer].get(name) != shape]
+        if not misfits:
+            taken.append(layer)
+        elif chosen or layer != last:
+            name = misfits[0]
+            raise ValueError(
+                f"initial_weights.path={source} does not fit: {name} is {ours[name]} here and "
+                f"{theirs.get(name, 'not')} there; leave the layer out with initial_weights.layers=[...], or choose "
+                "the same network and width."
             )
     if not taken:
-        raise ValueError(f"initial_weights.path={source} has no layer in common with this network; choose another.")
+        raise ValueError(f"initial_weights.path={source} has no layer that fits this network; choose another source.")
     return Inheritance(source, taken, [name for name in our_layers if name not in taken])
 
 
-def inherit(settings: InitialWeightsConfig, tower: Tower) -> Inheritance | None:
-    """Copies another training's weights into `tower`; None if none are asked for.
+def plan_inheritance(
+    settings: InitialWeightsConfig, network: NetworkConfig, num_classes: int
+) -> tuple[Inheritance, dict[str, Tensor]] | None:
+    """What is taken, and the tensors that it is taken from; None if initial weights are drawn.
 
-    Raises: ValueError if the source is no run, checkpoint or file of weights, is damaged, or does not fit.
+    Raises: ValueError if the source cannot be read or does not fit.
     """
     if settings.path is None:
         return None
-    path = Path(settings.path)
-    ours = {name: p.data for name, p in tower.paper_named_parameters().items()}
-    source = checkpoint.find(path)
-    manifest = checkpoint.read_manifest(source)
-    if manifest.network["towers"] != tower.num_towers:
-        raise ValueError(
-            f"initial_weights.path={path} has {manifest.network['towers']} towers and this network "
-            f"{tower.num_towers}; export it first (launch/export.py) and give the file."
-        )
-    theirs = {
-        name: tensor
-        for name, tensor in load_file(source / checkpoint.tower_file(tower.tower)).items()
-        if not name.startswith(checkpoint.VELOCITY)
+    tensors = read_source(settings.path, network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    chosen = choose_layers(shapes, expected_shapes(network, num_classes), settings.layers, settings.path)
+    return chosen, tensors
+
+
+def inherit(
+    settings: InitialWeightsConfig, network: NetworkConfig, num_classes: int, tower: Tower
+) -> Inheritance | None:
+    """Copies another training's weights into `tower`; None if none are asked for. Errors as of `plan_inheritance`."""
+    planned = plan_inheritance(settings, network, num_classes)
+    if planned is None:
+        return None
+    chosen, theirs = planned
+    merged = {
+        name: theirs[name] if name.split(".")[0] in chosen.taken else torch.empty(shape, device="meta")
+        for name, shape in expected_shapes(network, num_classes).items()
     }
-    chosen = choose_layers(theirs, ours, settings.layers, path)
-    for name in ours:
+    own = split(merged, network, num_classes, tower.tower)
+    for name, parameter in tower.paper_named_parameters().items():
         if name.split(".")[0] in chosen.taken:
-            ours[name].copy_(theirs[name])
+            parameter.data.copy_(own[name])
     return chosen

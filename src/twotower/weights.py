@@ -111,6 +111,13 @@ def read_weights(
     else:
         raise ValueError(f"{path} is of a kind that is not known; give {KINDS}.")
     if misfits(imported.tensors, expected_shapes(network, num_classes)):
+        theirs = imported.network
+        if theirs is not None and imported.classes is not None:
+            raise ValueError(
+                f"{path} is network={theirs.name} with network.width={theirs.width:g} and {len(imported.classes)} "
+                f"classes, and what is asked for is network={network.name} with network.width={network.width:g} and "
+                f"{num_classes} classes."
+            )
 
         def fits(other: NetworkConfig, classes: int) -> bool:
             return not misfits(imported.tensors, expected_shapes(other, classes))

@@ -1,0 +1,68 @@
+"""launch/evaluate.py weights=FILE: from the file to the error rate, for our own files and for others'."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from conftest import load_network
+from fake_runs import NUM_CLASSES, draw_images, fake_run
+from test_weights import CLASSES, torchvision_logits, torchvision_state
+from twotower.config import EvaluateConfig, ExportConfig, InputConfig
+from twotower.evaluate import evaluate_run, evaluate_weights
+from twotower.export import export_run
+
+SIZE = 224
+
+
+def test_an_exported_file_has_the_errors_of_its_run(tmp_path: Path) -> None:
+    images = draw_images(tmp_path / "images")
+    run = fake_run(tmp_path / "run", images)
+    of_run = evaluate_run(EvaluateConfig(run=str(run), crops="ten", device="cpu"))
+    (path, *_) = export_run(ExportConfig(run=str(run), output=str(tmp_path / "export"), force=True))
+    settings = EvaluateConfig(weights=str(path), data_root=str(images), crops="ten", device="cpu")
+    found = evaluate_weights(settings)
+    assert found["network"] == "alexnet_2012"
+    for view in ("centre", "ten"):
+        assert found[view]["num_images"] == 3 * NUM_CLASSES
+        for key in ("top1_error", "top5_error"):
+            assert found[view][key] == of_run[view][key]
+        assert found[view]["loss"] == pytest.approx(of_run[view]["loss"], rel=1e-5)
+    with pytest.raises(
+        ValueError, match=r"is network=alexnet_2012 with network.width=0.0625 and 7 classes.*caffenet"
+    ):
+        evaluate_weights(EvaluateConfig(weights=str(path), data_root=str(images), network=load_network("caffenet")))
+
+
+def test_torchvisions_file_on_images_in_plain_torch(tmp_path: Path) -> None:
+    """Images of the size that conv1 sees, so that nothing is resized or cropped: the loss is that of their pixels."""
+    stream = np.random.default_rng(0)
+    pixels = []
+    for label in range(CLASSES):
+        for split in ("train", "val"):
+            picture = stream.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+            path = tmp_path / "images" / split / f"c{label:02d}" / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(picture).save(path)
+            if split == "val":
+                pixels.append(torch.from_numpy(picture).permute(2, 0, 1).double())
+    state = torchvision_state()
+    torch.save(state, tmp_path / "alexnet.pth")
+    network = load_network("torchvision_alexnet", width=0.125, prepared_size=SIZE)
+    settings = EvaluateConfig(
+        weights=str(tmp_path / "alexnet.pth"),
+        data_root=str(tmp_path / "images"),
+        network=network,
+        input=InputConfig(mean="central"),
+        device="cpu",
+    )
+    found = evaluate_weights(settings)["centre"]
+    labels = torch.arange(CLASSES)
+    logits = torchvision_logits(state, torch.stack(pixels))
+    assert found["loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert found["top1_error"] == pytest.approx(100 * float((logits.argmax(1) != labels).double().mean()))
+    wrong = torchvision_logits(state, torch.stack(pixels).flip(1))
+    assert abs(float(F.cross_entropy(wrong, labels)) - found["loss"]) > 1e-3 * found["loss"]
