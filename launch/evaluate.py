@@ -111,6 +111,10 @@ def main(composed: Any) -> None:
             raise ValueError("output= is for runs= and weights=; that of a run is RUN_DIR/evaluation.json.")
         if settings.network is not None and settings.weights is None:
             raise ValueError("network= is for weights=FILE; a run knows its own.")
+        if settings.mean is not None and settings.weights is None:
+            raise ValueError("mean= is for weights=FILE; a run has its own.")
+        if settings.weights is not None and (settings.checkpoint is not None or settings.fresh):
+            raise ValueError("checkpoint= and fresh= are for run=; a file of weights is always computed anew.")
         output = Path(settings.output or "result.json")
         if output.suffix != ".json" or not output.absolute().parent.is_dir():
             raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")

@@ -1,6 +1,6 @@
 """A run's network in one file that others can load, or the check of such a file.
 
-python launch/export.py run=RUN_DIR to=merged|onnx [checkpoint=...] [output=DIR] [data_root=DIR] [force=true]
+python launch/export.py run=RUN_DIR to=merged|onnx [checkpoint=...] [output=DIR] [force=true]
 python launch/export.py verify=FILE.safetensors
 """
 

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from twotower.config import register_schemas, resolve
+from twotower.config import Config, register_schemas, resolve
 from twotower.launch import catch_stops, explain, run, run_as_worker
 from twotower.sweep import Sweep
 from twotower.world import Place
@@ -24,15 +24,34 @@ register_schemas()
 sweep = Sweep()
 
 
+def check_ablation(config: Config, overrides: list[str]) -> None:
+    """Raises: ValueError if the ablation changes nothing, as one without norms in a network that has none."""
+    if config.ablation == "none":
+        return
+    without = [override for override in overrides if not override.startswith("ablation=")]
+    plain = resolve(hydra.compose("config", [*without, "ablation=none"]))
+    if all(getattr(plain, part) == getattr(config, part) for part in ("network", "input", "optim", "schedule")):
+        raise ValueError(
+            f"ablation={config.ablation} changes nothing in network={config.network.name} with these settings, so "
+            "the run would stand under a wrong name; leave it out."
+        )
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def compose_and_run(composed: Any) -> None:
     task = HydraConfig.get()
+    overrides = list(task.overrides.task)
+
+    def checked_run(config: Config) -> dict[str, Any]:
+        check_ablation(config, overrides)
+        return run(config)
+
     if task.mode == RunMode.MULTIRUN:
         given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        sweep.run_job(resolve(composed), list(task.overrides.task), given)
+        sweep.run_job(resolve(composed), overrides, given, checked_run)
         return
     try:
-        run(resolve(composed))
+        checked_run(resolve(composed))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}" if str(error) else 1) from error
 
@@ -50,6 +69,7 @@ def main() -> None:
         try:
             with hydra.initialize(version_base="1.3", config_path="../conf"):
                 config = resolve(hydra.compose("config", sys.argv[1:]))
+                check_ablation(config, sys.argv[1:])
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             explain(ValueError(f"{error} {error.__cause__ or ''}"), place)
             sys.exit(1)

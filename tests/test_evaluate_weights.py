@@ -1,5 +1,7 @@
 """launch/evaluate.py weights=FILE: from the file to the error rate, for our own files and for others'."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from test_weights import CLASSES, torchvision_logits, torchvision_state
 from twotower.config import EvaluateConfig, ExportConfig, InputConfig
 from twotower.evaluate import evaluate_run, evaluate_weights
 from twotower.export import export_run
+from twotower.rundir import MEAN_IMAGE
 
 SIZE = 224
 
@@ -22,6 +25,7 @@ def test_an_exported_file_has_the_errors_of_its_run(tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images")
     run = fake_run(tmp_path / "run", images)
     of_run = evaluate_run(EvaluateConfig(run=str(run), crops="ten", device="cpu"))
+    shutil.copy(images / ".twotower" / MEAN_IMAGE, run / MEAN_IMAGE)  # as training leaves it
     (path, *_) = export_run(ExportConfig(run=str(run), output=str(tmp_path / "export"), force=True))
     settings = EvaluateConfig(weights=str(path), data_root=str(images), crops="ten", device="cpu")
     found = evaluate_weights(settings)
@@ -66,3 +70,23 @@ def test_torchvisions_file_on_images_in_plain_torch(tmp_path: Path) -> None:
     assert found["top1_error"] == pytest.approx(100 * float((logits.argmax(1) != labels).double().mean()))
     wrong = torchvision_logits(state, torch.stack(pixels).flip(1))
     assert abs(float(F.cross_entropy(wrong, labels)) - found["loss"]) > 1e-3 * found["loss"]
+
+
+def test_a_run_keeps_its_mean_and_its_classes(tmp_path: Path) -> None:
+    """On other data the run's own mean is subtracted; other classes are refused, however many there are."""
+    images, others = draw_images(tmp_path / "images"), draw_images(tmp_path / "others")
+    run = fake_run(tmp_path / "run", images)
+    settings = EvaluateConfig(run=str(run), device="cpu")
+    before = evaluate_run(settings)["loss"]
+    mean_image = np.load(images / ".twotower" / MEAN_IMAGE)
+    np.save(run / MEAN_IMAGE, mean_image + 40)
+    assert evaluate_run(replace(settings, fresh=True))["loss"] != before
+    np.save(run / MEAN_IMAGE, mean_image)
+    assert evaluate_run(replace(settings, fresh=True))["loss"] == before
+    (others / "train" / "c3").rename(others / "train" / "cat")
+    (others / "val" / "c3").rename(others / "val" / "cat")
+    with pytest.raises(ValueError, match="the first that differs is c3 there, c4 here"):
+        evaluate_run(replace(settings, data_root=str(others)))
+    np.save(run / MEAN_IMAGE, mean_image[:100, :100])
+    with pytest.raises(ValueError, match="brought to 100 pixels, and the data set has 256"):
+        evaluate_run(settings)

@@ -33,10 +33,10 @@ from twotower.config import (
     OptimConfig,
     ScheduleConfig,
 )
-from twotower.data.prepare import FORMAT, INDEX, MEAN_IMAGE
 from twotower.exchange import InProcessExchange
 from twotower.export import export_run
 from twotower.network import Tower, forward
+from twotower.rundir import MEAN_IMAGE
 from twotower.verify import known_images, sha256_of, untrained_layers, verify
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite"]
@@ -113,15 +113,11 @@ def test_plain_dropout_is_that_of_the_network() -> None:
 def make_run(
     folder: Path, name: str = "alexnet_2012", top1_error: float | None = 40.0, initial: bool = False
 ) -> Path:
-    """A run's folder with one checkpoint, and a data set of which nothing is there but what was fitted on it."""
+    """A run's folder with one checkpoint; its data are nowhere."""
     network = load_network(name, **NETWORKS[name])
-    run, cache = folder / "run", folder / "cache"
-    cache.mkdir(parents=True)
-    files = {split: {one: [] for one in CLASSES} for split in ("train", "val")}
-    index = {"format": FORMAT, "classes": CLASSES, "files": files, "rejects": {}, "needs_resize": True, "size": 256}
-    index |= {"eigenvalues": [1, 1, 1], "eigenvectors": np.eye(3).tolist()}
-    (cache / INDEX).write_text(json.dumps(index))
-    np.save(cache / MEAN_IMAGE, np.random.default_rng(0).uniform(0, 255, (256, 256, 3)).astype(np.float32))
+    run = folder / "run"
+    run.mkdir(parents=True)
+    np.save(run / MEAN_IMAGE, np.random.default_rng(0).uniform(0, 255, (256, 256, 3)).astype(np.float32))
 
     towers = trained(network)
     if initial:
@@ -138,7 +134,7 @@ def make_run(
     )
     config = Config(
         network=network,
-        data=DataConfig(kind="folder", root=str(folder / "nowhere"), cache=str(cache)),
+        data=DataConfig(kind="folder", root=str(folder / "nowhere")),
         input=InputConfig(crop_size=network.image_size),
         optim=OptimConfig(),
         schedule=ScheduleConfig(rule="fixed", epochs=1),
@@ -179,9 +175,11 @@ def test_a_merged_file_says_what_it_is(exported: Path) -> None:
     tensors = load_file(exported)
     assert found.num_parameters == sum(p.numel() for tower in trained(found.network) for p in tower.parameters())
     assert set(tensors) == {f"{layer}.{part}" for layer in oracle.LAYERS for part in ("weight", "bias")} | {
-        "mean_image"
+        "mean_image",
+        "whole_mean_image",
     }
-    mean_image = np.load(exported.parent / "cache" / MEAN_IMAGE)
+    mean_image = np.load(exported.parent / "run" / MEAN_IMAGE)
+    assert np.array_equal(tensors["whole_mean_image"].permute(1, 2, 0).numpy(), mean_image)
     assert np.array_equal(tensors["mean_image"].permute(1, 2, 0).numpy(), mean_image[78:178, 78:178])
     named = [{n: p.detach() for n, p in tower.paper_named_parameters().items()} for tower in trained(found.network)]
     assert all(torch.equal(tensors[name], true) for name, true in oracle.merge(*named).items())
@@ -319,8 +317,8 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
         export_run(ExportConfig(run=str(run), to="caffe"))
     with pytest.raises(ValueError, match=r"config\.yaml"):
         export_run(ExportConfig(run=str(tmp_path)))
-    (tmp_path / "cache" / INDEX).unlink()
-    with pytest.raises(ValueError, match="data_root=DIR"):
+    (run / MEAN_IMAGE).unlink()
+    with pytest.raises(ValueError, match=r"has no mean_image\.npy"):
         export_run(ExportConfig(run=str(run)))
 
 

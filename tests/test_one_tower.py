@@ -98,13 +98,15 @@ def test_weights_of_another_run_and_a_loss_that_does_not_move(images: Path, whol
         "initial_weights.layers=[conv1,conv2,fc6]",
         "optim.learning_rate=0",
         "logging.stuck_after_steps=2",
+        "network.layers.fc8.initial_std=0.0001",  # all classes alike
         "seed=5",
     )
     assert status == 0, output
     assert "initial weights of conv1, conv2, fc6 from" in output
     assert "new: conv3, conv4, conv5, fc7, fc8" in output
     theirs, ours = tensors(whole), tensors(tmp_path / "run")
-    drawn = dict(Tower(network(), 3, 0, seed=5).paper_named_parameters())
+    alike = network(layers={"fc8": {"initial_std": 0.0001}})
+    drawn = Tower(alike, 3, 0, seed=5).paper_named_parameters()
     for name in drawn:
         taken = name.split(".")[0] in ("conv1", "conv2", "fc6")
         assert torch.equal(ours[name], theirs[name] if taken else drawn[name]), name
@@ -117,14 +119,16 @@ def network(name: str = "one_tower", **overrides: object) -> NetworkConfig:
     return load_network(name, width=0.0625, **overrides)
 
 
+def names(num_classes: int) -> list[str]:
+    return [str(n) for n in range(num_classes)]
+
+
 def leave(folder: Path, config: NetworkConfig, num_classes: int) -> Path:
     """A checkpoint, as a run leaves it."""
     for t in range(config.towers):
         checkpoint.save_tower(folder / "checkpoints", 3, Tower(config, num_classes, t, seed=1), {})
-    classes = [str(n) for n in range(num_classes)]
-    checkpoint.complete(
-        folder / "checkpoints", checkpoint.Manifest(3, asdict(config), classes, {}, {}, {}, {}, {}), keep=1
-    )
+    manifest = checkpoint.Manifest(3, asdict(config), names(num_classes), {}, {}, {}, {}, {})
+    checkpoint.complete(folder / "checkpoints", manifest, keep=1)
     return folder
 
 
@@ -140,7 +144,7 @@ def test_the_chain_of_146_inherits_what_its_notes_say(tmp_path: Path) -> None:
         source = leave(tmp_path / str(number), network(before), classes_before)
         for t in (0, 1):
             tower, drawn = Tower(network(after), classes, t, seed=2), Tower(network(after), classes, t, seed=2)
-            found = inherit(InitialWeightsConfig(str(source), layers), network(after), classes, tower)
+            found = inherit(InitialWeightsConfig(str(source), layers), network(after), names(classes), tower)
             assert found is not None
             assert found.taken == layers
             theirs = load_file(checkpoint.find(source) / f"tower{t}.safetensors")
@@ -153,14 +157,17 @@ def test_the_chain_of_146_inherits_what_its_notes_say(tmp_path: Path) -> None:
 def test_without_a_choice_everything_fits_or_is_refused(tmp_path: Path) -> None:
     source = str(leave(tmp_path / "a", network("alexnet_2012"), 4))
 
-    def take(num_classes: int, *layers: str, into: NetworkConfig | None = None) -> list[str]:
+    def take(
+        num_classes: int, *layers: str, into: NetworkConfig | None = None, classes: list[str] | None = None
+    ) -> list[str]:
         config = into or network("alexnet_2012")
         settings = InitialWeightsConfig(source, list(layers))
-        found = inherit(settings, config, num_classes, Tower(config, num_classes, 0, 0))
+        found = inherit(settings, config, classes or names(num_classes), Tower(config, num_classes, 0, 0))
         assert found is not None
         return found.new
 
     assert take(4) == []
+    assert take(4, classes=["0", "1", "2", "cat"]) == ["fc8"], "equally many, but others"
     assert take(7) == ["fc8"], "other classes need a new last layer"
     with pytest.raises(ValueError, match=r"conv1\.weight is \(12, 3, 11, 11\) here and \(6, 3, 11, 11\) there"):
         take(4, into=load_network("alexnet_2012", width=0.125))
@@ -178,7 +185,7 @@ def test_between_one_tower_and_two(tmp_path: Path) -> None:
     theirs = load_file(checkpoint.find(source) / "tower0.safetensors")
     for t in (0, 1):
         tower = Tower(network("alexnet_2012"), 4, t, seed=2)
-        found = inherit(InitialWeightsConfig(str(source), []), network("alexnet_2012"), 4, tower)
+        found = inherit(InitialWeightsConfig(str(source), []), network("alexnet_2012"), names(4), tower)
         assert found is not None
         assert found.new == []
         ours = tower.paper_named_parameters()

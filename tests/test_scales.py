@@ -63,7 +63,7 @@ def test_a_stuck_loss_is_explained_once():
     assert stuck.look(110, 2.302) is None
 
 
-@pytest.mark.parametrize("losses", [[2.31, 2.2, 2.31, 2.31], [2.0] * 4])
+@pytest.mark.parametrize("losses", [[2.31, 2.2, 2.31, 2.31], [2.0] * 4, [8.4] * 4])
 def test_a_loss_that_moved_is_left_alone(losses):
     stuck = StuckLoss(10, after_steps=3)
     assert [stuck.look(step + 1, loss) for step, loss in enumerate(losses)] == [None] * 4

@@ -48,6 +48,11 @@ def build_baseline(network: NetworkConfig, num_classes: int) -> nn.Sequential:
     modules: list[nn.Module] = []
     units = IMAGE_MAPS
     for row in plan(network, num_classes):
+        if row.config.kind == "linear" and row.config.reads == "own" and network.towers == 2:
+            raise ValueError(
+                f"network={network.name} has a linear layer in which each tower reads itself ({row.name}), which no "
+                "single layer of torch computes; choose another network for the comparison."
+            )
         kernels, c = sum(row.kernels), row.config
         if c.kind == "linear":
             if not any(isinstance(module, nn.Flatten) for module in modules):

@@ -211,6 +211,9 @@ def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str
             f"network={settings.network.name} is one tower, and there is nothing to compare it with; choose a "
             "network of two towers, or part=input."
         )
+    if settings.part in ("all", "towers"):
+        with torch.device("meta"):
+            build_baseline(settings.network, settings.num_classes)
     found: dict[str, Any] = {"cores": cores()}
     with tempfile.TemporaryDirectory(prefix="twotower-") as scratch:
         files = make_files(settings, Path(scratch), say)

@@ -80,7 +80,10 @@ class NetworkConfig:
     width: float = 1.0  # factor on the kernels of every layer; 1 is the paper's
     image_size: int = 224
     prepared_size: int = 256  # pixels: what images are brought to before cropping, where the data set leaves it open
-    bias_rate: float = 1.0  # learning rate of the biases, as a multiple of the weights' rate
+    initial_bias: float | None = None  # of every layer; null: as its row says
+    bias_rate: float = (
+        1.0  # first rate of the biases, as a multiple of the weights'; recorded schedules have their own
+    )
     bias_decay: bool = True  # whether weight decay reaches the biases
 
 
@@ -180,7 +183,7 @@ class LoggingConfig:
 class MachineConfig:
     device: str = "auto"  # auto | cpu | cuda
     transport: str = "auto"  # auto | gloo | nccl | shared_gpu
-    replicas: int = 1  # pairs of processes that `python launch/two_gpu.py` starts
+    replicas: int = 1  # of all towers, each in processes of its own, that `python launch/two_gpu.py` starts
     threads: int = 0  # of torch per process; 0: cores / processes on this host
     timeout_seconds: float = 60.0  # how long a tower waits for the other one
     check_every_steps: int = 50  # how often the towers compare checksums of the pixels (labels: every step)
@@ -313,7 +316,6 @@ class ExportConfig:
     to: str = "merged"  # merged | onnx
     checkpoint: str | None = None  # of run; null: the last one
     output: str | None = None  # a folder; null: RUN_DIR/export
-    data_root: str | None = None  # where the mean image is; null: the folder that the run was trained on
     force: bool = False  # also a network that is not better than guessing
     verify: str | None = None  # a merged file, to be checked; instead of run
 
@@ -336,6 +338,13 @@ def resolve(composed: Any) -> Config:
     Raises: ValueError if a required key was not given.
     """
     missing = OmegaConf.missing_keys(composed)
+    strangers = sorted({key.split(".")[2] for key in missing if key.startswith("network.layers.")})
+    if strangers:
+        raise ValueError(
+            f"network.layers.{strangers[0]} is changed, but network={composed.network.name} has no such layer (its "
+            f"layers are {', '.join(name for name in composed.network.layers if name not in strangers)}); "
+            f"ablation={composed.ablation} and overrides must fit the network."
+        )
     if missing:
         raise ValueError(f"{', '.join(sorted(missing))} must be given on the command line or in a yaml of conf/.")
     config = OmegaConf.to_object(composed)
@@ -353,12 +362,37 @@ def _at_least(key: str, value: float, least: float) -> None:
         raise ValueError(f"{key}={value} is too small; give at least {least}.")
 
 
+def _check_schedule(schedule: ScheduleConfig) -> None:
+    """Refuses rates that climb the loss, and keys that another rule would read."""
+    if schedule.rule == "recorded" and not schedule.changes:
+        raise ValueError("schedule.rule=recorded needs schedule.changes; choose one of conf/schedule/run_*.yaml.")
+    if schedule.rule != "recorded" and schedule.changes:
+        raise ValueError(f"schedule.changes is for schedule.rule=recorded, and the rule is {schedule.rule}.")
+    if schedule.rule != "fixed" and schedule.drop_epochs:
+        raise ValueError(f"schedule.drop_epochs is for schedule.rule=fixed, and the rule is {schedule.rule}.")
+    if schedule.recorded_epochs is not None and not schedule.recorded_epochs > 0:
+        raise ValueError(f"schedule.recorded_epochs={schedule.recorded_epochs} must be more than 0.")
+    for number, change in enumerate(schedule.changes):
+        for key, value in (("epoch", change.epoch), ("weights", change.weights), ("biases", change.biases)):
+            _at_least(f"schedule.changes[{number}].{key}", 0 if value is None else value, 0)
+        if change.colour_noise:
+            raise ValueError(f"schedule.changes[{number}].colour_noise can only be false, which switches it off.")
+
+
 def check(config: Config) -> None:
     """Refuses what composes but cannot be run.
 
     Raises: ValueError naming the key, what was given, what is allowed.
     """
     _one_of("data.kind", config.data.kind, ("folder", "shapes", "synthetic"))
+    for name, layer in config.network.layers.items():
+        _at_least(f"network.layers.{name}.rate", layer.rate, 0)
+    _at_least("network.bias_rate", config.network.bias_rate, 0)
+    _check_schedule(config.schedule)
+    if config.initial_weights.layers and config.initial_weights.path is None:
+        raise ValueError(
+            "initial_weights.layers names layers to take over, but not from where; give initial_weights.path=RUN."
+        )
     _one_of("data.on_error", config.data.on_error, ("stop", "skip"))
     _one_of("input.mean", config.input.mean, ("central", "aligned"))
     _one_of("input.colour_noise", config.input.colour_noise, ("none", "2012", "paper"))

@@ -18,9 +18,10 @@ from twotower.data import DataSet, Share, load, open_validation, prepare
 from twotower.data.feed import ten_views
 from twotower.exchange import Exchange, InProcessExchange
 from twotower.journal import write_json
+from twotower.merged import Imported
 from twotower.network import Tower, forward
 from twotower.predictions import VIEWS, Predictions
-from twotower.rundir import check_writable
+from twotower.rundir import check_classes, check_writable, with_own_mean
 
 CENTRE = ten_views(2).index((1, 1, 0))  # its place among the ten crops
 
@@ -135,7 +136,8 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     if settings.data_root is not None:
         config.data.root, config.data.cache = settings.data_root, None
     prepare(config.data)
-    dataset = load(config.data)
+    dataset = with_own_mean(load(config.data), run_dir)
+    check_classes(path, manifest.classes, dataset.classes)
     checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
     identity = predictions.identity_of(manifest, config, dataset, settings.split)
     return Subject(run_dir, path, config, dataset, identity)
@@ -162,18 +164,28 @@ def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Pred
     return {view: found[view] for view in VIEWS if view in found}
 
 
-def network_of_weights(settings: EvaluateConfig) -> NetworkConfig:
-    """The network that was given, or the one that a file of launch/export.py has with it. Raises: ValueError."""
+def open_weights(settings: EvaluateConfig) -> tuple[NetworkConfig, InputConfig, Imported | None]:
+    """The network and the input that were given, or those that our own files and runs have with them.
+
+    Raises: ValueError if neither is known.
+    """
     assert settings.weights is not None
-    if settings.network is not None:
-        return settings.network
-    own = weights.read_merged(Path(settings.weights)).network if settings.weights.endswith(".safetensors") else None
-    if own is None:
+    path = Path(settings.weights)
+    own = None
+    if path.is_dir():
+        own = weights.read_checkpoint(path)
+    elif path.suffix == ".safetensors":
+        own = weights.read_merged(path)
+    network = settings.network or (own.network if own is not None else None)
+    if network is None:
         raise ValueError(
-            f"weights={settings.weights} does not say what network it belongs to; give network=NAME, such as "
-            "caffe_alexnet, caffenet or torchvision_alexnet."
+            f"weights={path} does not say what network it belongs to; give network=NAME, such as caffe_alexnet, "
+            "caffenet or torchvision_alexnet."
         )
-    return own
+    given = settings.input or InputConfig()
+    if own is not None and own.mean_use is not None:
+        given = replace(given, mean=own.mean_use)
+    return network, replace(given, crop_size=network.image_size), own
 
 
 def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
@@ -188,15 +200,13 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
     assert settings.weights is not None
     if settings.data_root is None:
         raise ValueError("weights= needs the images to evaluate on: give data_root=DIR, a prepared set or a folder.")
-    network = network_of_weights(settings)
-    given = settings.input or InputConfig()
-    config = Config(
-        network=network,
-        data=DataConfig(kind="folder", root=settings.data_root, size=network.prepared_size),
-        input=replace(given, crop_size=network.image_size),
-    )
+    network, given, own = open_weights(settings)
+    data = DataConfig(kind="folder", root=settings.data_root, size=network.prepared_size)
+    config = Config(network=network, data=data, input=given)
     prepare(config.data)
     dataset = load(config.data)
+    if own is not None and own.classes is not None:
+        check_classes(settings.weights, own.classes, dataset.classes)
     device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
     towers, mean = weights.load_towers_from_file(
         settings.weights, network, len(dataset.classes), device, settings.mean

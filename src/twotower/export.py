@@ -1,6 +1,7 @@
 """A run's network as one file that others can load, and the check that such a file is what it says.
 
-    OUTPUT/alexnet-step-00000120.safetensors   conv1.weight ... fc8.bias (see `merged`), mean_image float32 [3, S, S];
+    OUTPUT/alexnet-step-00000120.safetensors   conv1.weight ... fc8.bias (see `merged`), mean_image float32 [3, S, S]
+                                               of the centre crop, whole_mean_image [3, P, P] of the prepared square;
                                                metadata: table of layers, classes, errors, checksum, known answer
     OUTPUT/plain.py                            loads it with torch and safetensors alone
     OUTPUT/alexnet-step-00000120.onnx          the same network as ONNX, with its mean image as .npy
@@ -29,11 +30,11 @@ from torch import Tensor
 
 from twotower import checkpoint, plain, weights
 from twotower.config import ExportConfig, NetworkConfig
-from twotower.data import load
 from twotower.evaluate import read_config
 from twotower.exchange import InProcessExchange
 from twotower.journal import versions
 from twotower.network import forward
+from twotower.rundir import MEAN_IMAGE, own_mean
 from twotower.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, sha256_of, verify
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
@@ -72,6 +73,7 @@ class Subject:
     tensors: dict[str, Tensor]
     manifest: checkpoint.Manifest
     name: str  # of the files
+    mean_use: str  # input.mean of the training
 
     @property
     def answer(self) -> Tensor:
@@ -87,9 +89,9 @@ def _central(mean_image: Any, size: int) -> Tensor:
 
 
 def open_subject(settings: ExportConfig) -> Subject:
-    """Reads a run's checkpoint, and the mean image from its data.
+    """Reads a run's checkpoint and its mean image.
 
-    Raises: ValueError if one of them is missing or damaged, or the network is not trained and `force` is not given.
+    Raises: ValueError if the run is damaged, or the network is not trained and `force` is not given.
     """
     assert settings.run is not None
     run_dir = Path(settings.run)
@@ -98,19 +100,17 @@ def open_subject(settings: ExportConfig) -> Subject:
     manifest = checkpoint.read_manifest(path)
     if not settings.force:
         check_trained(manifest)
-    if settings.data_root is not None:
-        config.data.root, config.data.cache = settings.data_root, None
-    try:
-        dataset = load(config.data)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"The mean image of the run's data is needed: {error} Or give data_root=DIR.") from error
-    if dataset.classes != manifest.classes:
-        raise ValueError(f"{run_dir} was trained on other classes than the data has; give its own by data_root=DIR.")
+    mean_image = own_mean(run_dir)
+    if mean_image is None and config.data.kind != "synthetic":
+        raise ValueError(f"{run_dir} has no {MEAN_IMAGE}, which belongs to its network; copy it from the run.")
     imported = weights.read_checkpoint(path)
     network = imported.network
     assert network is not None
-    tensors = imported.tensors | {weights.MEAN_IMAGE: _central(dataset.mean_image, network.image_size)}
-    return Subject(network, tensors, manifest, f"{network.name}-{path.name}")
+    tensors = imported.tensors | {weights.MEAN_IMAGE: _central(mean_image, network.image_size)}
+    if mean_image is not None:
+        whole = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
+        tensors[weights.WHOLE_MEAN_IMAGE] = whole
+    return Subject(network, tensors, manifest, f"{network.name}-{path.name}", config.input.mean)
 
 
 def _about(subject: Subject) -> dict[str, str]:
@@ -121,6 +121,7 @@ def _about(subject: Subject) -> dict[str, str]:
         "network": json.dumps(asdict(subject.network)),
         "classes": json.dumps(subject.manifest.classes),
         "mean_image": MEAN_USE,
+        "mean_use": subject.mean_use,
         "step": str(subject.manifest.step),
         "errors": json.dumps(subject.manifest.progress.get("last", {})),
         "sha256": sha256_of(subject.tensors),

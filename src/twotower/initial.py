@@ -40,9 +40,9 @@ def draw_weight(
         nn.init.uniform_(weight, -bound, bound, generator=stream)
 
 
-def draw_bias(bias: Tensor, layer: LayerConfig, fan_in: int, stream: torch.Generator) -> None:
-    """Fills a bias in place: the table's constant, or torch's own uniform one."""
-    if layer.initial == "torch":
+def draw_bias(bias: Tensor, layer: LayerConfig, of_all: float | None, fan_in: int, stream: torch.Generator) -> None:
+    """Fills a bias in place: the constant of all layers, if there is one, the row's, or torch's own uniform one."""
+    if of_all is None and layer.initial == "torch":
         nn.init.uniform_(bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=stream)
     else:
-        nn.init.constant_(bias, layer.initial_bias)
+        nn.init.constant_(bias, layer.initial_bias if of_all is None else of_all)

@@ -1,4 +1,4 @@
-"""From a composed configuration to running towers: checks, data, the run's folder, then two processes.
+"""From a composed configuration to running towers: checks, data, the run's folder, then the towers' processes.
 
 Everything that can be refused is refused before a process is started (with `torchrun`, by rank 0 for all).
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.multiprocessing as mp
 
 from twotower import checkpoint
@@ -21,10 +22,10 @@ from twotower.config import Config, check
 from twotower.data import check_crops, load, prepare, steps_per_epoch
 from twotower.journal import Journal
 from twotower.network import count_parameters, plan
-from twotower.rundir import check_resumable, check_writable, find_home
+from twotower.rundir import MEAN_IMAGE, check_resumable, check_writable, find_home
 from twotower.schedule import Schedule
 from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
-from twotower.transfer import plan_inheritance
+from twotower.transfer import locate, plan_inheritance
 from twotower.transport import TowerLostError
 from twotower.world import (
     Place,
@@ -62,13 +63,16 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
+    if config.initial_weights.path is not None:
+        # Its last checkpoint is chosen once for all processes; a run may still be training.
+        config.initial_weights.path = locate(config.initial_weights.path)
     home = find_home(config)
     check_writable(home.run_dir)
     dataset = prepare(config.data, shown_input=config.input)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
     if home.resume_from is None:
-        plan_inheritance(config.initial_weights, config.network, len(dataset.classes))
+        plan_inheritance(config.initial_weights, config.network, dataset.classes)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
         check_resumable(home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset))
@@ -82,6 +86,8 @@ def get_ready(config: Config, num_replicas: int) -> Job:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
     home.run_dir.mkdir(parents=True, exist_ok=True)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
+    if home.resume_from is None and dataset.mean_image is not None:
+        np.save(home.run_dir / MEAN_IMAGE, dataset.mean_image)
     return Job(config, home.run_dir, home.resume_from)
 
 
@@ -247,11 +253,16 @@ def _job_from_first(config: Config, world: World) -> Job:
         except (ValueError, OSError) as error:
             failure.append(error)
             return json.dumps({"error": str(error)})
-        home = {"run_dir": str(job.run_dir), "resume_from": str(job.resume_from or "")}
+        home = {
+            "run_dir": str(job.run_dir),
+            "resume_from": str(job.resume_from or ""),
+            "initial_weights": config.initial_weights.path,
+        }
         return json.dumps(home | {"finished": job.finished})
 
     answer = json.loads(world.from_first("job", make))
     if "error" in answer:
         raise ValueError(answer["error"])
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
+    config.initial_weights.path = answer["initial_weights"]
     return Job(config, Path(answer["run_dir"]), resume_from, answer["finished"])

@@ -36,6 +36,7 @@ class Imported:
         source: what they were read from and what was done to them, for a report.
         network: the table in the file, where it has one.
         classes: their names in the file, where it has them.
+        mean_use: `central` or `aligned`, as input.mean, where the file says.
     """
 
     tensors: dict[str, Tensor]
@@ -43,6 +44,7 @@ class Imported:
     source: str
     network: NetworkConfig | None = None
     classes: list[str] | None = None
+    mean_use: str | None = None
 
 
 def expected_shapes(network: NetworkConfig, num_classes: int) -> dict[str, tuple[int, ...]]:
@@ -122,16 +124,24 @@ def misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
     return wrong + [name for name in tensors if name not in wanted]
 
 
-def presets() -> Iterator[NetworkConfig]:
-    """The networks of conf/network, as far as that folder is there."""
+def preset(name: str, changes: Mapping[str, Any] | None = None) -> NetworkConfig:
+    """The network of conf/network/NAME.yaml, with `changes` to it. Raises: ValueError if it cannot be read."""
 
     def chain(name: str) -> list[Any]:
         yaml: Any = OmegaConf.load(PRESETS / f"{name}.yaml")
         parents = [one for one in yaml.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
         return [part for parent in parents for part in chain(parent)] + [yaml]
 
+    try:
+        return network_of(OmegaConf.merge(*chain(name), dict(changes or {})), PRESETS / f"{name}.yaml")
+    except OSError as error:
+        raise ValueError(f"network={name} is not among the yamls of {PRESETS}.") from error
+
+
+def presets() -> Iterator[NetworkConfig]:
+    """The networks of conf/network, as far as that folder is there."""
     for file in sorted(PRESETS.glob("*.yaml")):
-        yield network_of(OmegaConf.merge(*chain(file.stem)), file)
+        yield preset(file.stem)
 
 
 def does_not_fit(

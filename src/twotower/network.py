@@ -1,4 +1,4 @@
-"""Figure 2 as a table of eight rows, the tower that is built from it, and the way of a batch through both towers.
+"""Figure 2 as a table of layers, the tower that is built from it, and the way of a batch through both towers.
 
 B images, C maps of one tower; sizes are those of a 224 x 224 image. A network of one piece is one tower that has
 all maps, and reads no other.
@@ -90,6 +90,15 @@ def _check_words(network: NetworkConfig) -> None:
     """Raises: ValueError naming the key and what is allowed."""
     if network.towers not in (1, 2):
         raise ValueError(f"network.towers={network.towers} is not possible; choose 1 or 2.")
+    if network.towers == 1 and network.exchange_precision != "single":
+        raise ValueError(
+            f"network={network.name} is one tower and exchanges nothing; leave exchange_precision alone."
+        )
+    if network.towers == 2 and all(layer.reads != "both" for layer in network.layers.values()):
+        raise ValueError(
+            f"network={network.name} has no layer that reads both towers, so two of them would be two networks; give "
+            "network.towers=1, or let a layer read both."
+        )
     words = [
         ("activation", network.activation, ACTIVATIONS),
         ("dropout_scaling", network.dropout_scaling, ("test", "training")),
@@ -224,7 +233,7 @@ class Tower(nn.Module):
     def __init__(self, network: NetworkConfig, num_classes: int, tower: int, seed: int) -> None:
         super().__init__()
         self.rows = plan(network, num_classes)
-        self.tower, self.num_towers = tower, network.towers
+        self.tower, self.num_towers, self.initial_bias = tower, network.towers, network.initial_bias
         self.layers = nn.ModuleDict({row.name: Layer(row, network, tower, seed) for row in self.rows})
         self.initialise(seed, network.width)
 
@@ -244,7 +253,7 @@ class Tower(nn.Module):
             fan_in, fan_out = row.fans(self.tower)
             for name, parameter in self.layers[row.name].named_parameters():
                 if name.endswith("bias"):
-                    draw_bias(parameter.data, row.config, fan_in, stream)
+                    draw_bias(parameter.data, row.config, self.initial_bias, fan_in, stream)
                 else:
                     draw_weight(parameter.data, row.config, fan_in, fan_out, width, stream)
 

@@ -1,17 +1,22 @@
 """Where a run lives, and which earlier run or checkpoint it goes on from. Runs before any process is started."""
 
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from twotower import checkpoint
 from twotower.config import Config
+from twotower.data import DataSet
 
 RUNS = Path("runs")
+MEAN_IMAGE = "mean_image.npy"  # of the training set, float32 [size, size, 3], 0..255
 
 # What may change between the parts of a resumed run without changing its numbers.
 _FREE_KEYS = ("run_dir", "resume", "sweep_dir", "machine", "logging", "checkpoint")
@@ -86,6 +91,39 @@ def find_home(config: Config) -> Home:
     if given is not None and _has_run(given):
         raise ValueError(f"run_dir={given} already holds a run; go on with it by resume=auto, or give a new folder.")
     return Home(given or _new_run_dir(config), None)
+
+
+def own_mean(run_dir: Path) -> NDArray[np.float32] | None:
+    """The mean image that a run keeps; None for synthetic data."""
+    path = run_dir / MEAN_IMAGE
+    return np.load(path) if path.exists() else None
+
+
+def with_own_mean(dataset: DataSet, run_dir: Path) -> DataSet:
+    """The data set with the mean image that the run was trained with, which other data would not have.
+
+    Raises: ValueError if the images of the data set have another size.
+    """
+    mean_image = own_mean(run_dir)
+    if dataset.mean_image is None or mean_image is None:
+        return dataset
+    if mean_image.shape != dataset.mean_image.shape:
+        raise ValueError(
+            f"{run_dir} was trained on images brought to {len(mean_image)} pixels, and the data set has "
+            f"{len(dataset.mean_image)}; prepare it with size={len(mean_image)}."
+        )
+    return replace(dataset, mean_image=mean_image)
+
+
+def check_classes(where: str | Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Raises: ValueError naming the first class that differs, if the data has others than the network."""
+    if list(theirs) == list(ours):
+        return
+    differing = [f"{one} there, {other} here" for one, other in zip(theirs, ours, strict=False) if one != other]
+    raise ValueError(
+        f"{where} was trained on other classes than the data has: {len(theirs)} there, {len(ours)} here"
+        f"{'; the first that differs is ' + differing[0] if differing else ''}; give its own data by data_root=DIR."
+    )
 
 
 def check_writable(run_dir: Path) -> None:

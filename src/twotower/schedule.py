@@ -35,7 +35,7 @@ class Rates:
 
 
 def _staircase(progress: float, divide: float, levels: int | None) -> float:
-    """The factor T^(-i / (n - 1)) in the i-th of n equal intervals, or T^(-progress) (lr.cu; facts 3.1)."""
+    """The factor T^(-i / (n - 1)) in the i-th of n equal intervals, or T^(-progress) (lr.cu)."""
     if levels is None:
         return float(divide**-progress)
     interval = min(int(progress * levels), levels - 1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from twotower.config import Config
-from twotower.launch import run
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -64,7 +64,13 @@ class Sweep:
         self.outcomes: list[Outcome] = []
         self.console = Console(highlight=False, soft_wrap=True)
 
-    def run_job(self, config: Config, job_overrides: list[str], sweep_overrides: list[str]) -> None:
+    def run_job(
+        self,
+        config: Config,
+        job_overrides: list[str],
+        sweep_overrides: list[str],
+        run: Callable[[Config], dict[str, Any]],
+    ) -> None:
         """Runs one job, or finds that it is finished; a failure is noted and told, and the sweep goes on."""
         name = sweep_name(config.name, sweep_overrides)
         overrides = job_name(job_overrides, sweep_overrides)

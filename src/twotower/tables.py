@@ -10,11 +10,12 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,7 @@ from twotower import checkpoint, predictions
 from twotower.config import Config
 from twotower.evaluate import read_config
 from twotower.labbook import Entry, baseline_of, read_labbook
+from twotower.merged import preset
 
 FORMATS = ("text", "markdown", "csv")
 BASELINE, PRETRAINED = "alexnet_2012", "six_conv"
@@ -36,6 +38,8 @@ COUNTS_FOR = {  # network or ablation of ours -> runs of 2012
     "half_exchange": ("170-quant",),
     PRETRAINED: ("146-2012-2011",),  # experiment/chain_146_4.yaml
 }
+SIZE_KEYS = ("width", "image_size", "prepared_size")  # of a network; the heading says the width
+ABLATIONS = Path(__file__).resolve().parents[2] / "conf" / "ablation"
 VIEWS = {"centre": "centre", "ten": "10-view"}  # as evaluated here -> as the notes say
 _PRINTED = re.compile(r"([+-]?\d+\.\d) / ([+-]?\d+\.\d)")
 _NOTHING = ("", "")
@@ -106,6 +110,21 @@ def counts_for(config: Config) -> str | None:
     return name if len(changed) < 2 and name in COUNTS_FOR and fits else None
 
 
+def overridden(config: Config) -> list[str]:
+    """Keys of the network and of the update in which a run differs from its yamls, apart from its size.
+
+    Raises: ValueError if there is no such network or ablation in conf/ any more.
+    """
+    path = ABLATIONS / f"{config.ablation}.yaml"
+    if not path.exists():
+        raise ValueError(f"ablation={config.ablation} is not among the yamls of {ABLATIONS}.")
+    ablation: Any = OmegaConf.to_container(OmegaConf.load(path))
+    theirs, ours = asdict(preset(config.network.name, ablation.get("network"))), asdict(config.network)
+    found = [f"network.{key}" for key in ours if key not in SIZE_KEYS and ours[key] != theirs[key]]
+    rule = ablation.get("optim", {}).get("rule", "paper")
+    return found + (["optim.rule"] if config.optim.rule != rule else [])
+
+
 def images_of(identity: dict[str, Any]) -> tuple[str, bool]:
     """What predictions were made on, for a heading, and whether that is comparable with the paper.
 
@@ -168,6 +187,12 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
             weights = "" if config.initial_weights.path is None else ", with initial weights of another run"
             remarks.append(f"{run} is {about}{weights}, which is no run of the lab book")
             continue
+        changes = overridden(config)
+        if changes:
+            remarks.append(
+                f"{run} is not the run that its yamls describe ({', '.join(changes)} differ), so it is left out"
+            )
+            continue
         names.add(name)
         evaluated = _evaluated(Path(run), name)
         results += evaluated
@@ -192,6 +217,8 @@ def _only_printed(entry: Entry) -> bool:
 
 def _own_cell(entry: Entry, images: str, results: Sequence[OwnResult], names: set[str]) -> OwnCell:
     here = [result for result in results if (result.images, result.view) == (images, entry.view)]
+    if any(result.comparable for result in here) and images != f"ILSVRC-{entry.year} {entry.set}":
+        return OwnCell(None, _NOTHING, _NOTHING)
     ours = [result for result in here if entry.run in COUNTS_FOR[result.name]]
     if not ours:
         exists = any(entry.run in COUNTS_FOR[name] for name in names)

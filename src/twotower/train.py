@@ -56,11 +56,16 @@ class Window:
 
 def identity(config: Config, world_replicas: int, dataset: DataSet) -> dict[str, Any]:
     """What must be the same for a run to go on as if it had not been stopped."""
+    # These rules have their changes at parts of the whole run, so another length would move those that are past.
+    scaled = (
+        {"schedule.epochs": config.schedule.epochs} if config.schedule.rule in ("recorded", "exponential") else {}
+    )
     return {
         "seed": config.seed,
         "global_batch_size": config.optim.batch_size * world_replicas,
         "num_train": len(dataset.train),
         "num_val": len(dataset.val),
+        **scaled,
     }
 
 
@@ -87,7 +92,7 @@ class Trainer:
         tower = Tower(config.network, num_classes, world.tower, config.seed)
         self.inheritance: Inheritance | None = None
         if resume_from is None:
-            self.inheritance = inherit(config.initial_weights, config.network, num_classes, tower)
+            self.inheritance = inherit(config.initial_weights, config.network, dataset.classes, tower)
         self.tower = tower.on(world.device, world.memory_format)
         precision = config.network.exchange_precision
         self.exchange: Exchange = InProcessExchange(precision)

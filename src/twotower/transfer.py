@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from twotower import weights
+from twotower import checkpoint, weights
 from twotower.config import InitialWeightsConfig, NetworkConfig
-from twotower.merged import expected_shapes, split
+from twotower.merged import Imported, expected_shapes, split
 from twotower.network import Tower
 
-OWN_FILES = ("", ".safetensors")  # folders of runs and checkpoints, and what launch/export.py writes
 IMAGENET_CLASSES = 1000  # of the weights that Caffe and torchvision hand out
 
 Shape = tuple[int, ...]
@@ -36,17 +35,23 @@ class Inheritance:
         return f"initial weights of {', '.join(self.taken)} from {self.source}{new}"
 
 
-def read_source(path: str, network: NetworkConfig) -> dict[str, Tensor]:
-    """The merged form of what lies at `path`: a run, a checkpoint, or any file that launch/evaluate.py reads.
+def locate(path: str) -> str:
+    """The checkpoint meant by a run's folder; any other path as it is. Raises: ValueError if there is nothing."""
+    where = Path(path)
+    return str(checkpoint.find(where)) if where.is_dir() or not where.exists() else path
+
+
+def read_source(path: str, network: NetworkConfig) -> Imported:
+    """What lies at `path`: a run, a checkpoint, or any file that launch/evaluate.py reads.
 
     Raises: ValueError if it is none of them, or damaged.
     """
     where = Path(path)
     if where.is_dir() or not where.exists():
-        return weights.read_checkpoint(where).tensors
-    if where.suffix in OWN_FILES:
-        return weights.read_merged(where).tensors
-    return weights.read_weights(where, network, IMAGENET_CLASSES).tensors
+        return weights.read_checkpoint(where)
+    if where.suffix == ".safetensors":
+        return weights.read_merged(where)
+    return weights.read_weights(where, network, IMAGENET_CLASSES)
 
 
 def _by_layer(shapes: Mapping[str, Shape]) -> dict[str, dict[str, Shape]]:
@@ -57,7 +62,7 @@ def _by_layer(shapes: Mapping[str, Shape]) -> dict[str, dict[str, Shape]]:
 
 
 def choose_layers(
-    theirs: Mapping[str, Shape], ours: Mapping[str, Shape], chosen: Sequence[str], source: str
+    theirs: Mapping[str, Shape], ours: Mapping[str, Shape], chosen: Sequence[str], source: str, same_classes: bool
 ) -> Inheritance:
     """Decides layer by layer, from shapes by name ("conv1.weight") in the merged form.
 
@@ -77,7 +82,7 @@ def choose_layers(
     last, taken = list(our_layers)[-1], []
     for layer in chosen or [name for name in our_layers if name in their_layers]:
         misfits = [name for name, shape in our_layers[layer].items() if their_layers[layer].get(name) != shape]
-        if not misfits:
+        if not misfits and (chosen or layer != last or same_classes):
             taken.append(layer)
         elif chosen or layer != last:
             name = misfits[0]
@@ -92,33 +97,37 @@ def choose_layers(
 
 
 def plan_inheritance(
-    settings: InitialWeightsConfig, network: NetworkConfig, num_classes: int
+    settings: InitialWeightsConfig, network: NetworkConfig, classes: Sequence[str]
 ) -> tuple[Inheritance, dict[str, Tensor]] | None:
     """What is taken, and the tensors that it is taken from; None if initial weights are drawn.
+
+    Args:
+        classes: names, by which a last layer of equally many other classes is told.
 
     Raises: ValueError if the source cannot be read or does not fit.
     """
     if settings.path is None:
         return None
-    tensors = read_source(settings.path, network)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    chosen = choose_layers(shapes, expected_shapes(network, num_classes), settings.layers, settings.path)
-    return chosen, tensors
+    source = read_source(settings.path, network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
+    same_classes = source.classes is None or source.classes == list(classes)
+    wanted = expected_shapes(network, len(classes))
+    return choose_layers(shapes, wanted, settings.layers, settings.path, same_classes), source.tensors
 
 
 def inherit(
-    settings: InitialWeightsConfig, network: NetworkConfig, num_classes: int, tower: Tower
+    settings: InitialWeightsConfig, network: NetworkConfig, classes: Sequence[str], tower: Tower
 ) -> Inheritance | None:
     """Copies another training's weights into `tower`; None if none are asked for. Errors as of `plan_inheritance`."""
-    planned = plan_inheritance(settings, network, num_classes)
+    planned = plan_inheritance(settings, network, classes)
     if planned is None:
         return None
     chosen, theirs = planned
     merged = {
         name: theirs[name] if name.split(".")[0] in chosen.taken else torch.empty(shape, device="meta")
-        for name, shape in expected_shapes(network, num_classes).items()
+        for name, shape in expected_shapes(network, len(classes)).items()
     }
-    own = split(merged, network, num_classes, tower.tower)
+    own = split(merged, network, len(classes), tower.tower)
     for name, parameter in tower.paper_named_parameters().items():
         if name.split(".")[0] in chosen.taken:
             parameter.data.copy_(own[name])

@@ -59,12 +59,13 @@ def untrained_layers(tensors: Mapping[str, Tensor], network: NetworkConfig, num_
         sampling = SAMPLING_ERRORS / math.sqrt(weight.numel())
         spread = abs(float(weight.std()) / std - 1) < sampling / math.sqrt(2)
         centred = abs(float(weight.mean())) < sampling * std
-        if c.initial == "torch":
+        if c.initial == "torch" and network.initial_bias is None:
             as_set = bool(
                 (bias.abs() <= 1 / math.sqrt(fan_in)).all() and (weight.abs() <= 1 / math.sqrt(fan_in)).all()
             )
         else:
-            as_set = bool((bias == c.initial_bias).all())
+            constant = c.initial_bias if network.initial_bias is None else network.initial_bias
+            as_set = bool((bias == constant).all())
         if spread and centred and as_set:
             found.append(row.name)
     return found
@@ -104,6 +105,9 @@ def verify(path: Path) -> Verified:
         weights.MEAN_IMAGE: (3, network.image_size, network.image_size)
     }
     tensors = load_file(path)
+    if weights.WHOLE_MEAN_IMAGE in tensors:
+        side = tensors[weights.WHOLE_MEAN_IMAGE].shape[-1]
+        wanted[weights.WHOLE_MEAN_IMAGE] = (3, side, side)
     wrong = misfits(tensors, wanted) + [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]
     if wrong:
         name = wrong[0]
@@ -131,7 +135,7 @@ def verify(path: Path) -> Verified:
         classes,
         about.get("step", "unknown"),
         errors,
-        sum(tensor.numel() for name, tensor in tensors.items() if name != weights.MEAN_IMAGE),
+        sum(tensor.numel() for name, tensor in tensors.items() if "mean_image" not in name),
         checksum,
         difference,
         untrained_layers(tensors, network, len(classes)),

@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 FORMAT = "twotower merged 1"
-MEAN_IMAGE = "mean_image"
+MEAN_IMAGE = "mean_image"  # of the centre crop
+WHOLE_MEAN_IMAGE = "whole_mean_image"  # of the prepared square
 KINDS = "a run's or checkpoint's folder, .safetensors, .caffemodel, .npy, .npz, .pth or .pt"
 
 
@@ -59,9 +60,12 @@ def read_merged(path: Path) -> Imported:
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} has damaged metadata ({error}); export it again.") from error
     tensors = load_file(path)
-    mean = tensors.pop(MEAN_IMAGE, None)
+    central = tensors.pop(MEAN_IMAGE, None)
+    mean = tensors.pop(WHOLE_MEAN_IMAGE, central)
     source = f"{path}, exported from step {about.get('step', 'unknown')}"
-    return Imported(tensors, mean, source, network_of(table, path), [str(name) for name in classes])
+    return Imported(
+        tensors, mean, source, network_of(table, path), [str(name) for name in classes], about.get("mean_use")
+    )
 
 
 def read_checkpoint(path: Path) -> Imported:

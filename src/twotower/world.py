@@ -181,7 +181,7 @@ class World:
         try:
             dist.all_gather(found, values)
         except RuntimeError as error:
-            raise self.link.lost(error) from error
+            raise self._lost(error) from error
         return found
 
     def barrier(self) -> None:
@@ -189,7 +189,16 @@ class World:
         try:
             dist.all_reduce(torch.zeros(1))
         except RuntimeError as error:
-            raise self.link.lost(error) from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> TowerLostError:
+        """The sentence for a call that all processes make."""
+        if self.num_replicas == 1:
+            return self.link.lost(error)
+        return TowerLostError(
+            f"Tower {self.tower} of replica {self.replica} has lost another process: {error}. Start again with "
+            "resume=auto to go on from the last checkpoint."
+        )
 
     def describe(self) -> str:
         """One line about what was chosen."""

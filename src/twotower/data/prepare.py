@@ -114,7 +114,13 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
             say(f"drawing {data.num_train} + {data.num_val} images into {root}")
         draw_shapes(root, data.num_train, data.num_val)
     if is_prepared(root):
-        return load_prepared(root)
+        prepared = load_prepared(root)
+        if prepared.size != data.size:
+            raise ValueError(
+                f"data.root={root} was prepared with {prepared.size} pixels, and this network takes its crops from "
+                f"{data.size}; prepare it with size={data.size}, or give network.prepared_size={prepared.size}."
+            )
+        return prepared
     if is_unfinished(root):
         raise ValueError(f"data.root={root} is not finished; run launch/prepare_data.py for it again to go on.")
     index = index_folder(root)
@@ -189,7 +195,7 @@ def load(data: DataConfig) -> DataSet:
     if is_prepared(root):
         return load_prepared(root)
     content = _read_index(cache)
-    if content is None:
+    if content is None or content["size"] != data.size:
         raise ValueError(f"{root} has not been prepared; start training with it once.")
     splits = {}
     for split, by_class in content["files"].items():
