@@ -12,7 +12,7 @@ train: install
 	$(BIN)/python launch/two_gpu.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check src launch tests

@@ -326,9 +326,11 @@ def test_only_the_own_half_is_blamed_for_a_broken_file() -> None:
 )
 def test_decoding_is_shared_where_it_was_chosen(choice: str, device: str, shared: bool) -> None:
     config = SimpleNamespace(input=replace(CONFIG, decode_once=choice))
-    world = SimpleNamespace(device=torch.device(device), link="the link")
+    world = SimpleNamespace(device=torch.device(device), link="the link", num_towers=2)
     trainer: Any = SimpleNamespace(config=config, world=world)
     assert Trainer._partner(trainer) == ("the link" if shared else None)
+    world.num_towers = 1
+    assert Trainer._partner(trainer) is None
 
 
 # Between processes

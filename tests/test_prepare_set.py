@@ -931,7 +931,9 @@ def test_an_unfinished_set_is_neither_verified_nor_trained_on(finished: Path) ->
 def test_training_recognises_a_prepared_set(finished: Path) -> None:
     """No folder is listed and nothing is fitted again."""
     before = contents(finished)
-    dataset = prepare(DataConfig(kind="folder", root=str(finished)), progress=False)
+    dataset = prepare(DataConfig(kind="folder", root=str(finished), size=SIZE), progress=False)
+    with pytest.raises(ValueError, match=r"was prepared with 64 pixels.*network\.prepared_size=64"):
+        prepare(DataConfig(kind="folder", root=str(finished)), progress=False)
     assert (len(dataset.train), len(dataset.val), dataset.size, dataset.needs_resize) == (6, 4, SIZE, False)
     assert dataset.classes == ["cat", "dog"]
     assert contents(finished) == before
