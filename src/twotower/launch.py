@@ -86,7 +86,7 @@ def get_ready(config: Config, num_replicas: int) -> Job:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
     home.run_dir.mkdir(parents=True, exist_ok=True)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
-    if home.resume_from is None and dataset.mean_image is not None:
+    if dataset.mean_image is not None and not (home.run_dir / MEAN_IMAGE).exists():
         np.save(home.run_dir / MEAN_IMAGE, dataset.mean_image)
     return Job(config, home.run_dir, home.resume_from)
 
