@@ -53,10 +53,11 @@ def load_towers(path: Path, config: Config, num_classes: int, device: torch.devi
 def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -> Tensor:
     """[B, crops, classes] of images [B, 3, H, W], or of their crops [B, 10, 3, H, W]."""
     crops = images[:, None] if images.dim() == 4 else images
-    flat = crops.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    if images.device.type != "cpu":
-        flat = flat.contiguous()
-    return F.log_softmax(forward(towers, flat, exchange), dim=1).view(*crops.shape[:2], -1)
+    memory_format = torch.channels_last if images.device.type == "cpu" else torch.contiguous_format
+    # As many crops at a time as images, so that ten crops need no more memory than one.
+    parts = crops.flatten(0, 1).split(len(images))
+    logits = [forward(towers, part.contiguous(memory_format=memory_format), exchange) for part in parts]
+    return F.log_softmax(torch.cat(logits), dim=1).view(*crops.shape[:2], -1)
 
 
 def mean_over_crops(per_crop: Tensor) -> Tensor:
