@@ -27,7 +27,7 @@ def _row(layer: LayerNumbers) -> list[str]:
     return [
         layer.name,
         f"{layer.maps_in}{pixels}",
-        READS[layer.reads],
+        READS[layer.reads] + (f", {layer.groups} groups" if layer.groups > 1 else ""),
         f"{layer.kernel} / {layer.stride}" if convolution else "",
         put_out + (" x " + " -> ".join(str(size) for size in sizes) if convolution else ""),
         f"{layer.units:,}",

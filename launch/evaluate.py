@@ -51,8 +51,9 @@ def _one(settings: EvaluateConfig) -> None:
     if stored:
         print(f"{stored}: from stored predictions, images/s of the first time; fresh=true computes again")
     if "ten" not in found:
-        print(f"the mean of ten crops: python launch/evaluate.py run={settings.run} crops=ten")
-    print(f"{result['checkpoint']}, written to {settings.run}/evaluation.json")
+        chosen = f" checkpoint={settings.checkpoint}" if settings.checkpoint is not None else ""
+        print(f"the mean of ten crops: python launch/evaluate.py run={settings.run}{chosen} crops=ten")
+    print(f"{result['checkpoint']}, written to {result['report']}")
 
 
 def _weights(settings: EvaluateConfig) -> None:

@@ -108,3 +108,14 @@ def test_nothing_to_find_is_said(tmp_path: Path) -> None:
         checkpoint.find(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no complete checkpoint"):
         checkpoint.find(tmp_path)
+
+
+def test_a_checkpoint_is_chosen_by_name_step_or_path(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path / "checkpoints", step)
+    first = tmp_path / "checkpoints" / "step-00000001"
+    assert checkpoint.choose(tmp_path, None).name == "step-00000002"
+    for given in ("step-00000001", "1", str(first)):
+        assert checkpoint.choose(tmp_path, given) == first
+    with pytest.raises(ValueError, match=r"checkpoint=7 is none of .*it has step-00000001, step-00000002"):
+        checkpoint.choose(tmp_path, "7")

@@ -35,9 +35,10 @@ from twotower.config import (
 )
 from twotower.exchange import InProcessExchange
 from twotower.export import export_run
+from twotower.merged import sha256_of
 from twotower.network import Tower, forward
 from twotower.rundir import MEAN_IMAGE
-from twotower.verify import known_images, sha256_of, untrained_layers, verify
+from twotower.verify import known_images, untrained_layers, verify
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite"]
 NETWORKS = {
@@ -237,6 +238,8 @@ def test_a_flipped_bit_is_found(exported: Path, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="SHA-256"):
         verify(path)
+    with pytest.raises(ValueError, match="SHA-256"):  # nor is it used
+        weights.read_merged(path)
     path.write_bytes(content[:-100])
     with pytest.raises(ValueError, match="cut short"):
         verify(path)

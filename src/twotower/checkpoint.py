@@ -168,3 +168,20 @@ def find(where: str | Path) -> Path:
         if steps:
             return place(folder, steps[-1])
     raise ValueError(f"{path} holds no complete checkpoint.")
+
+
+def choose(run_dir: Path, given: str | None) -> Path:
+    """A run's checkpoint by its path, its name (step-00000120) or its step (120); None: the last one.
+
+    Raises: ValueError naming those that the run has.
+    """
+    if given is None:
+        return find(run_dir)
+    folder = run_dir / "checkpoints"
+    step = given.removeprefix("step-")
+    if step.isdigit() and int(step) in checkpoint_steps(folder):
+        return place(folder, int(step))
+    if Path(given).exists():
+        return find(given)
+    have = ", ".join(place(folder, step).name for step in checkpoint_steps(folder)) or "none"
+    raise ValueError(f"checkpoint={given} is none of {run_dir}'s; it has {have}.")

@@ -19,6 +19,7 @@ class LayerNumbers:
 
     Attributes:
         maps_in: maps or units that one tower reads, of both halves together.
+        groups: blocks of maps that do not see each other, within one tower.
         units: outputs of the layer's sums over both towers, before pooling (the paper's count of neurons).
         parameters: weights and biases.
         multiply_adds: for one image, forward.
@@ -31,6 +32,7 @@ class LayerNumbers:
     reads: str
     maps_in: int
     size_in: int
+    groups: int
     kernel: int
     stride: int
     maps_out: tuple[int, ...]
@@ -63,6 +65,7 @@ def _numbers(row: Row, network: NetworkConfig, batch_size: int) -> LayerNumbers:
         reads=reads,
         maps_in=row.inputs(0),
         size_in=row.size_in,
+        groups=c.groups,
         kernel=c.size,
         stride=c.stride,
         maps_out=row.kernels,

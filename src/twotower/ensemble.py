@@ -121,6 +121,9 @@ def evaluate_ensemble(settings: EvaluateConfig) -> dict[str, Any]:
     Raises: ValueError for settings that do not go together, or members that do not see the same images.
     """
     check_settings(settings)
+    twice = [run for run in settings.runs if settings.runs.count(run) > 1]
+    if twice:
+        raise ValueError(f"runs=[...] has {twice[0]} twice; give it once, and its weight by coefficients=[...].")
     if len(settings.runs) < 2:
         raise ValueError(f"runs=[{settings.runs[0]}] is one run; give at least two, or evaluate it with run=.")
     if settings.checkpoint is not None:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from rich.progress import track
 from torch import Tensor
 
 from twotower import checkpoint, predictions, weights
 from twotower.config import Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.data import DataSet, Share, load, open_validation, prepare
 from twotower.data.feed import ten_views
+from twotower.data.progress import metered
 from twotower.exchange import Exchange, InProcessExchange
 from twotower.journal import write_json
 from twotower.merged import Imported
@@ -30,7 +30,7 @@ def read_config(run_dir: Path) -> Config:
     """The resolved configuration that a run stored. Raises: ValueError if there is none."""
     path = run_dir / "config.yaml"
     if not path.exists():
-        raise ValueError(f"run={run_dir} is not the folder of a run: it has no config.yaml.")
+        raise ValueError(f"{run_dir} is not the folder of a run: it has no config.yaml.")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
     assert isinstance(config, Config)
     return config
@@ -83,21 +83,25 @@ def predict(
     Raises: ValueError if the data set has no such split.
     """
     parts: dict[str, list[Tensor]] = {view: [] for view in (VIEWS if crops == "ten" else ("centre",))}
-    labels, began = [], time.perf_counter()
+    labels, began, warm = [], time.perf_counter(), 0
     share = Share(batch_size, 0, 1, device, config.input.threads or torch.get_num_threads())
     exchange = InProcessExchange(config.network.exchange_precision)
     feed = open_validation(dataset, config.input, share, crops=crops, split=split)
     try:
-        for batch in track(feed, total=len(feed), description="evaluating", transient=True):
-            per_crop = log_probabilities(towers, batch.images, exchange)
-            parts["centre"].append(per_crop[:, CENTRE if crops == "ten" else 0].cpu())
-            if crops == "ten":
-                parts["ten"].append(mean_over_crops(per_crop).cpu())
-            labels.append(batch.labels.cpu())
+        with metered("evaluating", len(dataset.split(split))) as meter:
+            for batch in feed:
+                per_crop = log_probabilities(towers, batch.images, exchange)
+                parts["centre"].append(per_crop[:, CENTRE if crops == "ten" else 0].cpu())
+                if crops == "ten":
+                    parts["ten"].append(mean_over_crops(per_crop).cpu())
+                labels.append(batch.labels.cpu())
+                meter.advance(len(batch.labels))
+                if len(labels) == 1:  # what starting takes says nothing about the rest
+                    began, warm = (time.perf_counter(), len(batch.labels)) if len(feed) > 1 else (began, 0)
     finally:
         feed.close()
     of_images = torch.cat(labels)
-    rate = len(of_images) / (time.perf_counter() - began)
+    rate = (len(of_images) - warm) / (time.perf_counter() - began)
     return {view: Predictions(torch.cat(part), of_images, rate, crops) for view, part in parts.items()}
 
 
@@ -132,7 +136,7 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     run_dir = Path(run)
     config = read_config(run_dir)
     check_writable(run_dir)
-    path = checkpoint.find(settings.checkpoint or run_dir)
+    path = checkpoint.choose(run_dir, settings.checkpoint)
     manifest = checkpoint.read_manifest(path)
     if settings.data_root is not None:
         config.data.root, config.data.cache = settings.data_root, None
@@ -234,7 +238,7 @@ def result_of(one: Predictions) -> dict[str, Any]:
 
 
 def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
-    """Evaluates a run and writes evaluation.json into its folder.
+    """Evaluates a run and writes evaluation.json into its folder (of another checkpoint than the last: beside it).
 
     It has the results of the view that was asked for, and under `centre` and `ten` those of each view that is known.
 
@@ -254,5 +258,13 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
         **{view: views.get(view) for view in VIEWS},
         "identity": subject.identity,
     }
-    write_json(subject.run_dir / "evaluation.json", result)
+    result["report"] = str(report_of(subject.run_dir, settings))
+    write_json(Path(result["report"]), result)
     return result
+
+
+def report_of(run_dir: Path, settings: EvaluateConfig) -> Path:
+    """Where the results go: evaluation.json is about the last checkpoint, others have files of their own."""
+    if settings.checkpoint is None:
+        return run_dir / "evaluation.json"
+    return run_dir / f"evaluation-{checkpoint.choose(run_dir, settings.checkpoint).name}.json"

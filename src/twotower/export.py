@@ -33,9 +33,10 @@ from twotower.config import ExportConfig, NetworkConfig
 from twotower.evaluate import read_config
 from twotower.exchange import InProcessExchange
 from twotower.journal import versions
+from twotower.merged import sha256_of
 from twotower.network import forward
 from twotower.rundir import MEAN_IMAGE, own_mean
-from twotower.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, sha256_of, verify
+from twotower.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
 STANDARD_ERRORS = 3.0  # by which a trained network must be better than guessing
@@ -61,7 +62,7 @@ def check_trained(manifest: checkpoint.Manifest) -> None:
     if not error < guessing - margin:
         raise ValueError(
             f"{where} has a top-1 error of {error:.2f} % on {num_images} images, and guessing has {guessing:.2f} %; "
-            f"below {guessing - margin:.2f} % it would be trained; train on, or give force=true."
+            f"only below {guessing - margin:.2f} % it is clearly better; train on, or give force=true."
         )
 
 
@@ -96,7 +97,7 @@ def open_subject(settings: ExportConfig) -> Subject:
     assert settings.run is not None
     run_dir = Path(settings.run)
     config = read_config(run_dir)
-    path = checkpoint.find(settings.checkpoint or run_dir)
+    path = checkpoint.choose(run_dir, settings.checkpoint)
     manifest = checkpoint.read_manifest(path)
     if not settings.force:
         check_trained(manifest)

@@ -16,6 +16,7 @@ def _text(layer: LayerNumbers, tower: int) -> str:
     size = f"{layer.size_conv} x {layer.size_conv}"
     pooled = f", pooled to {layer.size_out} x {layer.size_out}" if layer.size_out != layer.size_conv else ""
     stride = f" stride {layer.stride}" if layer.stride > 1 else ""
+    stride += f", {layer.groups} groups" if layer.groups > 1 else ""
     return (
         f"{layer.name}: {layer.maps_out[tower]} maps {size}{pooled}\n{layer.kernel} x {layer.kernel} kernels{stride}"
     )

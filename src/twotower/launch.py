@@ -107,7 +107,8 @@ def _train(job: Job, world: World) -> None:
         if journal is not None:
             journal.say(world.describe())
             parameters = count_parameters(trainer.tower.rows)
-            begin = f"from step {trainer.step}" if trainer.step else "from initial weights"
+            begin = "from random weights" if trainer.inheritance is None else "from other weights"
+            begin = f"from step {trainer.step}" if trainer.step else begin
             journal.say(
                 f"{job.config.network.name}, width {job.config.network.width:g}, {parameters:,} parameters, "
                 f"{len(dataset.classes)} classes, {len(dataset.train)} + {len(dataset.val)} images, "

@@ -6,6 +6,7 @@ rows and [other | own] in tower 1's, so that both count tower 0's maps first; on
 that tower's columns only. Input is RGB in 0..255 less the mean.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,14 @@ def merge(towers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             parts = [torch.cat([own, other], dim=1), torch.cat([other1, own1], dim=1)]
         merged[f"{layer}.{part.removesuffix('_own')}"] = torch.cat(parts).contiguous()
     return merged
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of all tensors' bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def network_of(table: Any, where: str | Path) -> NetworkConfig:

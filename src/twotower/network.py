@@ -92,7 +92,7 @@ def _check_words(network: NetworkConfig) -> None:
         raise ValueError(f"network.towers={network.towers} is not possible; choose 1 or 2.")
     if network.towers == 1 and network.exchange_precision != "single":
         raise ValueError(
-            f"network={network.name} is one tower and exchanges nothing; leave exchange_precision alone."
+            f"network={network.name} is one tower and exchanges nothing; leave out ablation=half_exchange."
         )
     if network.towers == 2 and all(layer.reads != "both" for layer in network.layers.values()):
         raise ValueError(

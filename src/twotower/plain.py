@@ -3,6 +3,8 @@
     network = plain.load("alexnet.safetensors")
     logits = network(images - network.mean_image)  # images: float32 [B, 3, S, S], RGB, 0..255; logits: [B, classes]
 
+An image is brought to 256 pixels at its shorter side (table["prepared_size"]), and the centre S x S of it is taken.
+
 Where two towers were trained, tower 0's maps come first. A layer that read both is an ordinary one here; where each
 tower read only itself, a convolution has two groups and a linear layer two blocks, and no norm looks across.
 """

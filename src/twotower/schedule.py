@@ -9,6 +9,7 @@
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,15 @@ class Rates:
     def highest(self) -> float:
         """Of all layers' weights."""
         return max(self.weights.values())
+
+    def describe(self) -> str:
+        """The rates that most layers have, then those of the others: "weights 0.001 (conv1 1e-05), biases 0.02"."""
+        parts = []
+        for what, rates in (("weights", self.weights), ("biases", self.biases)):
+            common = Counter(rates.values()).most_common(1)[0][0]
+            others = [f"{name} {rate:.3g}" for name, rate in rates.items() if rate != common]
+            parts.append(f"{what} {common:.3g}" + (f" ({', '.join(others)})" if others else ""))
+        return ", ".join(parts)
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -72,6 +82,11 @@ class Schedule:
         """In epochs of this run."""
         recorded = self.config.recorded_epochs
         return change.epoch if recorded is None else change.epoch * self.config.epochs / recorded
+
+    @property
+    def is_by_layer(self) -> bool:
+        """Whether rates change in more ways than one number can say."""
+        return self.config.rule in ("recorded", "exponential")
 
     @property
     def noise_epochs(self) -> float | None:

@@ -193,13 +193,19 @@ class Trainer:
         self.window.input_seconds += time.perf_counter() - began
         return batch
 
-    def _follow_schedule(self) -> None:
+    def _follow_schedule(self, journal: Journal | None) -> None:
         rates = self.schedule.rates(self.step / self.steps_per_epoch)
         if rates != self.rates:
+            if journal is not None and self.schedule.is_by_layer:
+                journal.event("rates", self.step, weights=dict(rates.weights), biases=dict(rates.biases))
+                journal.say(f"from step {self.step} on, rates: {rates.describe()}")
             self.optimiser.set_rates(rates.weights, rates.biases)
             # The backward pass stops above frozen layers, as in 2012 (layer.py:744).
             self.tower.freeze(rates.frozen)
             self.rates = rates
+        last = self.input.colour_noise_epochs
+        if journal is not None and last is not None and self.step == math.ceil(last * self.steps_per_epoch):
+            journal.say(f"from step {self.step} on, no colour noise")
 
     def train_step(self, batch: Batch) -> None:
         """One update of this tower from one batch; the other tower does the same on the same batch."""
@@ -321,7 +327,7 @@ class Trainer:
             dropped = f", now {after.highest:g}" if after.highest != rate else ""
             frozen = f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else ""
             journal.say(
-                f"epoch {epochs_done:g}  step {self.step}  train loss {trained.loss:.3f} "
+                f"epoch {epochs_done:.4g}  step {self.step}  train loss {trained.loss:.3f} "
                 f"top-1 {trained.top1_error:.1f} %  |  validation loss {counts.loss:.3f} "
                 f"top-1 {counts.top1_error:.2f} %  top-5 {counts.top5_error:.2f} %  |  rate {rate:g}{dropped}{frozen}"
             )
@@ -334,7 +340,7 @@ class Trainer:
         self.window.began = time.perf_counter()
         try:
             while self.step < self.total_steps:
-                self._follow_schedule()
+                self._follow_schedule(journal)
                 step = self.step + 1
                 ends_epoch = step % self.steps_per_epoch == 0 or step == self.total_steps
                 if ends_epoch or step % config.logging.scales_every_steps == 0:

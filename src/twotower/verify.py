@@ -1,6 +1,5 @@
 """Whether a file of launch/export.py is what it says: its names and shapes, its checksum, its known answer."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from twotower import plain, weights
 from twotower.config import NetworkConfig
-from twotower.merged import expected_shapes, misfits
+from twotower.merged import expected_shapes, misfits, sha256_of
 from twotower.network import plan
 
 KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"
@@ -27,14 +26,6 @@ def known_images(size: int) -> Tensor:
     i, c, y, x = np.ogrid[0:2, 0:3, 0:size, 0:size]
     waves = np.sin(0.05 * (i + 1) * x + c) + np.sin(0.07 * (c + 1) * y + i) + np.sin(0.11 * (x + y) - 2 * i)
     return torch.from_numpy((100 / 3 * waves).astype(np.float32))
-
-
-def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Of all tensors' bytes, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def deviation(found: Tensor, true: Tensor) -> float:

@@ -14,7 +14,17 @@ from torch import Tensor
 from twotower import checkpoint
 from twotower.config import NetworkConfig
 from twotower.foreign import read_caffe, read_torchvision
-from twotower.merged import Imported, does_not_fit, expected_shapes, merge, misfits, network_of, same_function, split
+from twotower.merged import (
+    Imported,
+    does_not_fit,
+    expected_shapes,
+    merge,
+    misfits,
+    network_of,
+    same_function,
+    sha256_of,
+    split,
+)
 from twotower.network import Tower
 
 __all__ = [
@@ -60,6 +70,10 @@ def read_merged(path: Path) -> Imported:
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} has damaged metadata ({error}); export it again.") from error
     tensors = load_file(path)
+    if sha256_of(tensors) != about.get("sha256"):
+        raise ValueError(
+            f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it; export it again."
+        )
     central = tensors.pop(MEAN_IMAGE, None)
     mean = tensors.pop(WHOLE_MEAN_IMAGE, central)
     source = f"{path}, exported from step {about.get('step', 'unknown')}"

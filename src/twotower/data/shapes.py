@@ -71,6 +71,11 @@ def _check_drawn(root: Path, wanted: dict[str, int]) -> None:
         found = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
         found = None
+    if found is None:
+        raise ValueError(
+            f"{root} holds something else than the shapes that data=shapes draws; give data=folder for images of "
+            "your own, or another folder."
+        )
     if found != wanted:
         raise ValueError(
             f"{root} does not hold the shapes of data.num_train={wanted['num_train']} and "
