@@ -507,7 +507,7 @@ def test_another_number_of_shapes_is_refused(drawn: Path, counts: tuple[int, int
 
 def test_a_folder_of_something_else_is_refused(root: Path) -> None:
     before = contents(root)
-    with pytest.raises(ValueError, match="something else than the shapes.*give data=folder"):
+    with pytest.raises(ValueError, match=r"something else than the shapes.*give data=folder"):
         draw_shapes(root, num_train=12, num_val=12)
     assert contents(root) == before
 

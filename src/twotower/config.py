@@ -320,12 +320,23 @@ class ExportConfig:
     verify: str | None = None  # a merged file, to be checked; instead of run
 
 
+@dataclass
+class FigureConfig:
+    """The schema of launch/figure.py."""
+
+    figure: str = MISSING
+    runs: list[str] = field(default_factory=list)  # folders, or patterns of them
+    output: str | None = None  # null: <figure>.png
+    level: float = 25.0  # figure1: percent of training error
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`,
     `describe_schema`, `export_schema`, `labbook_schema`, `prepare_schema`."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("describe_schema", node=DescribeConfig)
+    ConfigStore.instance().store("figure_schema", node=FigureConfig)
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
     ConfigStore.instance().store("export_schema", node=ExportConfig)
     ConfigStore.instance().store("labbook_schema", node=LabbookConfig)
