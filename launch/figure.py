@@ -1,6 +1,8 @@
 """Figures of the paper from one's own runs.
 
 python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [output=figure1.png] [level=25]
+python launch/figure.py figure3 runs=[RUN] [output=figure3.png]
+python launch/figure.py curves runs=[RUN_A,RUN_B,...] [output=curves.png]
 """
 
 import glob
@@ -12,11 +14,13 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.config import FigureConfig, register_schemas
+from twotower.curves import write_curves
 from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
+from twotower.figure3 import read_kernels, write_figure3
+from twotower.figure3 import summarise as summarise_kernels
 from twotower.history import read_history
 
 register_schemas()
-FIGURES = ("figure1",)
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -51,6 +55,29 @@ def _figure1(settings: FigureConfig, output: Path) -> None:
     print(f"written: {', '.join(str(path) for path in written)}")
 
 
+def _figure3(settings: FigureConfig, output: Path) -> None:
+    folders = _folders(settings.runs)
+    if len(folders) > 1:
+        raise ValueError(f"figure3 draws one run, and runs= has {len(folders)}; give one.")
+    kernels = read_kernels(folders[0])
+    found = summarise_kernels(kernels)
+    for tower, mean in enumerate(found["mean_selectivity"]):
+        print(f"tower {tower}: mean colour selectivity {mean:.3f} (0 grey, 0.667 random, 1 colour alone)")
+    if "more_colour" in found:
+        more = found["more_colour"]
+        print(f"a kernel of tower {more['tower']} sees more colour than one of the other with probability ", end="")
+        print(f"{more['probability']:.2f} (0.50: the towers do not differ)")
+    print(f"written: {', '.join(str(path) for path in write_figure3(kernels, output))}")
+
+
+def _curves(settings: FigureConfig, output: Path) -> None:
+    histories = [read_history(folder) for folder in _folders(settings.runs)]
+    print(f"written: {', '.join(str(path) for path in write_curves(histories, output))}")
+
+
+FIGURES = {"figure1": _figure1, "figure3": _figure3, "curves": _curves}
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="figure")
 def main(composed: Any) -> None:
     if OmegaConf.is_missing(composed, "figure"):
@@ -65,7 +92,7 @@ def main(composed: Any) -> None:
         output = Path(settings.output or f"{settings.figure}.png")
         if output.suffix not in SUFFIXES or not output.absolute().parent.is_dir():
             raise ValueError(f"output={output} must end in one of {', '.join(SUFFIXES)}, in a folder that exists.")
-        _figure1(settings, output)
+        FIGURES[settings.figure](settings, output)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import ROOT
 from fake_runs import fake_config
+from twotower.curves import names_of, write_curves
 from twotower.figure1 import curves_of, summarise, write_figure1
 from twotower.history import read_history
 
@@ -118,6 +119,22 @@ def test_what_must_not_be_compared_is_refused(overrides: tuple[str, ...], senten
     found = [*runs(tmp_path), leave_run(tmp_path / "other", [40.0], *overrides)]
     with pytest.raises(ValueError, match=sentence):
         curves_of([read_history(run) for run in found])
+
+
+def test_curves_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All epochs of all runs in the table; one that is unfinished is called so, and too many are refused."""
+    folders = [*runs(tmp_path / "sweep"), leave_run(tmp_path / "sweep" / "begun", [40.0], finished=False)]
+    histories = [read_history(folder) for folder in folders]
+    assert names_of(histories) == ["relu0", "tanh0", "relu1", "tanh1", "begun (unfinished)"]
+    picture, table = write_curves(histories, tmp_path / "curves.png")
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 22
+    assert (rows[0]["epoch"], rows[0]["train_top1_error"], rows[0]["validation_top1_error"]) == ("1", "50", "55")
+    with Image.open(picture) as image:
+        assert min(image.size) > 400
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
+    with pytest.raises(ValueError, match="20 runs, and one drawing shows at most 16"):
+        write_curves(histories * 4, tmp_path / "many.png")
 
 
 def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

@@ -1,6 +1,7 @@
 """What tells whether a network learns: sizes of weights, updates and outputs, and a loss that does not move."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -10,7 +11,28 @@ from conftest import load_network
 from twotower.exchange import InProcessExchange
 from twotower.network import Tower, forward
 from twotower.optim import VelocitySGD
-from twotower.scales import OutputScales, StuckLoss, as_values, measure
+from twotower.scales import OutputScales, StuckLoss, as_values, colour_selectivity, measure
+
+
+def selectivity(kernel: list[list[list[float]]]) -> float:
+    """Pixel by pixel: the part of the energy that is not along the grey axis."""
+    chroma = whole = 0.0
+    for reds, greens, blues in zip(*kernel, strict=True):
+        for r, g, b in zip(reds, greens, blues, strict=True):
+            along_grey = (r + g + b) / math.sqrt(3)
+            whole += r * r + g * g + b * b
+            chroma += r * r + g * g + b * b - along_grey**2
+    return chroma / whole
+
+
+def test_colour_selectivity_of_known_kernels():
+    grey = torch.randn(1, 1, 5, 5).expand(1, 3, 5, 5)
+    opponent = torch.tensor([1.0, -1.0, 0.0])[None, :, None, None] * torch.randn(1, 1, 5, 5)
+    red = torch.tensor([1.0, 0.0, 0.0])[None, :, None, None] * torch.randn(1, 1, 5, 5)
+    found = colour_selectivity(torch.cat([grey, opponent, red]))
+    assert found.tolist() == pytest.approx([0, 1, 2 / 3], abs=1e-6)
+    drawn = colour_selectivity(torch.randn(96, 3, 11, 11, generator=torch.Generator().manual_seed(0)))
+    assert float(drawn.mean()) == pytest.approx(2 / 3, abs=0.01)
 
 
 def test_scales_are_what_was_computed():
@@ -35,12 +57,15 @@ def test_scales_are_what_was_computed():
     found = as_values(
         [measure(towers[0], rules[0], first), measure(towers[1], rules[1], second)], list(network.layers)
     )
-    assert len(found) == 2 * 8 * 3
+    assert len(found) == 2 * (8 * 3 + 1)
     for t, tower in enumerate(towers):
         now = {name: p.detach() for name, p in tower.paper_named_parameters().items()}
         for layer in network.layers:
             names = [name for name in now if name.startswith(f"{layer}.weight")]
             weight = torch.cat([now[name].flatten() for name in names]).abs().mean()
+            if layer == "conv1":
+                true = statistics.mean(selectivity(kernel) for kernel in now["conv1.weight"].tolist())
+                assert found[f"tower{t}/conv1/colour"] == pytest.approx(true)
             update = torch.cat([(now[name] - before[t][name]).flatten() for name in names]).abs().mean()
             assert found[f"tower{t}/{layer}/weight"] == pytest.approx(float(weight), rel=1e-5)
             assert found[f"tower{t}/{layer}/update"] == pytest.approx(float(update), rel=1e-3)

@@ -53,6 +53,7 @@ def test_a_run_leaves_what_it_promises(reference: Path) -> None:
     assert [e["step"] for e in scales] == [3, 6, 9]
     layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
     names = {f"tower{t}/{name}/{what}" for t in (0, 1) for name in layers for what in ("weight", "update", "output")}
+    names |= {"tower0/conv1/colour", "tower1/conv1/colour"}
     assert all(set(e) == names | {"event", "step"} and all(e[name] > 0 for name in names) for e in scales)
     assert found[0]["learning_rate"] == pytest.approx(0.01)
     assert found[-2]["learning_rate"] == found[-3]["learning_rate"] if found[-2]["event"] == "train" else True

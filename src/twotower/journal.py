@@ -5,10 +5,10 @@ metrics.jsonl has one JSON object a line, flushed at once:
      "images_per_second": ..., "exchange_wait_ms": ..., "exchange_bytes": ..., "input_wait_ms": ...,
      "learning_rate": ...}
 Errors are in percent, losses in nats, wait and bytes are means per step of tower 0 in one direction; `step` counts
-finished updates. `validation` comes after each epoch; `scales` has "tower0/conv1/weight", ".../update" and
-".../output", the mean absolute values of a layer; `rates` has each layer's learning rates
-where they change in a recorded schedule; `notice` has a text. W&B gets the same values as train/loss,
-validation/top1_error, scales/tower0/conv1/weight ... over train/step.
+finished updates. `validation` comes after each epoch. `scales` has "tower0/conv1/weight", ".../update" and
+".../output", the mean absolute values of a layer, and "tower0/conv1/colour", its kernels' colour selectivity.
+`rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B gets the
+same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ... over train/step.
 """
 
 import json

@@ -8,10 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twotower.network import Tower
+from twotower.network import IMAGE_MAPS, Tower
 from twotower.optim import VelocitySGD
 
-WHAT = ("weight", "update", "output")
+WHAT = ("weight", "update", "output", "colour")
+
+
+def colour_selectivity(kernels: Tensor) -> Tensor:
+    """For each of K kernels [3, S, S] of R, G and B, the part of its energy that is not grey, 0..1: float64 [K].
+
+    Each pixel's three weights are cut into their mean (what answers to brightness) and the rest (what answers to
+    differences of colour); the number is the squared length of the rest over that of all, summed over the kernel. A
+    grey kernel has 0, one that sees colour alone has 1, one drawn at random has 2/3 on average. The definition is
+    ours: section 6.1 of the paper calls the kernels of one tower colour-agnostic and of the other colour-specific, by
+    eye.
+    """
+    wide = kernels.double()
+    rest = wide - wide.mean(dim=1, keepdim=True)
+    return rest.square().sum((1, 2, 3)) / wide.square().sum((1, 2, 3)).clamp(min=1e-300)
 
 
 class OutputScales:
@@ -42,13 +56,18 @@ class OutputScales:
 
 @torch.no_grad()
 def measure(tower: Tower, optimiser: VelocitySGD, outputs: OutputScales) -> Tensor:
-    """float64 [layers, 3] on the CPU: mean |w|, mean |update| of the last step, mean |output| in it."""
+    """float64 [layers, 4] on the CPU: mean |w|, mean |update| of the last step, mean |output| in it.
+
+    The last column is the mean colour selectivity of the layer's kernels; NaN for layers that do not read the image.
+    """
     rows = []
     for layer in optimiser.layers:
         weights = [p for name, p in optimiser.parameters.items() if name.startswith(f"{layer}.weight")]
         total = sum(float(w.abs().sum()) for w in weights)
         count = sum(w.numel() for w in weights)
-        rows.append([total / count, optimiser.mean_update(layer), float(outputs.of[layer])])
+        reads_image = weights[0].dim() == 4 and weights[0].shape[1] == IMAGE_MAPS and layer == optimiser.layers[0]
+        colour = float(colour_selectivity(weights[0].detach()).mean()) if reads_image else math.nan
+        rows.append([total / count, optimiser.mean_update(layer), float(outputs.of[layer]), colour])
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -59,6 +78,7 @@ def as_values(scales: Sequence[Tensor], layers: Sequence[str]) -> dict[str, floa
         for tower, table in enumerate(scales)
         for row, layer in enumerate(layers)
         for column, what in enumerate(WHAT)
+        if not math.isnan(table[row, column]) or what != "colour"
     }
 
 
