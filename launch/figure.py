@@ -3,6 +3,7 @@
 python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [output=figure1.png] [level=25]
 python launch/figure.py figure3 runs=[RUN] [output=figure3.png]
 python launch/figure.py curves runs=[RUN_A,RUN_B,...] [output=curves.png]
+python launch/figure.py confusion runs=[RUN] [output=confusion.png]
 """
 
 import glob
@@ -13,8 +14,10 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.config import FigureConfig, register_schemas
+from twotower.config import EvaluateConfig, FigureConfig, register_schemas
+from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
+from twotower.evaluate import open_subject, predictions_of
 from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
 from twotower.figure3 import read_kernels, write_figure3
 from twotower.figure3 import summarise as summarise_kernels
@@ -75,7 +78,21 @@ def _curves(settings: FigureConfig, output: Path) -> None:
     print(f"written: {', '.join(str(path) for path in write_curves(histories, output))}")
 
 
-FIGURES = {"figure1": _figure1, "figure3": _figure3, "curves": _curves}
+def _confusion(settings: FigureConfig, output: Path) -> None:
+    folders = _folders(settings.runs)
+    if len(folders) > 1:
+        raise ValueError(f"confusion draws one run, and runs= has {len(folders)}; give one.")
+    wanted = EvaluateConfig(run=str(folders[0]))
+    subject = open_subject(str(folders[0]), wanted)
+    centre = predictions_of(subject, wanted)["centre"]
+    found = confusion_of(centre.log_probabilities, centre.labels, subject.dataset.classes)
+    for one, other, count, share in found.worst_pairs()[:5]:
+        print(f"{one} taken for {other}: {count} images, {share:.0f} % of the class")
+    written = write_confusion(found, f"{folders[0].name}, {subject.checkpoint.name}, centre crop", output)
+    print(f"written: {', '.join(str(path) for path in written)}")
+
+
+FIGURES = {"figure1": _figure1, "figure3": _figure3, "curves": _curves, "confusion": _confusion}
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="figure")
