@@ -1,6 +1,6 @@
-"""Trains the two towers.
+"""Trains a network, one process for each of its towers.
 
-python launch/two_gpu.py [overrides]                          starts the two processes itself
+python launch/two_gpu.py [overrides]                          starts the processes itself
 torchrun --nproc-per-node=2 launch/two_gpu.py [overrides]     the same under torchrun; 4 processes: 2 replicas
 python launch/two_gpu.py -m ablation=none,no_lrn seed=0,1     a sweep: one job after the other
 """

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,15 @@ ROOT = Path(__file__).resolve().parent.parent
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """26 + 7 noisy images of three colours, as a folder to train on."""
     return draw_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Of torch, for a module: more of them only wait for each other on small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def load_network(name: str, **overrides: Any) -> NetworkConfig:

@@ -3,7 +3,6 @@
 import json
 import runpy
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,7 @@ from twotower.config import EvaluateConfig
 from twotower.ensemble import check_members, counts_of, evaluate_ensemble, search_coefficients
 from twotower.evaluate import evaluate_run, open_subject
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More of them only wait for each other on networks this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_members(seed: int, num_members: int = 3, num_images: int = 25, num_classes: int = 9) -> list[Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from commands import SMALL, command, events, finish, numbers, train
+from commands import command, events, finish, numbers, train
 from conftest import load_network
 from twotower import checkpoint
 from twotower.config import InitialWeightsConfig, NetworkConfig
@@ -194,8 +194,3 @@ def test_between_one_tower_and_two(tmp_path: Path) -> None:
         rows = theirs["conv3.weight"][half * t : half * t + half]
         assert torch.equal(ours["conv3.weight_own"], rows[:, 8 * t : 8 * t + 8])
         assert torch.equal(ours["conv3.weight_other"], rows[:, 8 * (1 - t) : 8 * (1 - t) + 8])
-
-
-def test_recorded_is_what_small_overrides() -> None:
-    """Guards the runs above against a schedule that the command line replaced."""
-    assert "schedule=fixed" in SMALL

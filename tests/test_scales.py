@@ -11,7 +11,8 @@ from conftest import load_network
 from twotower.exchange import InProcessExchange
 from twotower.network import Tower, forward
 from twotower.optim import VelocitySGD
-from twotower.scales import OutputScales, StuckLoss, as_values, colour_selectivity, measure
+from twotower.scales import OutputScales, as_values, colour_selectivity, measure
+from twotower.stuck import StuckLoss
 
 
 def selectivity(kernel: list[list[list[float]]]) -> float:

@@ -331,8 +331,7 @@ class FigureConfig:
 
 
 def register_schemas() -> None:
-    """Makes the schemas known to Hydra: `config_schema`, `evaluate_schema`, `benchmark_schema`,
-    `describe_schema`, `export_schema`, `labbook_schema`, `prepare_schema`."""
+    """Makes the schemas known to Hydra, named as the yamls of conf/: `config_schema`, `figure_schema` ..."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("describe_schema", node=DescribeConfig)

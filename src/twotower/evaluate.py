@@ -40,14 +40,7 @@ def load_towers(path: Path, config: Config, num_classes: int, device: torch.devi
     """All towers of a checkpoint, for evaluation. Raises: ValueError if it is damaged or of another network."""
     manifest = checkpoint.read_manifest(path)
     checkpoint.check_fits(path, manifest, config.network, num_classes)
-    memory_format = torch.channels_last if device.type == "cpu" else torch.contiguous_format
-    towers = []
-    for t in range(config.network.towers):
-        tower = Tower(config.network, num_classes, t, config.seed)
-        checkpoint.load_tower(path, tower)
-        tower.on(device, memory_format).eval()
-        towers.append(tower)
-    return towers
+    return weights.load_towers(weights.read_checkpoint(path).tensors, config.network, num_classes, device)
 
 
 def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a run lives, and which earlier run or checkpoint it goes on from. Runs before any process is started."""
+"""A run's folder: where it lies, which earlier run or checkpoint it goes on from, what data belong to it."""
 
 import tempfile
 from collections.abc import Sequence

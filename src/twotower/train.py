@@ -32,8 +32,9 @@ from twotower.journal import Journal
 from twotower.metrics import Counts, count
 from twotower.network import Tower, count_parameters, forward
 from twotower.optim import VelocitySGD
-from twotower.scales import OutputScales, StuckLoss, as_values, measure
+from twotower.scales import OutputScales, as_values, measure
 from twotower.schedule import Rates, Schedule
+from twotower.stuck import StuckLoss
 from twotower.transfer import Inheritance, inherit
 from twotower.world import World
 
