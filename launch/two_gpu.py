@@ -6,6 +6,7 @@ python launch/two_gpu.py -m ablation=none,no_lrn seed=0,1     a sweep: one job a
 """
 
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -37,6 +38,14 @@ def check_ablation(config: Config, overrides: list[str]) -> None:
         )
 
 
+def with_command(config: Config, overrides: list[str]) -> Config:
+    """Notes in the configuration what starts the run again, without the folder that it went to."""
+    places = ("run_dir=", "sweep_dir=", "resume=")
+    kept = [override for override in overrides if not override.startswith(places)]
+    config.command = shlex.join(["python", "launch/two_gpu.py", *kept])
+    return config
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def compose_and_run(composed: Any) -> None:
     task = HydraConfig.get()
@@ -48,10 +57,10 @@ def compose_and_run(composed: Any) -> None:
 
     if task.mode == RunMode.MULTIRUN:
         given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        sweep.run_job(resolve(composed), overrides, given, checked_run)
+        sweep.run_job(with_command(resolve(composed), overrides), overrides, given, checked_run)
         return
     try:
-        checked_run(resolve(composed))
+        checked_run(with_command(resolve(composed), overrides))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}" if str(error) else 1) from error
 
@@ -68,7 +77,7 @@ def main() -> None:
     if place is not None and place.size > 1:
         try:
             with hydra.initialize(version_base="1.3", config_path="../conf"):
-                config = resolve(hydra.compose("config", sys.argv[1:]))
+                config = with_command(resolve(hydra.compose("config", sys.argv[1:])), sys.argv[1:])
                 check_ablation(config, sys.argv[1:])
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             explain(ValueError(f"{error} {error.__cause__ or ''}"), place)

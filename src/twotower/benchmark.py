@@ -22,10 +22,11 @@ from torch import Tensor
 
 from twotower.baseline import build_baseline
 from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, ScheduleConfig
-from twotower.contest import Contestant, Turn, peak_megabytes, synchronize, timed
+from twotower.contest import Contestant, Turn, synchronize, timed
 from twotower.data import DataSet, Feed, load, open_train
 from twotower.input_benchmark import benchmark_input, make_files
 from twotower.layers import LocalResponseNorm
+from twotower.memory import peak_megabytes
 from twotower.network import plan
 from twotower.train import Trainer
 from twotower.transport import Link
@@ -68,7 +69,7 @@ def _tower_process(
         trainer.optimiser.set_rate(1e-6)  # the weights must stay finite over any number of steps
         while (what := pipe.recv()) != "end":
             if what == "parts":
-                pipe.send(Turn(0.0, 0.0, _parts(trainer, settings), peak_megabytes()))
+                pipe.send(Turn(0.0, 0.0, _parts(trainer, settings), peak_megabytes(world.device)))
                 continue
             if what == "training":
                 pipe.send(Turn(0.0, series=_alternate(trainer, datasets, settings)))
@@ -80,7 +81,7 @@ def _tower_process(
                 seconds = timed(world.device, settings.steps, step)
             waited = world.link.read_waited_ms() / settings.steps
             trainer.window.pending.clear()
-            pipe.send(Turn(seconds, waited, None, peak_megabytes()))
+            pipe.send(Turn(seconds, waited, None, peak_megabytes(world.device)))
 
 
 def _alternate(trainer: Trainer, datasets: dict[str, DataSet], settings: BenchmarkConfig) -> dict[str, list[float]]:
@@ -195,7 +196,7 @@ def _single_process(settings: BenchmarkConfig, memory_format: torch.memory_forma
 
     while pipe.recv() != "end":
         step()
-        pipe.send(Turn(timed(device, settings.steps, step), 0.0, None, peak_megabytes()))
+        pipe.send(Turn(timed(device, settings.steps, step), 0.0, None, peak_megabytes(device)))
 
 
 def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str, Any]:

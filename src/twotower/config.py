@@ -206,6 +206,7 @@ class Config:
     run_dir: str | None = None  # null: runs/<name>-<date>
     resume: str = "none"  # none | auto | the path of a run or of a checkpoint
     sweep_dir: str | None = None  # null: sweeps/<name>-<what is swept>
+    command: str | None = None  # what starts this run again; set by launch/two_gpu.py
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import multiprocessing as mp
 import os
-import resource
 import sys
 import time
 import traceback
@@ -23,10 +22,6 @@ class Turn:
     parts_ms: dict[str, float] | None = None
     peak_megabytes: float = 0.0
     series: dict[str, list[float]] | None = None
-
-
-def peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
 
 
 def synchronize(device: torch.device) -> None:

@@ -7,6 +7,7 @@ metrics.jsonl has one JSON object a line, flushed at once:
 Errors are in percent, losses in nats, wait and bytes are means per step of tower 0 in one direction; `step` counts
 finished updates. `validation` comes after each epoch. `scales` has "tower0/conv1/weight", ".../update" and
 ".../output", the mean absolute values of a layer, and "tower0/conv1/colour", its kernels' colour selectivity.
+`memory` has "tower0" and "tower1", the peaks in MiB so far (of a GPU what torch used, else of the process);
 `rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B gets the
 same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ... over train/step.
 """
@@ -29,6 +30,7 @@ from rich.table import Table
 
 from twotower.config import Config
 
+MIRRORED = ("train", "validation", "scales", "memory")  # events whose numbers W&B gets
 PLAIN_LINE_SECONDS = 10.0  # at most one plain line in so many seconds where there is no terminal
 
 
@@ -131,7 +133,7 @@ class Journal:
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
         )
         run.define_metric("train/step")
-        for prefix in ("train", "validation", "scales"):
+        for prefix in MIRRORED:
             run.define_metric(f"{prefix}/*", step_metric="train/step")
         return run
 
@@ -139,7 +141,7 @@ class Journal:
         """Appends one line to metrics.jsonl and mirrors its numbers to W&B."""
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
-        if self._wandb is not None and event in ("train", "validation", "scales"):
+        if self._wandb is not None and event in MIRRORED:
             self._wandb.log({"train/step": step} | {f"{event}/{key}": value for key, value in values.items()})
 
     def show_training(self, step: int, values: dict[str, float]) -> None:

@@ -19,7 +19,7 @@ RUNS = Path("runs")
 MEAN_IMAGE = "mean_image.npy"  # of the training set, float32 [size, size, 3], 0..255
 
 # What may change between the parts of a resumed run without changing its numbers.
-_FREE_KEYS = ("run_dir", "resume", "sweep_dir", "machine", "logging", "checkpoint")
+_FREE_KEYS = ("run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from twotower.data import (
 )
 from twotower.exchange import Exchange, InProcessExchange, WireExchange
 from twotower.journal import Journal
+from twotower.memory import peak_megabytes
 from twotower.metrics import Counts, count
 from twotower.network import Tower, count_parameters, forward
 from twotower.optim import VelocitySGD
@@ -321,7 +322,10 @@ class Trainer:
         self.schedule.end_epoch(math.floor(epochs_done), counts.top1_error)
         after = self.schedule.rates(epochs_done)
         self.epoch_sums = Counts.zero()
+        peak = torch.tensor([peak_megabytes(self.world.device)], dtype=torch.float64)
+        peaks = self.world.gather(peak)[: self.world.num_towers]
         if journal is not None:
+            journal.event("memory", self.step, **{f"tower{t}": float(one) for t, one in enumerate(peaks)})
             per_second = counts.num_images / seconds
             journal.event("validation", self.step, epoch=epochs_done, **self.last, images_per_second=per_second)
             rate = self.rates.highest if self.rates is not None else after.highest
