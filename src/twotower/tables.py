@@ -67,6 +67,16 @@ class OwnResult:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Errors in percent that a run keeps; `identity` as in `predictions`, `view` centre or ten."""
+
+    identity: dict[str, Any]
+    view: str
+    top1_error: float
+    top5_error: float
+
+
+@dataclass(frozen=True)
 class OwnCell:
     """Our mean in one row. `runs` is 0 where a run exists and was not evaluated, None where there is no run."""
 
@@ -145,17 +155,14 @@ def images_of(identity: dict[str, Any]) -> tuple[str, bool]:
     return about, comparable
 
 
-def _evaluated(run_dir: Path, name: str) -> list[OwnResult]:
-    """Results of a run's last checkpoint: from stored predictions, and what only evaluation.json still has."""
+def stored_results(run_dir: Path) -> list[Stored]:
+    """Results of a run's last checkpoint: from stored predictions, and what only evaluation.json still has.
+
+    Raises: ValueError for a folder without a complete checkpoint.
+    """
     path = checkpoint.find(run_dir)
     sha256 = checkpoint.read_manifest(path).sha256
-    found: dict[tuple[str, str], OwnResult] = {}
-
-    def add(identity: dict[str, Any], view: str, top1_error: float, top5_error: float) -> None:
-        images, comparable = images_of(identity)
-        result = OwnResult(name, images, comparable, VIEWS[view], top1_error, top5_error)
-        found.setdefault((images, view), result)
-
+    found = []
     for view in VIEWS:
         for file in sorted((run_dir / predictions.FOLDER).glob(f"{path.name}-*-{view}.safetensors")):
             identity = predictions.read_identity(file)
@@ -163,13 +170,24 @@ def _evaluated(run_dir: Path, name: str) -> list[OwnResult]:
                 stored = predictions.read(file, identity)
                 assert stored is not None
                 counts = stored.counts()
-                add(identity, view, counts.top1_error, counts.top5_error)
+                found.append(Stored(identity, view, counts.top1_error, counts.top5_error))
     report = run_dir / "evaluation.json"
     content = json.loads(report.read_text()) if report.exists() else {}
     if content.get("identity", {}).get("checkpoint") == sha256:
         for view in VIEWS:
             if content[view] is not None:
-                add(content["identity"], view, content[view]["top1_error"], content[view]["top5_error"])
+                one = content[view]
+                found.append(Stored(content["identity"], view, one["top1_error"], one["top5_error"]))
+    return found
+
+
+def _evaluated(run_dir: Path, name: str) -> list[OwnResult]:
+    """One result for each set of images and view."""
+    found: dict[tuple[str, str], OwnResult] = {}
+    for one in stored_results(run_dir):
+        images, comparable = images_of(one.identity)
+        result = OwnResult(name, images, comparable, VIEWS[one.view], one.top1_error, one.top5_error)
+        found.setdefault((images, one.view), result)
     return list(found.values())
 
 
@@ -304,6 +322,12 @@ def _joined_heads(page: Page) -> list[str]:
     if not page.has_runs:
         return [*HEADS, *PAIRS, *page.headings]
     return [*HEADS, *PAIRS, *(head for heading in page.headings for head in (heading, "to ours of 145"))]
+
+
+def as_rows(page: Page) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, heads and rows of each table, as text."""
+    heads = _joined_heads(page)
+    return [(title, heads, [_joined_row(line, page) for line in lines]) for title, lines in page.sections]
 
 
 def as_text(page: Page, width: int) -> str:

@@ -1,0 +1,51 @@
+"""What sweeps and runs show: a page, tables and pictures.
+
+python launch/report.py DIR [DIR ...] [output=report] [baseline=none] [evaluate=true]
+
+DIR is the folder of a sweep or of a run, or one that holds several.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from twotower.config import ReportConfig, register_schemas
+from twotower.report import make_report
+
+register_schemas()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="report")
+def compose_and_report(composed: Any) -> None:
+    settings = OmegaConf.to_object(composed)
+    assert isinstance(settings, ReportConfig)
+    try:
+        page = make_report(settings)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
+    print((page.parent / "table.md").read_text().split("### All runs")[0].rstrip())
+    print(
+        f"\nwritten: {page}, with table.csv, runs.csv, table.md and {len(list(page.parent.glob('*.png')))} pictures"
+    )
+
+
+def _is_folder(argument: str) -> bool:
+    """Folders are given without a key; that of a job has an equals sign in its name all the same."""
+    return Path(argument).is_dir() or ("=" not in argument and not argument.startswith("-"))
+
+
+def main() -> None:
+    folders = [argument for argument in sys.argv[1:] if _is_folder(argument)]
+    if folders:
+        quoted = ",".join("'" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'" for folder in folders)
+        sys.argv[1:] = [argument for argument in sys.argv[1:] if not _is_folder(argument)] + [f"folders=[{quoted}]"]
+    compose_and_report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""What an ablation costs: groups of runs that differ in the seed alone, and their differences to a baseline.
+
+The differences are paired: of two runs with one seed, which saw the same images in the same order. Their mean comes
+with a 95 % confidence interval by Student's t over the seeds. It says how far the mean would move with other seeds;
+that all runs share one set of validation images is not in it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from scipy import stats
+
+from twotower.collect import FINISHED, Found
+from twotower.config import Config
+from twotower.labbook import baseline_of, read_labbook
+from twotower.tables import BASELINE, COUNTS_FOR, counts_for, overridden
+
+CONFIDENCE = 0.95
+MEASURES = ("top1_error", "top5_error")
+VIEWS = ("centre", "ten")
+# What has no part in a run's numbers, or is the run's own.
+_NOT_COMPARED = ("seed", "name", "run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
+_MAX_KEYS = 3  # settings that a label names
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of `count` values: mean, standard deviation (n - 1), and the interval of the mean; in percent.
+
+    With one value there is neither spread nor interval, and both are None.
+    """
+
+    mean: float
+    count: int
+    spread: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Raises: ValueError for no values."""
+    if not values:
+        raise ValueError("there is nothing to estimate from.")
+    if len(values) == 1:
+        return Estimate(values[0], 1)
+    spread = stdev(values)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    middle = mean(values)
+    return Estimate(middle, len(values), spread, (middle - half, middle + half))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in the seed alone.
+
+    Attributes:
+        label: what sets it apart from the baseline: "no_lrn", "no_exchange", "none, optim.learning_rate=0.01".
+        changes: settings other than network and ablation that differ from the baseline's.
+        unfinished: how many more runs were begun, and not finished.
+    """
+
+    label: str
+    config: Config
+    runs: list[Found]
+    changes: list[str]
+    unfinished: int = 0
+
+    def values(self, view: str, measure: str) -> dict[int, float]:
+        """Seed -> error in percent, of the runs that were evaluated in this view."""
+        found = {}
+        for run in self.runs:
+            assert run.config is not None
+            assert run.errors is not None
+            if view in run.errors:
+                found[run.config.seed] = run.errors[view][MEASURES.index(measure)]
+        return found
+
+    def error(self, view: str, measure: str) -> Estimate | None:
+        values = list(self.values(view, measure).values())
+        return estimate(values) if values else None
+
+    def mean_of(self, key: str) -> float:
+        """Of a number of summary.json."""
+        return mean(run.summary[key] for run in self.runs if run.summary is not None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All groups, the baseline first."""
+
+    groups: list[Group]
+    remarks: list[str]
+
+    @property
+    def baseline(self) -> Group:
+        return self.groups[0]
+
+    def difference(self, group: Group, view: str, measure: str) -> Estimate | None:
+        """Mean of the differences to the baseline, seed by seed; None for itself or without a common seed."""
+        if group is self.baseline:
+            return None
+        ours, theirs = group.values(view, measure), self.baseline.values(view, measure)
+        pairs = [ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs]
+        return estimate(pairs) if pairs else None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The difference of a run of 2012 to its baseline, 10-view, in percent of error."""
+
+    run: str
+    top1_error: float
+    top5_error: float
+
+
+def recorded_difference(group: Group) -> Recorded | None:
+    """What the lab book has for this network or ablation, where nothing else was changed."""
+    name = counts_for(group.config)
+    if name is None or name == BASELINE or group.changes or overridden(group.config):
+        return None
+    entries = read_labbook()
+    for entry in entries:
+        base = baseline_of(entry, entries)
+        if entry.run in COUNTS_FOR[name] and entry.view == "10-view" and base is not None:
+            top1, top5 = entry.top1_error - base.top1_error, entry.top5_error - base.top5_error
+            return Recorded(entry.run, top1, top5)
+    return None
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim.momentum": 0.9, ...}"""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    kept = {key: value for key, value in asdict(config).items() if key not in _NOT_COMPARED}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("root", "cache")}
+    return flatten(kept)
+
+
+def _may_change(key: str) -> bool:
+    """Whether a network or an ablation may bring this setting, so that their names stand for it."""
+    size = ("network.width", "network.image_size", "network.prepared_size")
+    brought = ("network.", "input.", "ablation", "optim.rule")
+    return key.startswith(brought) and key not in size
+
+
+def _changes(ours: dict[str, Any], theirs: dict[str, Any], *, all_keys: bool) -> list[str]:
+    keys = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+    return [f"{key}={ours.get(key)}" for key in keys if all_keys or not _may_change(key)]
+
+
+def _label(config: Config, base: Config, changes: list[str]) -> str:
+    named = [] if config.network.name == base.network.name else [config.network.name]
+    if config.ablation != base.ablation or not named:
+        named.append(config.ablation)
+    shown = changes[:_MAX_KEYS] + ([f"{len(changes) - _MAX_KEYS} more settings"] if len(changes) > _MAX_KEYS else [])
+    return ", ".join(named + shown)
+
+
+def _choose_baseline(configs: list[Config]) -> int:
+    """The paper's network without an ablation, or the first without one, or the first."""
+    plain = [i for i, config in enumerate(configs) if config.ablation == "none"]
+    paper = [i for i in plain if configs[i].network.name == BASELINE]
+    return (paper or plain or [0])[0]
+
+
+def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
+    """Groups the finished runs.
+
+    Args:
+        baseline: the label of the group to compare with; None: the paper's network without an ablation, if it is
+            there.
+
+    Raises: ValueError if no run is finished, two runs are the same experiment with the same seed, or no group has
+    the label.
+    """
+    gathered: list[tuple[dict[str, Any], list[Found]]] = []
+    for run in runs:
+        if run.config is None:
+            continue
+        settings = _settings(run.config)
+        same = next((members for one, members in gathered if one == settings), None)
+        if same is None:
+            gathered.append((settings, [run]))
+        else:
+            same.append(run)
+    done = [(settings, members) for settings, members in gathered if any(m.status == FINISHED for m in members)]
+    if not done:
+        raise ValueError(
+            f"none of the {len(runs)} runs is finished, so there is nothing to compare; the command that started "
+            "them goes on."
+        )
+    for _, members in done:
+        _check_seeds([run for run in members if run.status == FINISHED])
+    configs = [members[0].config for _, members in done if members[0].config is not None]
+    first = _choose_baseline(configs)
+    groups = _labelled(done, configs, first)
+    if baseline is not None:
+        labels = [group.label for group in groups]
+        if baseline not in labels:
+            raise ValueError(f"baseline={baseline} is no group of these runs; choose one of {', '.join(labels)}.")
+        first = labels.index(baseline)
+        groups = _labelled(done, configs, first)
+    ordered = [groups[first], *(group for i, group in enumerate(groups) if i != first)]
+    remarks = [
+        f"{group.label} differs from the baseline in more than its name says, so its difference has two causes"
+        for group in ordered[1:]
+        if group.changes and (group.config.ablation, group.config.network.name) != _names(ordered[0].config)
+    ]
+    return Comparison(ordered, remarks)
+
+
+def _names(config: Config) -> tuple[str, str]:
+    return config.ablation, config.network.name
+
+
+def _check_seeds(runs: Sequence[Found]) -> None:
+    by_seed: dict[int, Found] = {}
+    for run in runs:
+        assert run.config is not None
+        twin = by_seed.setdefault(run.config.seed, run)
+        if twin is not run:
+            raise ValueError(
+                f"{twin.run_dir} and {run.run_dir} are the same experiment with the same seed {run.config.seed}, "
+                "which would count twice; give one of them."
+            )
+
+
+def _labelled(done: list[tuple[dict[str, Any], list[Found]]], configs: list[Config], first: int) -> list[Group]:
+    base = done[first][0]
+    groups = []
+    for (settings, members), config in zip(done, configs, strict=True):
+        # Two groups of one name differ in settings that it does not tell, and then all of these are told.
+        twins = [other for (other, _), one in zip(done, configs, strict=True) if _names(one) == _names(config)]
+        like_base = _names(config) == _names(configs[first])
+        changes = _changes(settings, base, all_keys=like_base)
+        if len(twins) > 1 and not like_base:
+            changes += [one for one in _changes(settings, twins[0], all_keys=True) if one not in changes]
+        finished = [run for run in members if run.status == FINISHED]
+        finished.sort(key=lambda run: run.config.seed if run.config is not None else 0)
+        label = _label(config, configs[first], changes)
+        groups.append(Group(label, config, finished, changes, len(members) - len(finished)))
+    return groups

@@ -1,0 +1,93 @@
+"""The pictures of a report, drawn from its runs or taken from what launch/figure.py left in them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from twotower import checkpoint, predictions
+from twotower.collect import FINISHED, Found
+from twotower.compare import VIEWS, Comparison
+from twotower.confusion import confusion_of, write_confusion
+from twotower.curves import MAX_LINES, write_curves
+from twotower.differences import draw_differences
+from twotower.figure1 import LEVEL, curves_of, summarise, write_figure1
+from twotower.figure3 import write_figure3
+from twotower.page import Figure
+from twotower.report_tables import CROPS, kernels_of
+
+
+def file_name(label: str) -> str:
+    """A group's name as a part of file names."""
+    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in label)[:80]
+
+
+def _figure(folder: Path, name: str, title: str, caption: str = "") -> Figure:
+    return Figure(title, folder / f"{name}.png", caption, f"{name}.csv" if (folder / f"{name}.csv").exists() else "")
+
+
+def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[dict[str, list[Figure]], list[str]]:
+    """Draws what the runs allow. Returns figures by section, and what could not be drawn."""
+    figures: dict[str, list[Figure]] = {"comparison": [], "curves": [], "colour": [], "runs": []}
+    remarks = []
+    for view in VIEWS:
+        if any(comparison.difference(group, view, "top1_error") for group in comparison.groups[1:]):
+            name = f"differences-{view}"
+            draw_differences(comparison, view, folder / f"{name}.png")
+            caption = "Lines: 95 % confidence intervals of the mean over seeds; diamonds: the lab book of 2012."
+            figures["comparison"].append(_figure(folder, name, f"What each change costs, {CROPS[view]}", caption))
+    histories = [(run.history, group.label) for group in comparison.groups for run in group.runs]
+    begun = [(run.history, f"{run.name} ({run.status})") for run in runs if run.status != FINISHED]
+    drawn = [(history, label) for history, label in histories + begun if history is not None]
+    if len({label for _, label in drawn}) > MAX_LINES:
+        remarks.append(f"the curves show the first {MAX_LINES} groups")
+        shown = list(dict.fromkeys(label for _, label in drawn))[:MAX_LINES]
+        drawn = [(history, label) for history, label in drawn if label in shown]
+    write_curves([history for history, _ in drawn], folder / "curves.png", [label for _, label in drawn])
+    figures["curves"].append(_figure(folder, "curves", "Loss, errors and learning rate by epoch"))
+    figures["curves"] += _figure1(folder, comparison)
+    for group in comparison.groups:
+        run = next((run for run in group.runs if run.has_checkpoint), None)
+        if run is None:
+            continue
+        name = f"figure3-{file_name(group.label)}"
+        write_figure3(kernels_of(run.run_dir), folder / f"{name}.png")
+        figures["colour"].append(
+            _figure(folder, name, f"conv1 of {group.label}", f"Run {run.name}; Figure 3 of the paper.")
+        )
+        figures["runs"] += _of_run(folder, group.label, run)
+    return figures, remarks
+
+
+def _figure1(folder: Path, comparison: Comparison) -> list[Figure]:
+    """Figure 1, where the runs are of its network."""
+    histories = [run.history for group in comparison.groups for run in group.runs if run.history is not None]
+    if any(history.config.network.name != "cifar_four_layer" for history in histories):
+        return []
+    try:
+        curves = curves_of(histories)
+    except ValueError:
+        return []  # other things differ as well: then these runs are no Figure 1
+    write_figure1(curves, LEVEL, folder / "figure1.png")
+    ratios = summarise(curves)["ratios_to_relu"]
+    told = [f"{name} takes {one['mean']:.2f} times as many epochs to 25 % as ReLU" for name, one in ratios.items()]
+    return [_figure(folder, "figure1", "Figure 1: training error by epoch", "; ".join(told))]
+
+
+def _of_run(folder: Path, label: str, run: Found) -> list[Figure]:
+    """Its confusion matrix from stored predictions, and what launch/figure.py drew of it."""
+    found = []
+    path = checkpoint.find(run.run_dir)
+    stored = predictions.path_of(run.run_dir, path.name, "val", "centre")
+    identity, manifest = predictions.read_identity(stored), checkpoint.read_manifest(path)
+    if identity is not None and identity["checkpoint"] == manifest.sha256:
+        one = predictions.read(stored, identity)
+        assert one is not None
+        name = f"confusion-{file_name(label)}"
+        confusion = confusion_of(one.log_probabilities, one.labels, manifest.classes)
+        write_confusion(confusion, f"{run.name}, centre crop", folder / f"{name}.png")
+        found.append(_figure(folder, name, f"Classes taken for each other: {label}", f"Run {run.name}."))
+    for picture in sorted((run.run_dir / "figures").glob("*.png")):
+        name = f"{picture.stem}-{file_name(label)}"
+        for file in picture.parent.glob(f"{picture.stem}.*"):
+            (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
+        found.append(_figure(folder, name, f"{picture.stem}: {label}", f"Run {run.name}."))
+    return found

@@ -1,0 +1,317 @@
+"""Reports: runs found whatever became of them, differences paired by seed, no table of what is not alike."""
+
+import copy
+import csv
+import json
+import math
+import runpy
+import shutil
+import statistics
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from fake_runs import fake_config, save_checkpoint
+from twotower import checkpoint
+from twotower.collect import check_one_data_set, find_runs
+from twotower.compare import compare, estimate, recorded_difference
+from twotower.config import Config, ReportConfig
+from twotower.report import make_report
+from twotower.report_tables import differences_table, errors_table, repeating_command, runs_table
+
+# Quantiles of Student's t for 95 %, from a printed table.
+T_2, T_1 = 4.302653, 12.706205
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, fake_config(folder), seed=0)
+    return folder
+
+
+@cache
+def composed(*overrides: str) -> Config:
+    return fake_config(Path("photos"), "schedule.epochs=2", *overrides)
+
+
+def leave_run(
+    folder: Path,
+    top1: float,
+    *overrides: str,
+    ten: float | None = None,
+    finished: bool = True,
+    weights: Path | None = None,
+    data: int = 0,
+) -> Path:
+    """The folder of a run with two epochs; its training set's mean image is drawn from `data`."""
+    folder.mkdir(parents=True)
+    config = copy.deepcopy(composed(*overrides))
+    config.data.root = str(folder.parent / f"data{data}")
+    config.command = "python launch/two_gpu.py " + " ".join(overrides)
+    OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
+    np.save(folder / "mean_image.npy", np.full((4, 4, 3), data, np.float32))
+    lines: list[dict[str, Any]] = []
+    for epoch in (1, 2):
+        numbers = {"loss": 2.0, "top1_error": top1 + 9, "top5_error": 3.0, "learning_rate": 0.01}
+        lines.append(
+            {"event": "train", "step": 4 * epoch, "epoch": float(epoch), "images_per_second": 50.0, **numbers}
+        )
+        measured = {"loss": 1.0, "top1_error": top1 + 2 - epoch, "top5_error": 2.0}
+        lines.append({"event": "validation", "step": 4 * epoch, "epoch": float(epoch), **measured})
+        lines.append({"event": "memory", "step": 4 * epoch, "tower0": 100.0 * epoch, "tower1": 90.0})
+    if finished:
+        lines.append({"event": "end", "step": 8})
+        summary = {"top1_error": top1, "top5_error": 2.0, "best_top1_error": top1, "images_per_second": 50.0}
+        summary |= {"seconds": 120.0, "epochs": 2.0, "num_classes": 7}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if weights is not None:
+        shutil.copytree(weights / "checkpoints", folder / "checkpoints")
+    if ten is not None:
+        manifest = checkpoint.read_manifest(checkpoint.find(folder))
+        about = {"kind": "folder", "root": str(Path(config.data.root or "").resolve()), "num_classes": 7}
+        identity = {"checkpoint": manifest.sha256, "width": 0.0625, "split": "val"}
+        identity |= {"data": about | {"num_images": 4, "source": None}}
+        views = {"centre": {"top1_error": top1, "top5_error": 2.0}, "ten": {"top1_error": ten, "top5_error": 1.0}}
+        (folder / "evaluation.json").write_text(json.dumps({"identity": identity, **views}))
+    return folder
+
+
+def sweep(root: Path, weights: Path | None = None) -> Path:
+    """No norms costs 1, 2 and 6 points over three seeds; without overlap is 1 better in the two seeds it has."""
+    base, changed = (40.0, 42.0, 47.0), (41.0, 44.0, 53.0)
+    for seed in range(3):
+        leave_run(
+            root / f"ablation=none,seed={seed}",
+            base[seed],
+            f"seed={seed}",
+            ten=base[seed] - 2 if weights is not None else None,
+            weights=weights,
+        )
+        name = f"ablation=no_lrn,seed={seed}"
+        leave_run(root / name, changed[seed], "ablation=no_lrn", f"seed={seed}", weights=weights)
+        if seed < 2:
+            name = f"ablation=no_overlap,seed={seed}"
+            leave_run(root / name, base[seed] - 1, "ablation=no_overlap", f"seed={seed}", weights=weights)
+    return root
+
+
+def test_an_interval_is_students() -> None:
+    one = estimate([1.0, 2.0, 6.0])
+    half = T_2 * statistics.stdev([1.0, 2.0, 6.0]) / math.sqrt(3)
+    assert one.mean == 3
+    assert one.spread == pytest.approx(math.sqrt(7))
+    assert one.interval == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    assert not one.excludes_zero
+    assert estimate([1.0, 1.2]).interval == pytest.approx((1.1 - T_1 * 0.1, 1.1 + T_1 * 0.1), abs=1e-5)
+    assert estimate([4.0]).interval is None
+    assert not estimate([4.0]).excludes_zero, "one seed shows nothing"
+    assert estimate([2.0, 2.1, 2.2]).excludes_zero
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path, checkpoint_folder: Path) -> None:
+    comparison = compare(find_runs([str(sweep(tmp_path / "sweep", checkpoint_folder))]))
+    assert [group.label for group in comparison.groups] == ["none", "no_lrn", "no_overlap"]
+    no_lrn = comparison.groups[1]
+    found = comparison.difference(no_lrn, "centre", "top1_error")
+    assert found is not None
+    assert (found.mean, found.count) == (3.0, 3)
+    unpaired = statistics.stdev([41.0, 44.0, 53.0])
+    assert found.spread == pytest.approx(statistics.stdev([1.0, 2.0, 6.0])) != pytest.approx(unpaired)
+    better = comparison.difference(comparison.groups[2], "centre", "top1_error")
+    assert better is not None
+    assert (better.mean, better.count) == (-1.0, 2), "a pair for each common seed"
+    assert comparison.difference(no_lrn, "ten", "top1_error") is None, "not evaluated there"
+    assert comparison.difference(comparison.baseline, "centre", "top1_error") is None
+    ten = comparison.baseline.error("ten", "top1_error")
+    assert ten is not None
+    assert ten.mean == pytest.approx(statistics.mean([38.0, 40.0, 45.0]))
+
+
+def test_another_baseline(tmp_path: Path) -> None:
+    runs = find_runs([str(sweep(tmp_path))])
+    comparison = compare(runs, "no_lrn")
+    assert comparison.baseline.label == "no_lrn"
+    against = {group.label: comparison.difference(group, "centre", "top1_error") for group in comparison.groups[1:]}
+    assert against["none"] is not None
+    assert against["none"].mean == -3
+    with pytest.raises(ValueError, match=r"baseline=no_norm is no group .* no_lrn, no_overlap, none"):
+        compare(runs, "no_norm")
+
+
+def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path: Path) -> None:
+    leave_run(tmp_path / "a", 40, "seed=0")
+    leave_run(tmp_path / "b", 41, "seed=0", "ablation=no_lrn")
+    leave_run(tmp_path / "c", 41, "seed=0", "ablation=no_lrn", "optim.learning_rate=0.3")
+    comparison = compare(find_runs([str(tmp_path)]))
+    labels = [group.label for group in comparison.groups]
+    assert labels == ["none", "no_lrn", "no_lrn, optim.learning_rate=0.3"]
+    recorded = [recorded_difference(group) for group in comparison.groups]
+    assert recorded[0] is None
+    assert recorded[2] is None
+    assert recorded[1] is not None
+    assert (recorded[1].run, round(recorded[1].top1_error, 2), round(recorded[1].top5_error, 2)) == (
+        "148",
+        1.37,
+        1.15,
+    )
+    assert len(comparison.remarks) == 1, "a second cause is said"
+    assert "learning_rate" in comparison.remarks[0]
+
+
+def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        leave_run(tmp_path / f"a{seed}", 40 + seed, f"seed={seed}")
+        leave_run(tmp_path / f"b{seed}", 50 + seed, f"seed={seed}", "optim.momentum=0.5", "logging.every_steps=3")
+    comparison = compare(find_runs([str(tmp_path)]))
+    assert [group.label for group in comparison.groups] == ["none", "none, optim.momentum=0.5"]
+    assert [group.values("centre", "top1_error") for group in comparison.groups] == [{0: 40, 1: 41}, {0: 50, 1: 51}]
+
+
+def test_the_same_run_does_not_count_twice(tmp_path: Path) -> None:
+    leave_run(tmp_path / "a", 40, "seed=0")
+    leave_run(tmp_path / "b", 41, "seed=0")
+    with pytest.raises(ValueError, match=r"a and .*b are the same experiment with the same seed 0"):
+        compare(find_runs([str(tmp_path)]))
+    assert len(find_runs([str(tmp_path), str(tmp_path / "a")])) == 2, "given twice, found once"
+
+
+def test_runs_on_different_images_stand_in_no_table(tmp_path: Path) -> None:
+    leave_run(tmp_path / "a", 40, "seed=0")
+    leave_run(tmp_path / "b", 41, "seed=0", "ablation=no_lrn", data=1)
+    with pytest.raises(ValueError, match=r"a \(folder data0, 7 classes\) and .*b \(folder data1, 7 classes\) were"):
+        check_one_data_set(find_runs([str(tmp_path)]))
+
+
+def test_each_run_is_shown_as_what_it_is(tmp_path: Path, checkpoint_folder: Path) -> None:
+    root = sweep(tmp_path / "sweep", checkpoint_folder)
+    leave_run(root / "stopped", 39, "seed=7", finished=False)
+    cut = leave_run(root / "cut", 39, "seed=8", finished=False)
+    lines = (cut / "metrics.jsonl").read_text()
+    (cut / "metrics.jsonl").write_text(lines[:-40])  # in the middle of its last line
+    damaged = leave_run(root / "damaged", 39, "seed=9")
+    (damaged / "metrics.jsonl").write_text(lines[:30] + "\n" + lines[30:])
+    broken = leave_run(root / "nan", 39, "seed=5", finished=False)
+    (broken / "failure.json").write_text(json.dumps({"error": "The loss is nan at step 8.", "time": "2026-01-01"}))
+    (root / "never").mkdir()
+    (root / "never" / "failure.json").write_text(json.dumps({"error": "No such data.", "job": "data.root=x"}))
+    (root / "odd").mkdir()
+    (root / "odd" / "not_applicable.json").write_text(
+        json.dumps({"not_applicable": "It changes nothing.", "job": "x"})
+    )
+    (root / "foreign").mkdir()
+    (root / "foreign" / "config.yaml").write_text("{[")
+    leave_run(root / "light", 12, "seed=11", "optim.momentum=0.1")
+    runs = {run.name: run for run in find_runs([str(root)])}
+    assert {name: run.status for name, run in runs.items() if "=" not in name} == {
+        "cut": "unfinished",
+        "damaged": "damaged",
+        "foreign": "damaged",
+        "light": "finished",
+        "nan": "failed",
+        "never": "failed",
+        "odd": "not applicable",
+        "stopped": "unfinished",
+    }
+    assert "at epoch 2 of 2" in runs["stopped"].remark
+    assert "nan at step 8" in runs["nan"].remark
+    assert "line 1" in runs["damaged"].remark
+    assert "no checkpoint" in runs["light"].remark
+    assert "crops=ten" in runs["ablation=no_lrn,seed=0"].remark
+    assert runs["ablation=none,seed=1"].remark == ""
+    comparison = compare(list(runs.values()))
+    counted = [run.name for group in comparison.groups for run in group.runs]
+    assert not {"stopped", "cut", "damaged", "nan", "never", "odd", "foreign"} & set(counted)
+    assert comparison.baseline.unfinished == 3
+    shown = {row[0].text: row[1].text for row in runs_table(list(runs.values())).rows}
+    assert shown == {name: run.status for name, run in runs.items()}
+
+
+def test_commands_repeat_a_group(tmp_path: Path) -> None:
+    comparison = compare(find_runs([str(sweep(tmp_path))]))
+    assert repeating_command(comparison.groups[1]) == ("python launch/two_gpu.py -m ablation=no_lrn seed=0,1,2")
+    leave_run(tmp_path / "single", 3, "seed=4", "optim.momentum=0.5")
+    single = compare(find_runs([str(tmp_path / "single")]))
+    assert repeating_command(single.baseline) == "python launch/two_gpu.py optim.momentum=0.5 seed=4"
+
+
+def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
+    """All its files, and the same numbers in each of them."""
+    root = sweep(tmp_path / "sweep", checkpoint_folder)
+    page = make_report(ReportConfig(folders=[str(root)], output=str(tmp_path / "report")))
+    folder = page.parent
+    names = {path.name for path in folder.iterdir()}
+    assert {"report.html", "table.csv", "table.md", "runs.csv", "curves.png", "differences-centre.png"} <= names
+    assert {"figure3-none.png", "figure3-no_lrn.png"} <= names
+    rows = {row["group"]: row for row in csv.DictReader((folder / "table.csv").open())}
+    assert float(rows["no_lrn"]["top1_error_centre_difference"]) == 3
+    assert float(rows["no_lrn"]["top1_error_centre_low"]) == pytest.approx(3 - T_2 * math.sqrt(7 / 3), abs=1e-4)
+    assert rows["none"]["top1_error_centre_difference"] == ""
+    assert rows["none"]["seeds"] == "0 1 2"
+    assert float(rows["none"]["megabytes_tower0"]) == 200
+    assert len(list(csv.DictReader((folder / "runs.csv").open()))) == 8
+    html, markdown = page.read_text(), (folder / "table.md").read_text()
+    for text in (html, markdown):
+        assert "+3.00" in text
+        assert "-3.57 to +9.57" in text
+        assert "one seed: no interval" not in text
+        assert "The lab book of 2012" in text or "Table 2" in text
+    make_report(ReportConfig(folders=[str(root)], output=str(folder)))  # over an earlier one
+
+
+def test_an_unpaired_table_would_be_wrong(tmp_path: Path) -> None:
+    """The interval of the table is that of the pairs; the one of the groups' spreads is far from it."""
+    for seed, level in enumerate((20.0, 40.0, 60.0)):
+        leave_run(tmp_path / f"a{seed}", level, f"seed={seed}")
+        leave_run(tmp_path / f"b{seed}", level + 1 + 0.1 * seed, f"seed={seed}", "ablation=no_lrn")
+    comparison = compare(find_runs([str(tmp_path)]))
+    cell = differences_table(comparison).rows[0][2]
+    assert (cell.text, cell.kind) == ("+1.10", "bad")
+    assert cell.note == "+0.85 to +1.35"
+    assert errors_table(comparison).rows[0][2].note == "± 20.00"
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda root: root / "nowhere", r"error: .*nowhere is no folder; give the folder of a sweep"),
+        (lambda root: (root / "empty").mkdir() or root / "empty", r"error: .*empty holds no run"),
+        (lambda root: leave_run(root / "begun", 3, finished=False), r"error: none of the 1 runs is finished"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_sentence(
+    make: Any, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report.py", str(make(tmp_path))])
+    with pytest.raises(SystemExit, match=sentence):
+        runpy.run_path(str(ROOT / "launch" / "report.py"), run_name="__main__")
+    assert not (tmp_path / "report").exists(), "nothing is left of it"
+
+
+def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    leave_run(tmp_path / "run", 3)
+    with pytest.raises(ValueError, match=r"exists and is no earlier report"):
+        make_report(ReportConfig(folders=[str(tmp_path / "run")], output=str(tmp_path / "mine")))
+
+
+def test_the_command_takes_folders_with_equals_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint_folder: Path
+) -> None:
+    root = sweep(tmp_path / "it's a sweep", checkpoint_folder)
+    monkeypatch.chdir(root)
+    arguments = ["ablation=none,seed=0", "ablation=no_lrn,seed=0", f"output={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+    runpy.run_path(str(ROOT / "launch" / "report.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "+1.00 (one seed: no interval)" in printed
+    assert (tmp_path / "out" / "report.html").exists()
