@@ -173,6 +173,7 @@ class LoggingConfig:
     scales_every_steps: int = 100  # of each layer: mean size of weights, updates and outputs
     stuck_after_steps: int = 200  # after so many steps at ln(classes) a loss is called stuck
     wandb: str = "offline"  # offline | online | disabled
+    wandb_checkpoints: str = "none"  # none | last | all: which of them W&B keeps as artifacts
     project: str = "twotower"
     group: str | None = None  # null: the sweep's name in a sweep
     tags: list[str] = field(default_factory=list)
@@ -331,10 +332,24 @@ class FigureConfig:
     level: float = 25.0  # figure1: percent of training error
 
 
+@dataclass
+class DashboardConfig:
+    """The schema of launch/dashboard.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING  # not used; each network brings its own
+    project: str = "twotower"
+    entity: str | None = None  # null: that of the key
+    name: str = "two towers"
+    group: str | None = None  # only the runs of this group; null: all
+    push: bool = False
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra, named as the yamls of conf/: `config_schema`, `figure_schema` ..."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
+    ConfigStore.instance().store("dashboard_schema", node=DashboardConfig)
     ConfigStore.instance().store("describe_schema", node=DescribeConfig)
     ConfigStore.instance().store("figure_schema", node=FigureConfig)
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
@@ -412,6 +427,7 @@ def check(config: Config) -> None:
     _one_of("optim.rule", config.optim.rule, ("paper", "torch"))
     _one_of("schedule.rule", config.schedule.rule, ("plateau", "fixed", "recorded", "exponential"))
     _one_of("logging.wandb", config.logging.wandb, ("offline", "online", "disabled"))
+    _one_of("logging.wandb_checkpoints", config.logging.wandb_checkpoints, ("none", "last", "all"))
     _one_of("machine.device", config.machine.device, ("auto", "cpu", "cuda"))
     _one_of("machine.transport", config.machine.transport, ("auto", "gloo", "nccl", "shared_gpu"))
     if config.data.kind == "folder" and config.data.root is None:

@@ -17,8 +17,9 @@ from twotower.data import DataSet, Share, load, open_validation, prepare
 from twotower.data.feed import ten_views
 from twotower.data.progress import metered
 from twotower.exchange import Exchange, InProcessExchange
-from twotower.journal import write_json
+from twotower.journal import versions, write_json
 from twotower.merged import Imported
+from twotower.mirror import log_evaluation
 from twotower.network import Tower, forward
 from twotower.predictions import VIEWS, Predictions
 from twotower.rundir import check_classes, check_writable, with_own_mean
@@ -253,6 +254,8 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     }
     result["report"] = str(report_of(subject.run_dir, settings))
     write_json(Path(result["report"]), result)
+    if not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
+        log_evaluation(subject.run_dir, subject.config, versions(), result)
     return result
 
 

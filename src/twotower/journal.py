@@ -9,7 +9,7 @@ finished updates. `validation` comes after each epoch. `scales` has "tower0/conv
 ".../output", the mean absolute values of a layer, and "tower0/conv1/colour", its kernels' colour selectivity.
 `memory` has "tower0" and "tower1", the peaks in MiB so far (of a GPU what torch used, else of the process);
 `rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B gets the
-same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ... over train/step.
+same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ... over train/step: see `mirror`.
 """
 
 import json
@@ -17,7 +17,6 @@ import os
 import platform
 import subprocess
 import time
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from twotower.config import Config
+from twotower.mirror import open_mirror
 
-MIRRORED = ("train", "validation", "scales", "memory")  # events whose numbers W&B gets
 PLAIN_LINE_SECONDS = 10.0  # at most one plain line in so many seconds where there is no terminal
 
 
@@ -71,11 +70,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl; a last line that was cut short by a kill is left out."""
+    """The events of a metrics.jsonl; a last line that was cut short by a kill is left out.
+
+    Raises: ValueError naming another line that is no event.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    events = []
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, cannot be read ({error}); the file was changed.") from error
+        if not isinstance(event, dict) or not {"event", "step"} <= set(event):
+            raise ValueError(f"{path}, line {number}, is no event of a run; the file was changed.")
+        events.append(event)
+    return events
 
 
 def cut_back(path: Path, step: int) -> None:
@@ -96,17 +108,16 @@ class Journal:
         self.config, self.run_dir = config, run_dir
         self.console = Console(highlight=False, soft_wrap=True)
         OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
-        write_json(run_dir / "versions.json", versions())
+        found = versions()
+        write_json(run_dir / "versions.json", found)
         if first_step:
             cut_back(run_dir / "metrics.jsonl", first_step)
         self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
-        self._wandb = self._open_wandb(first_step)
-        if self._wandb is not None and picture is not None and not first_step:
-            import wandb
-
-            self._wandb.log({"train/step": 0, "input/picture": wandb.Image(str(picture))})
-        self._last_plain_line = 0.0
         self._progress: Progress | None = None
+        self.mirror = open_mirror(config, run_dir, found, first_step, self.say)  # None: no W&B
+        if self.mirror is not None and picture is not None and not first_step:
+            self.mirror.picture(picture)
+        self._last_plain_line = 0.0
         self._task: TaskID | None = None
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"))
@@ -115,34 +126,12 @@ class Journal:
             self._progress.start()
         self.total_steps = total_steps
 
-    def _open_wandb(self, first_step: int) -> Any:
-        logging = self.config.logging
-        if logging.wandb == "disabled":
-            return None
-        import wandb  # here, as it takes a second that runs without it need not spend
-
-        run = wandb.init(
-            project=logging.project,
-            dir=self.run_dir,
-            name=self.run_dir.name,
-            group=logging.group or self.run_dir.name,
-            tags=[*logging.tags, self.config.network.name, f"ablation:{self.config.ablation}"],
-            notes=logging.notes,
-            mode="online" if logging.wandb == "online" else "offline",
-            config=asdict(self.config) | {"run_dir": str(self.run_dir), "resumed_from_step": first_step},
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
-        )
-        run.define_metric("train/step")
-        for prefix in MIRRORED:
-            run.define_metric(f"{prefix}/*", step_metric="train/step")
-        return run
-
     def event(self, event: str, step: int, **values: Any) -> None:
         """Appends one line to metrics.jsonl and mirrors its numbers to W&B."""
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
-        if self._wandb is not None and event in MIRRORED:
-            self._wandb.log({"train/step": step} | {f"{event}/{key}": value for key, value in values.items()})
+        if self.mirror is not None:
+            self.mirror.event(event, step, values)
 
     def show_training(self, step: int, values: dict[str, float]) -> None:
         """Moves the progress bar, or prints a plain line now and then."""
@@ -168,8 +157,8 @@ class Journal:
         """Writes summary.json and prints the last table."""
         self.event("end", step, **summary)
         write_json(self.run_dir / "summary.json", summary)
-        if self._wandb is not None:
-            self._wandb.summary.update(summary)
+        if self.mirror is not None:
+            self.mirror.summary(summary)
         self._stop_progress()
         table = Table("", "final", "best")
         for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
@@ -190,9 +179,9 @@ class Journal:
         """Ends W&B and the files, also after an error."""
         self._stop_progress()
         self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=exit_code)
-            self._wandb = None
+        if self.mirror is not None:
+            self.mirror.close(exit_code)
+            self.mirror = None
 
 
 def _minutes(seconds: float) -> str:

@@ -33,6 +33,7 @@ from twotower.memory import peak_megabytes
 from twotower.metrics import Counts, count
 from twotower.network import Tower, count_parameters, forward
 from twotower.optim import VelocitySGD
+from twotower.pictures import Handful, centre_of, draw_kernels, first_kernels
 from twotower.scales import OutputScales, as_values, measure
 from twotower.schedule import Rates, Schedule
 from twotower.stuck import StuckLoss
@@ -291,9 +292,17 @@ class Trainer:
                 journal.event("notice", self.step, text=notice)
                 journal.say(notice)
 
+    def _handful(self) -> Handful | None:
+        """To pick some of this replica's validation images; None for data without images."""
+        dataset = self.dataset
+        if dataset.mean_image is None:
+            return None
+        mean = centre_of(dataset.mean_image, self.config.input.crop_size)
+        return Handful(len(dataset.val) // self.world.num_replicas, dataset.classes, mean)
+
     @torch.no_grad()
-    def validate(self) -> Counts:
-        """Exact counts over the whole validation set; the replicas share it."""
+    def validate(self, handful: Handful | None = None) -> Counts:
+        """Exact counts over the whole validation set; the replicas share it. `handful` picks from what passes."""
         world = self.world
         self.tower.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=world.device)
@@ -301,8 +310,10 @@ class Trainer:
         try:
             for batch in feed:
                 images = batch.images.contiguous(memory_format=world.memory_format)
-                logits = forward([self.tower], images, self.exchange)
-                sums += count(F.log_softmax(logits, dim=1), batch.labels)
+                log_probabilities = F.log_softmax(forward([self.tower], images, self.exchange), dim=1)
+                sums += count(log_probabilities, batch.labels)
+                if handful is not None:
+                    handful.look(batch, log_probabilities)
         finally:
             feed.close()
         counts = Counts(sums.cpu())
@@ -312,7 +323,8 @@ class Trainer:
     def end_epoch(self, journal: Journal | None) -> None:
         """Validates, tells the schedule, and leaves a line."""
         began = time.perf_counter()
-        counts, trained = self.validate(), self.epoch_sums
+        handful = self._handful() if journal is not None and journal.mirror is not None else None
+        counts, trained = self.validate(handful), self.epoch_sums
         seconds = time.perf_counter() - began
         self.world.link.read_waited_ms()
         epochs_done = self.step / self.steps_per_epoch
@@ -324,6 +336,13 @@ class Trainer:
         self.epoch_sums = Counts.zero()
         peak = torch.tensor([peak_megabytes(self.world.device)], dtype=torch.float64)
         peaks = self.world.gather(peak)[: self.world.num_towers]
+        # By all processes, whichever of them has a dashboard.
+        kernels = self.world.gather(first_kernels(self.tower))[: self.world.num_towers]
+        if journal is not None and journal.mirror is not None:
+            if kernels[0].numel():
+                journal.mirror.kernels(self.step, draw_kernels(kernels))
+            if handful is not None:
+                journal.mirror.predictions(self.step, handful.found)
         if journal is not None:
             journal.event("memory", self.step, **{f"tower{t}": float(one) for t, one in enumerate(peaks)})
             per_second = counts.num_images / seconds
@@ -359,6 +378,9 @@ class Trainer:
                 every = config.checkpoint.every_steps
                 if ends_epoch or (every is not None and self.step % every == 0):
                     self.save()
+                    if journal is not None and journal.mirror is not None:
+                        path = checkpoint.place(self.checkpoints, self.step)
+                        journal.mirror.checkpoint(path, self.step, is_last=self.step == self.total_steps)
         finally:
             feed.close()
         return {
