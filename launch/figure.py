@@ -1,47 +1,44 @@
-"""Figures of the paper from one's own runs.
+"""Figures of the paper from one's own runs, and figures about a run.
 
-python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [output=figure1.png] [level=25]
-python launch/figure.py figure3 runs=[RUN] [output=figure3.png]
-python launch/figure.py curves runs=[RUN_A,RUN_B,...] [output=curves.png]
-python launch/figure.py confusion runs=[RUN] [output=confusion.png]
+python launch/figure.py figure3 run=RUN                                   # kernels of both towers
+python launch/figure.py figure4 run=RUN [images=[...]] [queries=[...]] [seed=0]
+python launch/figure.py activations run=RUN [layer=conv1] [image=0]
+python launch/figure.py confusion run=RUN
+python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [level=25]
+python launch/figure.py curves runs=[RUN_A,RUN_B,...]
+
+RUN may be a pattern, as in run='sweeps/figure1/*seed=0'. output=FILE.png (.svg, .pdf) says where it goes.
 """
 
 import glob
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
 
+from twotower.activations import describe, make_activations, write_activations
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
-from twotower.evaluate import open_subject, predictions_of
+from twotower.evaluate import Subject, open_subject, predictions_of
 from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
 from twotower.figure3 import read_kernels, write_figure3
 from twotower.figure3 import summarise as summarise_kernels
+from twotower.figure4 import Precision, make_figure4, write_figure4
 from twotower.history import read_history
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")
+FOLDER = "figures"  # of a run
+
+Writer = Callable[[Path], list[Path]]  # writes the drawing and its data, and says what it wrote
 
 
-def _folders(patterns: list[str]) -> list[Path]:
-    """What the patterns match. Raises: ValueError for one that matches nothing."""
-    found: list[Path] = []
-    for pattern in patterns:
-        matching = [Path(name) for name in sorted(glob.glob(pattern)) if Path(name).is_dir()]
-        if not matching:
-            raise ValueError(f"runs=[{pattern}] matches no folder; give folders of runs.")
-        found += matching
-    if not found:
-        raise ValueError("give the runs to draw: runs=[RUN_A,RUN_B,...].")
-    return found
-
-
-def _figure1(settings: FigureConfig, output: Path) -> None:
-    histories = [read_history(folder) for folder in _folders(settings.runs)]
+def _figure1(settings: FigureConfig, runs: list[Path]) -> Writer:
+    histories = [read_history(run) for run in runs]
     curves = curves_of(histories)
     found = summarise(curves, settings.level)
     for history in histories:
@@ -54,15 +51,16 @@ def _figure1(settings: FigureConfig, output: Path) -> None:
         span = f"{ratio['lowest']:.2f} to {ratio['highest']:.2f} over pairs of runs"
         paper = "; the paper: about 6" if activation == "tanh" else ""
         print(f"{NAMES[activation]} takes {ratio['mean']:.2f} times as many epochs as ReLU ({span}){paper}")
-    written = write_figure1(curves, settings.level, output)
-    print(f"written: {', '.join(str(path) for path in written)}")
+    return lambda path: write_figure1(curves, settings.level, path)
 
 
-def _figure3(settings: FigureConfig, output: Path) -> None:
-    folders = _folders(settings.runs)
-    if len(folders) > 1:
-        raise ValueError(f"figure3 draws one run, and runs= has {len(folders)}; give one.")
-    kernels = read_kernels(folders[0])
+def _curves(settings: FigureConfig, runs: list[Path]) -> Writer:
+    histories = [read_history(run) for run in runs]
+    return lambda path: write_curves(histories, path)
+
+
+def _figure3(settings: FigureConfig, run: Path) -> Writer:
+    kernels = read_kernels(run)
     found = summarise_kernels(kernels)
     for tower, mean in enumerate(found["mean_selectivity"]):
         print(f"tower {tower}: mean colour selectivity {mean:.3f} (0 grey, 0.667 random, 1 colour alone)")
@@ -70,52 +68,159 @@ def _figure3(settings: FigureConfig, output: Path) -> None:
         more = found["more_colour"]
         print(f"a kernel of tower {more['tower']} sees more colour than one of the other with probability ", end="")
         print(f"{more['probability']:.2f} (0.50: the towers do not differ)")
-    print(f"written: {', '.join(str(path) for path in write_figure3(kernels, output))}")
+    return lambda path: write_figure3(kernels, path)
 
 
-def _curves(settings: FigureConfig, output: Path) -> None:
-    histories = [read_history(folder) for folder in _folders(settings.runs)]
-    print(f"written: {', '.join(str(path) for path in write_curves(histories, output))}")
+def _subject(settings: FigureConfig, run: Path) -> Subject:
+    return open_subject(str(run), EvaluateConfig(run=str(run), data_root=settings.data_root))
 
 
-def _confusion(settings: FigureConfig, output: Path) -> None:
-    folders = _folders(settings.runs)
-    if len(folders) > 1:
-        raise ValueError(f"confusion draws one run, and runs= has {len(folders)}; give one.")
-    wanted = EvaluateConfig(run=str(folders[0]))
-    subject = open_subject(str(folders[0]), wanted)
-    centre = predictions_of(subject, wanted)["centre"]
+def _figure4(settings: FigureConfig, run: Path) -> Writer:
+    figure = make_figure4(_subject(settings, run), settings.images, settings.queries, settings.seed)
+
+    def say(whose: str, one: Precision) -> None:
+        print(
+            f"{whose}: {one.at_1:.1f} % of the nearest and {one.at_k:.1f} % of the {one.k} nearest training ", end=""
+        )
+        print(f"images have the query's class (by chance {one.by_chance:.1f} %)")
+
+    print(f"nearest in {figure.layer}, {figure.dimensions} units")
+    say(f"{figure.shown.num_queries} queries shown", figure.shown)
+    say(f"{figure.validation.num_queries:,} validation images", figure.validation)
+    return lambda path: write_figure4(figure, path)
+
+
+def _activations(settings: FigureConfig, run: Path) -> Writer:
+    found = make_activations(_subject(settings, run), settings.layer, settings.image)
+    print(f"{found.layer} for {found.image.name} ({found.class_name})")
+    for line in describe(found):
+        print(line)
+    return lambda path: write_activations(found, path)
+
+
+def _confusion(settings: FigureConfig, run: Path) -> Writer:
+    subject = _subject(settings, run)
+    centre = predictions_of(subject, EvaluateConfig(run=str(run)))["centre"]
     found = confusion_of(centre.log_probabilities, centre.labels, subject.dataset.classes)
     for one, other, count, share in found.worst_pairs()[:5]:
         print(f"{one} taken for {other}: {count} images, {share:.0f} % of the class")
-    written = write_confusion(found, f"{folders[0].name}, {subject.checkpoint.name}, centre crop", output)
+    title = f"{run.resolve().name}, {subject.checkpoint.name}, centre crop"
+    return lambda path: write_confusion(found, title, path)
+
+
+OF_ONE_RUN: dict[str, Callable[[FigureConfig, Path], Writer]] = {
+    "figure3": _figure3,
+    "figure4": _figure4,
+    "activations": _activations,
+    "confusion": _confusion,
+}
+OF_RUNS: dict[str, Callable[[FigureConfig, list[Path]], Writer]] = {"figure1": _figure1, "curves": _curves}
+FIGURES = (*OF_RUNS, *OF_ONE_RUN)
+OPTIONS = {  # that not every figure has
+    "level": ("figure1",),
+    "images": ("figure4",),
+    "queries": ("figure4",),
+    "seed": ("figure4",),
+    "layer": ("activations",),
+    "image": ("activations",),
+    "data_root": ("figure4", "activations", "confusion"),
+}
+PATHS = ("run", "output", "data_root", "image")
+
+
+def _matching(key: str, pattern: str) -> list[Path]:
+    """The folder itself, or those that the pattern matches. Raises: ValueError if there are none."""
+    if Path(pattern).is_dir():
+        return [Path(pattern)]
+    matching = [Path(name) for name in sorted(glob.glob(pattern)) if Path(name).is_dir()]
+    if not matching:
+        raise ValueError(f"{key}={pattern} matches no folder; give the folder of a run, or a pattern of such.")
+    return matching
+
+
+def _folders(settings: FigureConfig) -> list[Path]:
+    """The runs that are given by run= or runs=. Raises: ValueError for both or none, or a pattern without a match."""
+    if settings.run is not None and settings.runs:
+        raise ValueError("give run=RUN or runs=[RUN_A,RUN_B,...], not both.")
+    if settings.run is not None:
+        return _matching("run", settings.run)
+    if not settings.runs:
+        usual = "run=RUN" if settings.figure in OF_ONE_RUN else "runs=[RUN_A,RUN_B,...]"
+        raise ValueError(f"give the runs to draw: python launch/figure.py {settings.figure} {usual}.")
+    return [folder for pattern in settings.runs for folder in _matching("runs", pattern)]
+
+
+def _check(settings: FigureConfig) -> None:
+    """Raises: ValueError for a figure, an option or a file that is not possible."""
+    if settings.figure not in FIGURES:
+        raise ValueError(f"{settings.figure} is not known; choose one of {', '.join(FIGURES)}.")
+    for option, figures in OPTIONS.items():
+        if settings.figure not in figures and getattr(settings, option) != getattr(FigureConfig(), option):
+            raise ValueError(f"{option}= is for {', '.join(figures)}; {settings.figure} has no such option.")
+    if settings.output is not None:
+        output = Path(settings.output)
+        if output.suffix not in SUFFIXES or not output.absolute().parent.is_dir():
+            raise ValueError(f"output={output} must end in one of {', '.join(SUFFIXES)}, in a folder that exists.")
+
+
+def _place_in(run: Path, figure: str) -> Path:
+    """RUN/figures/NAME.png. Raises: ValueError if the folder cannot be made."""
+    folder = run / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be made ({error.strerror}); give output=FILE.png in another folder."
+        ) from error
+    return folder / f"{figure}.png"
+
+
+def _draw(settings: FigureConfig) -> None:
+    _check(settings)
+    folders = _folders(settings)
+    if settings.figure in OF_RUNS:
+        write, place = OF_RUNS[settings.figure](settings, folders), Path(f"{settings.figure}.png")
+    elif len(folders) == 1:
+        # The folder is made when there is something to put into it.
+        write = OF_ONE_RUN[settings.figure](settings, folders[0])
+        place = _place_in(folders[0], settings.figure) if settings.output is None else Path()
+    else:
+        raise ValueError(
+            f"{settings.figure} draws one run, and {len(folders)} were given, the first two {folders[0]} and "
+            f"{folders[1]}; give one."
+        )
+    written = write(Path(settings.output) if settings.output is not None else place)
     print(f"written: {', '.join(str(path) for path in written)}")
-
-
-FIGURES = {"figure1": _figure1, "figure3": _figure3, "curves": _curves, "confusion": _confusion}
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="figure")
 def main(composed: Any) -> None:
     if OmegaConf.is_missing(composed, "figure"):
         raise SystemExit(
-            f"error: give the figure to draw, one of {', '.join(FIGURES)}: python launch/figure.py figure1"
+            f"error: give the figure to draw, one of {', '.join(FIGURES)}: python launch/figure.py figure3 run=RUN"
         )
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, FigureConfig)
     try:
-        if settings.figure not in FIGURES:
-            raise ValueError(f"{settings.figure} is not known; choose one of {', '.join(FIGURES)}.")
-        output = Path(settings.output or f"{settings.figure}.png")
-        if output.suffix not in SUFFIXES or not output.absolute().parent.is_dir():
-            raise ValueError(f"output={output} must end in one of {', '.join(SUFFIXES)}, in a folder that exists.")
-        FIGURES[settings.figure](settings, output)
+        _draw(settings)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
+
+
+def _quoted(argument: str) -> str:
+    """Hydra takes the commas in a path for several values, and folders of sweeps have commas in their names."""
+    key, is_given, value = argument.partition("=")
+    if key not in PATHS or not is_given or value in ("", "null") or value[0] in "'\"[":
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 if __name__ == "__main__":
     # The figure's name comes first, without a key.
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"figure={sys.argv[1]}"
+    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
     main()

@@ -59,8 +59,8 @@ def test_the_command_uses_the_runs_predictions(
 ) -> None:
     run = fake_run(tmp_path / "run", draw_images(tmp_path / "images"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["figure.py", "confusion", "runs=[run]"])
+    monkeypatch.setattr(sys, "argv", ["figure.py", "confusion", "run=run"])
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")
     assert "taken for" in capsys.readouterr().out
-    assert json.loads((tmp_path / "confusion.json").read_text())["num_images"] == 3 * NUM_CLASSES
+    assert json.loads((run / "figures" / "confusion.json").read_text())["num_images"] == 3 * NUM_CLASSES
     assert list((run / "predictions").iterdir()), "stored for the next time"

@@ -153,6 +153,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         in printed
     )
     assert all((tmp_path / f"out.{kind}").stat().st_size > 100 for kind in ("svg", "csv", "json"))
+    launch(monkeypatch, "curves", "run=sweep/relu0")
+    assert (tmp_path / "curves.csv").stat().st_size > 100, "a figure of several runs goes to where one is"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         (("figure9", "runs=[a]"), "figure9 is not known"),
         (("figure1",), "give the runs to draw"),
         (("figure1", "runs=[nothing/*]"), "matches no folder"),
+        (("figure1", "run=nothing"), "run=nothing matches no folder"),
+        (("figure1", "run=empty", "runs=[begun]"), "not both"),
+        (("figure1", "run=begun", "data_root=images"), "data_root= is for figure4, activations, confusion; figure1"),
         (("figure1", "runs=[empty]"), "is not the folder of a run"),
         (("figure1", "runs=[begun]"), "has no finished epoch"),
         (("figure1", "runs=[begun]", "output=a.jpg"), r"must end in one of \.png"),

@@ -327,9 +327,16 @@ class FigureConfig:
     """The schema of launch/figure.py."""
 
     figure: str = MISSING
+    run: str | None = None  # folder, or a pattern that matches one
     runs: list[str] = field(default_factory=list)  # folders, or patterns of them
-    output: str | None = None  # null: <figure>.png
+    output: str | None = None  # null: RUN/figures/<figure>.png, of several runs <figure>.png
+    data_root: str | None = None  # figure4, activations, confusion; null: the folder that the run was trained on
     level: float = 25.0  # figure1: percent of training error
+    images: list[str] = field(default_factory=list)  # figure4: places or names of validation images; none: drawn
+    queries: list[str] = field(default_factory=list)  # figure4: the same, of those whose neighbours are shown
+    seed: int = 0  # figure4: of the draw
+    layer: str | None = None  # activations: a convolution; null: the first
+    image: str | None = None  # activations: place or name of a validation image; null: the first
 
 
 @dataclass
