@@ -7,7 +7,8 @@ python launch/figure.py confusion run=RUN
 python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [level=25]
 python launch/figure.py curves runs=[RUN_A,RUN_B,...]
 
-RUN may be a pattern, as in run='sweeps/figure1/*seed=0'. output=FILE.png (.svg, .pdf) says where it goes.
+RUN may be a pattern, as in run='sweeps/figure1/*seed=0'. What is drawn of one run goes to RUN/figures, and to W&B
+unless the run has it disabled; of several to the current folder. output=FILE.png (.svg, .pdf) says where else.
 """
 
 import glob
@@ -23,12 +24,13 @@ from twotower.activations import describe, make_activations, write_activations
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
-from twotower.evaluate import Subject, open_subject, predictions_of
+from twotower.evaluate import Subject, open_subject, predictions_of, read_config
 from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
 from twotower.figure3 import read_kernels, write_figure3
 from twotower.figure3 import summarise as summarise_kernels
 from twotower.figure4 import Precision, make_figure4, write_figure4
 from twotower.history import read_history
+from twotower.mirror import log_figures
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -191,6 +193,8 @@ def _draw(settings: FigureConfig) -> None:
         )
     written = write(Path(settings.output) if settings.output is not None else place)
     print(f"written: {', '.join(str(path) for path in written)}")
+    if settings.figure in OF_ONE_RUN and (folders[0] / "config.yaml").exists():  # figure3 also draws bare checkpoints
+        log_figures(folders[0].resolve(), read_config(folders[0]), {settings.figure: written[0]})
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="figure")

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("activations")
-    return fake_run(folder / "run", draw_images(folder / "images"))
+    return fake_run(folder / "run", draw_images(folder / "images"), "logging=no_wandb")
 
 
 def test_maps_are_those_that_the_next_layer_reads(run: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_drawing_and_its_data(num_classes: int, tmp_path: Path) -> None:
 def test_the_command_uses_the_runs_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = fake_run(tmp_path / "run", draw_images(tmp_path / "images"))
+    run = fake_run(tmp_path / "run", draw_images(tmp_path / "images"), "logging=no_wandb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["figure.py", "confusion", "run=run"])
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")

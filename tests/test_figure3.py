@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 
 from conftest import ROOT
 from fake_runs import fake_run
-from twotower import checkpoint
+from twotower import checkpoint, mirror
 from twotower.figure3 import Kernels, mosaic, read_kernels, summarise, write_figure3
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """Two towers with random kernels, and a journal of three measurements."""
-    folder = fake_run(tmp_path / "run", tmp_path / "nowhere", "network.width=0.25")
+    folder = fake_run(tmp_path / "run", tmp_path / "nowhere", "network.width=0.25", "logging=no_wandb")
     lines = [
         {"event": "scales", "step": step, "tower0/conv1/colour": 0.6 - step / 100, "tower1/conv1/colour": 0.7}
         for step in (5, 10, 20)
@@ -73,9 +73,12 @@ def test_the_command_writes_the_picture_and_its_data(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    sent: list[tuple[Path, str, dict[str, Path]]] = []
+    monkeypatch.setattr(mirror, "log_figures", lambda run, config, found: sent.append((run, config.name, found)))
     monkeypatch.setattr(sys, "argv", ["figure.py", "figure3", "runs=[run]", "output=kernels.png"])
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")
     printed = capsys.readouterr().out
+    assert sent == [(run, "fake", {"figure3": Path("kernels.png")})], "to W&B too"
     found = summarise(read_kernels(run))
     assert f"tower 0: mean colour selectivity {found['mean_selectivity'][0]:.3f}" in printed
     assert f"with probability {found['more_colour']['probability']:.2f}" in printed

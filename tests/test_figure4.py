@@ -152,7 +152,7 @@ def open_run(run: Path) -> Subject:
 def paper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The paper's two towers, narrow, on images of 64 pixels and raw files."""
     folder = tmp_path_factory.mktemp("figure4")
-    return fake_run(folder / "run", draw_images(folder / "images"))
+    return fake_run(folder / "run", draw_images(folder / "images"), "logging=no_wandb")
 
 
 def whole_network(run: Path) -> dict[str, torch.Tensor]:
@@ -282,7 +282,7 @@ def test_the_command_writes_the_picture_and_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Into the run's own folder, whose name has commas as those of sweeps have; the data say what was drawn."""
-    run = fake_run(tmp_path / "ablation=none,seed=0", draw_images(tmp_path / "images"))
+    run = fake_run(tmp_path / "ablation=none,seed=0", draw_images(tmp_path / "images"), "logging=no_wandb")
     monkeypatch.chdir(tmp_path)
     launch(monkeypatch, "figure4", "run=ablation=none,seed=0", "images=[3,c1/2.png]", "seed=2")
     printed = capsys.readouterr().out
