@@ -5,6 +5,7 @@ python launch/evaluate.py runs=[RUN_A,RUN_B,RUN_C] crops=ten [coefficients=[0.5,
 python launch/evaluate.py weights=FILE network=caffenet data_root=DIR crops=centre|ten [mean=FILE] [output=FILE.json]
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from twotower.arguments import quote_paths
 from twotower.config import EvaluateConfig, register_schemas
 from twotower.ensemble import evaluate_ensemble
 from twotower.evaluate import evaluate_run, evaluate_weights
@@ -127,4 +129,5 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("run", "runs", "weights", "mean", "checkpoint", "data_root", "output"))
     main()

@@ -4,12 +4,14 @@ python launch/export.py run=RUN_DIR to=merged|onnx [checkpoint=...] [output=DIR]
 python launch/export.py verify=FILE.safetensors
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
 
+from twotower.arguments import quote_paths
 from twotower.config import ExportConfig, register_schemas
 from twotower.export import export_run
 from twotower.verify import Verified, verify
@@ -55,4 +57,5 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("run", "verify", "checkpoint", "output"))
     main()

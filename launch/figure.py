@@ -21,6 +21,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.activations import describe, make_activations, write_activations
+from twotower.arguments import quote_paths
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
@@ -127,7 +128,7 @@ OPTIONS = {  # that not every figure has
     "image": ("activations",),
     "data_root": ("figure4", "activations", "confusion"),
 }
-PATHS = ("run", "output", "data_root", "image")
+PATHS = ("run", "runs", "output", "data_root", "image")
 
 
 def _matching(key: str, pattern: str) -> list[Path]:
@@ -213,18 +214,9 @@ def main(composed: Any) -> None:
         raise SystemExit("stopped") from None
 
 
-def _quoted(argument: str) -> str:
-    """Hydra takes the commas in a path for several values, and folders of sweeps have commas in their names."""
-    key, is_given, value = argument.partition("=")
-    if key not in PATHS or not is_given or value in ("", "null") or value[0] in "'\"[":
-        return argument
-    escaped = value.replace("'", "\\'")
-    return f"{key}='{escaped}'"
-
-
 if __name__ == "__main__":
     # The figure's name comes first, without a key.
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"figure={sys.argv[1]}"
-    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = quote_paths(sys.argv[1:], PATHS)
     main()

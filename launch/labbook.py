@@ -3,6 +3,7 @@
 python launch/labbook.py [runs=[RUN_A,RUN_B]] [format=text|markdown|csv] [output=FILE]
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import hydra
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from twotower.arguments import quote_paths
 from twotower.config import LabbookConfig, register_schemas
 from twotower.tables import make_page, render
 
@@ -33,4 +35,5 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("runs", "output"))
     main()

@@ -12,6 +12,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
+from twotower.arguments import quote_paths, quoted
 from twotower.config import ReportConfig, register_schemas
 from twotower.report import make_report
 
@@ -42,8 +43,9 @@ def _is_folder(argument: str) -> bool:
 def main() -> None:
     folders = [argument for argument in sys.argv[1:] if _is_folder(argument)]
     if folders:
-        quoted = ",".join("'" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'" for folder in folders)
-        sys.argv[1:] = [argument for argument in sys.argv[1:] if not _is_folder(argument)] + [f"folders=[{quoted}]"]
+        others = [argument for argument in sys.argv[1:] if not _is_folder(argument)]
+        sys.argv[1:] = [*others, f"folders=[{','.join(quoted(folder) for folder in folders)}]"]
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("folders", "output"))
     compose_and_report()
 
 

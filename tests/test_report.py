@@ -38,7 +38,7 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def composed(*overrides: str) -> Config:
-    return fake_config(Path("photos"), "schedule.epochs=2", *overrides)
+    return fake_config(Path("photos"), "schedule.epochs=2", "logging=no_wandb", *overrides)
 
 
 def leave_run(

@@ -352,6 +352,16 @@ class DashboardConfig:
     push: bool = False
 
 
+@dataclass
+class ReportConfig:
+    """The schema of launch/report.py."""
+
+    folders: list[str] = field(default_factory=list)  # of sweeps and runs; given without a key
+    output: str = "report"  # a folder
+    baseline: str | None = None  # what the table calls it; null: the paper's network without an ablation
+    evaluate: bool = False  # in ten crops, each finished run that was not
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra, named as the yamls of conf/: `config_schema`, `figure_schema` ..."""
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
@@ -363,6 +373,7 @@ def register_schemas() -> None:
     ConfigStore.instance().store("export_schema", node=ExportConfig)
     ConfigStore.instance().store("labbook_schema", node=LabbookConfig)
     ConfigStore.instance().store("prepare_schema", node=PrepareConfig)
+    ConfigStore.instance().store("report_schema", node=ReportConfig)
 
 
 def resolve(composed: Any) -> Config:

@@ -16,6 +16,7 @@ from twotower.compare import Comparison, compare
 from twotower.config import Config, EvaluateConfig, ReportConfig
 from twotower.evaluate import evaluate_run
 from twotower.journal import write_json
+from twotower.mirror import log_figures
 from twotower.page import Cell, Page, Section, Table, render
 from twotower.report_csv import write_runs_csv, write_table_csv
 from twotower.report_figures import draw, file_name
@@ -112,4 +113,5 @@ def make_report(settings: ReportConfig) -> Path:
     parts += [as_markdown(table) for table in labbook.tables]
     (folder / "table.md").write_text(f"# {page.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n")
     (folder / PAGE).write_text(render(page))
+    log_figures(folder, comparison.baseline.config, {path.stem: path for path in sorted(folder.glob("*.png"))})
     return folder / PAGE
