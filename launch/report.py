@@ -30,9 +30,7 @@ def compose_and_report(composed: Any) -> None:
     except KeyboardInterrupt:
         raise SystemExit("stopped") from None
     print((page.parent / "table.md").read_text().split("### All runs")[0].rstrip())
-    print(
-        f"\nwritten: {page}, with table.csv, runs.csv, table.md and {len(list(page.parent.glob('*.png')))} pictures"
-    )
+    print(f"\nwritten: {page}, and beside it table.md, table.csv, runs.csv, summary.json and the pictures")
 
 
 def _is_folder(argument: str) -> bool:

@@ -147,7 +147,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _settings(config: Config) -> dict[str, Any]:
     kept = {key: value for key, value in asdict(config).items() if key not in _NOT_COMPARED}
     kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("root", "cache")}
-    return flatten(kept)
+    return flatten(kept | {"machine.replicas": config.machine.replicas})
 
 
 def _may_change(key: str) -> bool:

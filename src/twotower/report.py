@@ -113,5 +113,6 @@ def make_report(settings: ReportConfig) -> Path:
     parts += [as_markdown(table) for table in labbook.tables]
     (folder / "table.md").write_text(f"# {page.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n")
     (folder / PAGE).write_text(render(page))
-    log_figures(folder, comparison.baseline.config, {path.stem: path for path in sorted(folder.glob("*.png"))})
+    drawn = {figure.png.stem: figure.png for several in figures.values() for figure in several}
+    log_figures(folder, comparison.baseline.config, drawn)
     return folder / PAGE
