@@ -1,18 +1,19 @@
 """The dashboard as code: every panel shows what a run writes, and a misspelt metric is refused."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
 from commands import command, finish
-from conftest import load_network
+from conftest import ROOT, load_network
 from twotower import dashboard
 from twotower.config import DashboardConfig
 from twotower.dashboard import build, check_metrics, describe, differences_of_2012, metrics_in, panels_of
 from twotower.labbook import baseline_of, read_labbook
-from twotower.mirror import metrics_of, summary_of
+from twotower.mirror import FIGURES, figures_of, metrics_of, summary_of
 
 
 def settings(network: str = "alexnet_2012", **given: str) -> DashboardConfig:
@@ -26,10 +27,14 @@ def test_what_is_logged_is_shown_and_what_is_shown_is_logged() -> None:
         workspace = build(wanted)
         shown = {metric for _, panel in panels_of(workspace) for metric in metrics_in(panel)} - {"train/step"}
         logged = set(metrics_of(wanted.network))
-        assert shown <= logged | set(summary_of())
+        assert shown <= logged | {*summary_of(), *figures_of()}
         assert logged - shown == {"validation/epoch", "validation/images_per_second"}
         assert {"ten/top1_error", "centre/top5_error", "best_top1_error"} <= shown
         assert any("tower1" in metric for metric in shown) == (wanted.network.towers == 2)
+
+
+def test_the_figures_are_those_that_the_command_sends() -> None:
+    assert set(FIGURES) == set(runpy.run_path(str(ROOT / "launch" / "figure.py"))["OF_ONE_RUN"])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
     sent = json.loads(workspace._to_model().model_dump_json())
     assert (sent["project"], sent["entity"], sent["display_name"]) == ("p", "e", "n")
     sections = sent["spec"]["section"]["panel_bank_config"]["sections"]
-    assert [len(one["panels"]) for one in sections] == [6, 6, 10, 3, 4, 5]
+    assert [len(one["panels"]) for one in sections] == [6, 6, 10, 3, 5, 5]
     first = sections[0]["panels"][0]["config"]
     assert (first["x_axis"], first["metrics"], first["group_by"]) == (
         "train/step",

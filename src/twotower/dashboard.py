@@ -10,7 +10,7 @@ from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
 from twotower.labbook import baseline_of, read_labbook
-from twotower.mirror import IMAGES, PICTURE, PREDICTIONS, SIZES, kernels_of, metrics_of, summary_of
+from twotower.mirror import IMAGES, PICTURE, PREDICTIONS, SIZES, figures_of, kernels_of, metrics_of, summary_of
 from twotower.tables import COUNTS_FOR
 
 STEP = "train/step"
@@ -64,8 +64,8 @@ def build(settings: DashboardConfig) -> Any:
     def bars(title: str, metric: str, unit: str = "%") -> Any:
         return panels.BarPlot(title=title, metrics=[metric], title_x=unit, **by_ablation)
 
-    def media(title: str, key: str) -> Any:
-        return panels.MediaBrowser(title=title, media_keys=[key], gallery_axis="step")
+    def media(title: str, *keys: str) -> Any:
+        return panels.MediaBrowser(title=title, media_keys=list(keys), gallery_axis="step")
 
     sweep = [
         line("validation top-1 error by ablation", "%", "validation/top1_error", **by_ablation),
@@ -108,6 +108,7 @@ def build(settings: DashboardConfig) -> Any:
         media("validation images with the likeliest classes", IMAGES),
         panels.WeavePanelSummaryTable(table_name=PREDICTIONS),
         media("what the network is fed", PICTURE),
+        media("drawn afterwards by launch/figure.py", *figures_of()),
     ]
     ablations = [
         bars("top-1 error, centre crop", "centre/top1_error"),
@@ -167,7 +168,7 @@ def panels_of(workspace: Any) -> Iterator[tuple[str, Any]]:
 
 def check_metrics(workspace: Any, network: NetworkConfig) -> None:
     """Raises: ValueError naming the first panel with a metric that no run of the network writes."""
-    known = {STEP, *metrics_of(network), *summary_of()}
+    known = {STEP, *metrics_of(network), *summary_of(), *figures_of()}
     for section, panel in panels_of(workspace):
         for metric in metrics_in(panel):
             if metric not in known:

@@ -48,6 +48,7 @@ TRAIN = (
 VALIDATION = ("epoch", "loss", "top1_error", "top5_error", "images_per_second")
 IMAGES, PREDICTIONS, PICTURE = "validation/images", "validation/predictions", "input/picture"
 SUMMARY = ("loss", "top1_error", "top5_error", "best_top1_error", "best_top5_error", "images_per_second", "seconds")
+FIGURES = ("figure3", "figure4", "activations", "confusion")  # of one run, by launch/figure.py
 EVALUATION = ("top1_error", "top5_error", "loss", "num_images", "images_per_second")
 SIZES = ("weight", "update", "output")  # of each layer, in `scales`
 
@@ -80,6 +81,11 @@ def metrics_of(network: NetworkConfig) -> list[str]:
 def summary_of() -> list[str]:
     """Every key that is only in a summary: the final and best values of a training, the views of an evaluation."""
     return [*SUMMARY, *(f"{view}/{key}" for view in ("centre", "ten") for key in EVALUATION)]
+
+
+def figures_of() -> list[str]:
+    """Every drawing of one run that `launch/figure.py` sends."""
+    return [f"figures/{name}" for name in FIGURES]
 
 
 @contextmanager
