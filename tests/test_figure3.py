@@ -34,6 +34,12 @@ def of(first: torch.Tensor, second: torch.Tensor) -> Kernels:
     return Kernels(Path("run"), 1, "conv1", [first, second], [])
 
 
+def more(first: torch.Tensor, second: torch.Tensor) -> tuple[int, float, float]:
+    """Which tower sees more colour, how often a kernel of it does, and how often that would happen by chance."""
+    found = summarise(of(first, second))["more_colour"]
+    return found["tower"], found["probability"], found["p_value"]
+
+
 GREY = torch.ones(1, 3, 5, 5)
 OPPONENT = torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 5, 5)
 
@@ -50,13 +56,19 @@ def test_kernels_are_those_of_the_checkpoint(run: Path) -> None:
 
 def test_towers_that_differ_and_towers_that_do_not() -> None:
     grey, colour = GREY.expand(4, 3, 5, 5), OPPONENT.expand(3, 3, 5, 5)
-    found = summarise(of(grey, colour))
-    assert found["mean_selectivity"] == pytest.approx([0, 1])
-    assert found["more_colour"] == {"tower": 1, "probability": 1.0}
-    assert summarise(of(colour, grey))["more_colour"] == {"tower": 0, "probability": 1.0}
-    assert summarise(of(colour, colour))["more_colour"]["probability"] == 0.5
+    assert summarise(of(grey, colour))["mean_selectivity"] == pytest.approx([0, 1])
+    assert more(grey, colour)[:2] == (1, 1.0)
+    assert more(colour, grey)[:2] == (0, 1.0)
+    assert more(colour, colour)[1:] == (0.5, pytest.approx(1))
     mixed = torch.cat([GREY, OPPONENT])
-    assert summarise(of(mixed, OPPONENT))["more_colour"] == {"tower": 1, "probability": 0.75}
+    assert more(mixed, OPPONENT)[:2] == (1, 0.75)
+
+
+def test_few_kernels_show_little() -> None:
+    """Of four kernels and four, all above the others: 2 of the 70 ways to part eight (exact, two-sided)."""
+    levels = torch.linspace(0, 1, 8, dtype=torch.float64)
+    kernels = torch.stack([GREY[0].double() * (1 - level) + OPPONENT[0].double() * level for level in levels])
+    assert more(kernels[:4], kernels[4:]) == (1, 1.0, pytest.approx(2 / 70))
 
 
 def test_a_mosaic_has_each_kernel_in_its_place() -> None:

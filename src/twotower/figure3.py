@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from twotower import checkpoint, weights
@@ -62,7 +63,8 @@ def summarise(kernels: Kernels) -> dict[str, Any]:
     """Mean selectivity of each tower, and how often a kernel of the one exceeds a kernel of the other.
 
     `more_colour` is that probability for the tower with the higher mean (the area under the ROC curve, ties count
-    half): 0.5 for towers that do not differ, 1 for towers that differ in every kernel.
+    half): 0.5 for towers that do not differ, 1 for towers that differ in every kernel. `p_value` is how often towers
+    that share one distribution would come out as far apart (Mann and Whitney's test, two-sided).
     """
     towers = kernels.selectivity()
     found: dict[str, Any] = {
@@ -73,7 +75,12 @@ def summarise(kernels: Kernels) -> dict[str, Any]:
     if len(towers) == 2:
         first, second = (np.array(one) for one in towers)
         wins = (second[:, None] > first[None]).mean() + 0.5 * (second[:, None] == first[None]).mean()
-        found["more_colour"] = {"tower": int(wins >= 0.5), "probability": float(max(wins, 1 - wins))}
+        p_value = float(stats.mannwhitneyu(first, second).pvalue)
+        found["more_colour"] = {
+            "tower": int(wins >= 0.5),
+            "probability": float(max(wins, 1 - wins)),
+            "p_value": p_value,
+        }
     return found
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from twotower import checkpoint, predictions
 from twotower.collect import FINISHED, Found
+from twotower.colour import Course, write_colour
 from twotower.compare import VIEWS, Comparison
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import MAX_LINES, write_curves
@@ -12,7 +13,7 @@ from twotower.differences import draw_differences
 from twotower.figure1 import LEVEL, curves_of, summarise, write_figure1
 from twotower.figure3 import write_figure3
 from twotower.page import Figure
-from twotower.report_tables import CROPS, kernels_of
+from twotower.report_tables import CROPS, colour_of, kernels_of
 
 
 def file_name(label: str) -> str:
@@ -44,6 +45,15 @@ def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[d
     write_curves([history for history, _ in drawn], folder / "curves.png", [label for _, label in drawn])
     figures["curves"].append(_figure(folder, "curves", "Loss, errors and learning rate by epoch"))
     figures["curves"] += _figure1(folder, comparison)
+    courses = [
+        Course(group.label, run.config.seed, kernels_of(run.run_dir).history)
+        for group in comparison.groups
+        for run in group.runs
+        if run.config is not None and colour_of(run) is not None and kernels_of(run.run_dir).history
+    ]
+    if courses:
+        write_colour(courses, folder / "colour.png")
+        figures["colour"].append(_figure(folder, "colour", "Colour selectivity of both towers by step"))
     for group in comparison.groups:
         run = next((run for run in group.runs if run.has_checkpoint), None)
         if run is None:

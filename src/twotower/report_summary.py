@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from twotower import figure3
 from twotower.collect import FINISHED, Found, describe_data
 from twotower.compare import MEASURES, VIEWS, Comparison, Estimate, Group, recorded_difference
-from twotower.report_tables import colour_of, repeating_command
+from twotower.report_tables import colour_of, kernels_of, repeating_command
 
 
 def _estimate(one: Estimate | None) -> dict[str, Any] | None:
@@ -15,6 +16,11 @@ def _estimate(one: Estimate | None) -> dict[str, Any] | None:
     low, high = one.interval or (None, None)
     numbers = {"mean": one.mean, "spread": one.spread, "low": low, "high": high}
     return {"runs": one.count} | {key: None if value is None else round(value, 4) for key, value in numbers.items()}
+
+
+def _colour(run: Found) -> dict[str, Any]:
+    found = figure3.summarise(kernels_of(run.run_dir))
+    return {key: found[key] for key in ("mean_selectivity", "more_colour")}
 
 
 def _group(comparison: Comparison, group: Group) -> dict[str, Any]:
@@ -31,7 +37,7 @@ def _group(comparison: Comparison, group: Group) -> dict[str, Any]:
         "recorded_2012": None
         if recorded is None
         else {"run": recorded.run} | {measure: round(getattr(recorded, measure), 4) for measure in MEASURES},
-        "colour_selectivity": {run.name: colour_of(run) for run in group.runs if colour_of(run) is not None},
+        "colour_selectivity": {run.name: _colour(run) for run in group.runs if colour_of(run) is not None},
         "images_per_second": round(group.mean_of("images_per_second"), 1),
         "seconds": round(group.mean_of("seconds"), 1),
         "command": repeating_command(group),

@@ -164,16 +164,17 @@ def colour_table(runs: Sequence[Found]) -> Table | None:
     for run in runs:
         means = colour_of(run)
         if means is not None:
-            more = summarise(kernels_of(run.run_dir))["more_colour"]["probability"]
-            values = (*means, abs(means[0] - means[1]), more)
+            more = summarise(kernels_of(run.run_dir))["more_colour"]
+            values = (*means, abs(means[0] - means[1]), more["probability"], more["p_value"])
             rows.append([Cell(run.name), *(Cell(f"{value:.3f}", value) for value in values)])
     if not rows:
         return None
-    heads = ["run", "tower 0", "tower 1", "difference", "P(more colour)"]
+    heads = ["run", "tower 0", "tower 1", "difference", "P(more colour)", "p"]
     note = (
         "Mean part of a conv1 kernel's energy that is not grey: 0 grey, 0.667 drawn at random, 1 colour alone. P: "
-        "how often a kernel of the more colourful tower exceeds one of the other; 0.5 is no difference. Section 6.1 "
-        "of the paper says that one tower becomes colour-agnostic and the other colour-specific in every run."
+        "how often a kernel of the more colourful tower exceeds one of the other; 0.5 is no difference. p: how often "
+        "towers of one distribution would come out as far apart (Mann and Whitney). Section 6.1 of the "
+        "paper says that one tower becomes colour-agnostic and the other colour-specific in every run."
     )
     return Table("Colour selectivity of the towers", heads, rows, note)
 
