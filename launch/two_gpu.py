@@ -2,40 +2,53 @@
 
 python launch/two_gpu.py [overrides]                          starts the processes itself
 torchrun --nproc-per-node=2 launch/two_gpu.py [overrides]     the same under torchrun; 4 processes: 2 replicas
-python launch/two_gpu.py -m ablation=none,no_lrn seed=0,1     a sweep: one job after the other
+python launch/two_gpu.py -m 'ablation=glob(*)' seed=0,1       a sweep: one job after the other
+python launch/two_gpu.py -m hydra/launcher=slurm ...          or each as a job of a cluster
 """
 
+import importlib.util
 import os
 import shlex
+import shutil
 import sys
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from twotower.config import Config, register_schemas, resolve
+from twotower.failure import NotApplicableError
 from twotower.launch import catch_stops, explain, run, run_as_worker
 from twotower.sweep import Sweep
 from twotower.world import Place
 
 register_schemas()
-sweep = Sweep()
+MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+sweep: Sweep | None = None  # of -m; a launcher that runs jobs elsewhere sends it along with `compose_and_run`
 
 
-def check_ablation(config: Config, overrides: list[str]) -> None:
-    """Raises: ValueError if the ablation changes nothing, as one without norms in a network that has none."""
-    if config.ablation == "none":
-        return
+def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
+    """The configuration, if its ablation changes something in it.
+
+    Raises: ValueError if a required key was not given; NotApplicableError if the network has nothing that the
+    ablation could change, as one without norms in a network that has none.
+    """
+    if composed.ablation == "none":
+        return resolve(composed)
     without = [override for override in overrides if not override.startswith("ablation=")]
     plain = resolve(hydra.compose("config", [*without, "ablation=none"]))
+    try:
+        config = resolve(composed)
+    except ValueError as error:
+        raise NotApplicableError(str(error)) from None
     if all(getattr(plain, part) == getattr(config, part) for part in ("network", "input", "optim", "schedule")):
-        raise ValueError(
+        raise NotApplicableError(
             f"ablation={config.ablation} changes nothing in network={config.network.name} with these settings, so "
             "the run would stand under a wrong name; leave it out."
         )
+    return config
 
 
 def with_command(config: Config, overrides: list[str]) -> Config:
@@ -46,26 +59,50 @@ def with_command(config: Config, overrides: list[str]) -> Config:
     return config
 
 
+def configure(composed: Any, overrides: list[str]) -> Config:
+    return with_command(resolve_ablated(composed, overrides), overrides)
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def compose_and_run(composed: Any) -> None:
     task = HydraConfig.get()
     overrides = list(task.overrides.task)
-
-    def checked_run(config: Config) -> dict[str, Any]:
-        check_ablation(config, overrides)
-        return run(config)
-
-    if task.mode == RunMode.MULTIRUN:
-        given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        sweep.run_job(with_command(resolve(composed), overrides), overrides, given, checked_run)
+    if sweep is not None:
+        sweep.run_job(task.job.num, lambda: configure(composed, overrides), run)
         return
     try:
-        checked_run(with_command(resolve(composed), overrides))
+        run(configure(composed, overrides))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}" if str(error) else 1) from error
 
 
+def check_launcher(overrides: list[str]) -> None:
+    """Raises: ValueError if jobs are to be submitted, and what submits them is not installed here."""
+    launcher = next((one.split("=", 1)[1] for one in overrides if one.startswith("hydra/launcher=")), "basic")
+    if launcher not in ("slurm", "submitit_slurm", "submitit_local"):
+        return
+    if importlib.util.find_spec("submitit") is None:
+        raise ValueError(f"hydra/launcher={launcher} needs the launcher for it; pip install -e '.[slurm]'.")
+    if launcher != "submitit_local" and shutil.which("sbatch") is None:
+        raise ValueError(
+            f"hydra/launcher={launcher} needs SLURM, and there is no sbatch here; start the sweep on the cluster's "
+            "login node, or leave the launcher out to run one job after the other."
+        )
+
+
+def plan_sweep(arguments: list[str]) -> Sweep:
+    """Raises: SystemExit with a sentence for what cannot be composed or submitted."""
+    overrides = [one for one in arguments if one not in MULTIRUN and not one.startswith("-")]
+    try:
+        check_launcher(overrides)
+        with hydra.initialize(version_base="1.3", config_path="../conf"):
+            return Sweep.plan(overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SystemExit(f"error: {error} {error.__cause__ or ''}".rstrip()) from error
+
+
 def main() -> None:
+    global sweep
     place = Place.from_torchrun()
     flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
     if place is not None and flags:
@@ -77,8 +114,7 @@ def main() -> None:
     if place is not None and place.size > 1:
         try:
             with hydra.initialize(version_base="1.3", config_path="../conf"):
-                config = with_command(resolve(hydra.compose("config", sys.argv[1:])), sys.argv[1:])
-                check_ablation(config, sys.argv[1:])
+                config = configure(hydra.compose("config", sys.argv[1:]), sys.argv[1:])
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             explain(ValueError(f"{error} {error.__cause__ or ''}"), place)
             sys.exit(1)
@@ -89,14 +125,29 @@ def main() -> None:
     # Hydra reads its flags only where no override stands before them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     catch_stops()
+    if any(argument in MULTIRUN for argument in sys.argv[1:]):
+        sweep = plan_sweep(sys.argv[1:])
     try:
         compose_and_run()
     except KeyboardInterrupt:
-        print("stopped; the same command with resume=auto goes on from the last checkpoint", file=sys.stderr)
+        if sweep is None:
+            how = "the same command with resume=auto goes on from the last checkpoint"
+        elif sweep.elsewhere:
+            how = "submitted jobs run on; once they have ended (scancel ends them), the same command does the rest"
+        else:
+            how = "the same command goes on from the last checkpoint"
+        print(f"stopped; {how}", file=sys.stderr)
+        if sweep is not None:
+            sweep.print_table()
         sys.exit(130)
-    if sweep.outcomes:
+    except SystemExit as end:
+        # Hydra has told what it was: a value that does not compose, or a submitted job that the cluster ended.
+        if sweep is not None and end.code and sweep.has_begun():
+            sweep.print_table()
+        raise
+    if sweep is not None:
         sweep.print_table()
-        sys.exit(1 if sweep.num_failed else 0)
+        sys.exit(sweep.exit_status())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch.multiprocessing as mp
 from twotower import checkpoint
 from twotower.config import Config, check
 from twotower.data import check_crops, load, prepare, steps_per_epoch
+from twotower.failure import forget_failure, note_failure, read_failure
 from twotower.journal import Journal
 from twotower.network import count_parameters, plan
 from twotower.rundir import MEAN_IMAGE, check_resumable, check_writable, find_home
@@ -86,6 +87,7 @@ def get_ready(config: Config, num_replicas: int) -> Job:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
     home.run_dir.mkdir(parents=True, exist_ok=True)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
+    forget_failure(home.run_dir)
     if dataset.mean_image is not None and not (home.run_dir / MEAN_IMAGE).exists():
         np.save(home.run_dir / MEAN_IMAGE, dataset.mean_image)
     return Job(config, home.run_dir, home.resume_from)
@@ -119,21 +121,27 @@ def _train(job: Job, world: World) -> None:
         summary = trainer.run(journal)
         if journal is not None:
             journal.finish(trainer.step, summary)
+            forget_failure(job.run_dir)
         exit_code = 0
     finally:
         if journal is not None:
             journal.close(exit_code)
 
 
-def explain(error: BaseException, place: Place) -> None:
-    """Tells a person why this process stops."""
+def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> None:
+    """Tells a person why this process stops, and notes it in the run's folder where there is one."""
     if isinstance(error, EXPLAINED):
-        if place.rank == 0 or isinstance(error, TowerLostError | OSError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
+        if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
             # All processes find such errors alike, and rank 0 tells them; the first to end has the others killed.
             time.sleep(2)
+            return
+        # Noted before it is told: what stops the other tower comes first, that this one is lost is its consequence.
+        if run_dir is not None and not (isinstance(error, TowerLostError) and read_failure(run_dir) is not None):
+            note_failure(run_dir, str(error))
+        print(f"error: {error}", file=sys.stderr, flush=True)
     else:
+        if run_dir is not None:
+            note_failure(run_dir, f"{type(error).__name__}: {error}")
         print(f"error in tower {place.tower} of replica {place.replica}:", file=sys.stderr)
         traceback.print_exception(error)
 
@@ -164,7 +172,7 @@ def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
     except KeyboardInterrupt:
         os._exit(130)
     except Exception as error:
-        explain(error, place)
+        explain(error, place, job.run_dir)
         # Not sys.exit: threads of a broken process group may never end.
         os._exit(1)
 
@@ -191,10 +199,12 @@ def start_towers(job: Job) -> dict[str, Any]:
         except mp.ProcessExitedException as error:
             if error.signal_name is not None:
                 tower = error.error_index % towers
-                raise ChildProcessError(
+                reason = (
                     f"Tower {tower} (process {error.error_pid}) was ended by {error.signal_name}; start again with "
                     "resume=auto to go on from the last checkpoint."
-                ) from None
+                )
+                note_failure(job.run_dir, reason)
+                raise ChildProcessError(reason) from None
             raise ChildProcessError("") from None
         finally:
             for process in context.processes:
@@ -224,6 +234,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def run_as_worker(config: Config, place: Place) -> int:
     """The part of one process that torchrun started. Returns its exit status."""
+    run_dir: Path | None = None
     try:
         check(config)
         place = replace(place, num_towers=config.network.towers)
@@ -233,13 +244,14 @@ def run_as_worker(config: Config, place: Place) -> int:
         config.machine.replicas = place.size // place.num_towers
         with open_world(config.machine, place) as world:
             job = _job_from_first(config, world)
+            run_dir = job.run_dir
             if not job.finished:
                 _train(job, world)
         return 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        explain(error, place)
+        explain(error, place, run_dir)
         sys.stderr.flush()
         os._exit(1)
 

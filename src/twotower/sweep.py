@@ -1,104 +1,211 @@
-"""Sweeps: each job in a folder of its own, whose name is its overrides; finished jobs are not run again."""
+"""Sweeps: each job in a folder of its own, whose name is its overrides; finished jobs are not run again.
+
+What became of a job is read from its folder, not kept in memory: that is the same for jobs that ran here, in other
+processes (hydra/launcher=slurm), and before the sweep was interrupted.
+"""
 
 import hashlib
 import json
+import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Column, Table
 
 from twotower.config import Config
+from twotower.failure import (
+    NotApplicableError,
+    forget_failure,
+    note_failure,
+    note_not_applicable,
+    read_failure,
+    read_not_applicable,
+)
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
+# Where a sweep lies and where its jobs are computed; neither changes what is computed.
+_PLACES = ("hydra", "sweep_dir", "resume")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What became of one job."""
+    """What became of one job.
 
-    overrides: str
-    status: str  # done | skipped | failed
-    run_dir: Path
-    summary: dict[str, Any] | None
+    Attributes:
+        status: done | skipped (it was done before) | not applicable | failed | unfinished (stopped, or not begun).
+        summary: what summary.json holds, of a job that is done.
+    """
+
+    status: str
+    summary: dict[str, Any] | None = None
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Job:
+    """One point of a sweep. `name` is what sets it apart from the others: "ablation=no_lrn,seed=0"."""
+
+    name: str
+    run_dir: Path
+
+
+def _with_digest(name: str, text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}-{digest}"
+
+
 def _file_name(text: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text) or "defaults"
-    if len(safe) > MAX_NAME:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        safe = f"{safe[: MAX_NAME - 9]}-{digest}"
-    return safe
+    """`text` without what a file system or a shell could misread; a digest keeps apart what that makes alike."""
+    safe = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text)
+    return safe if safe == text and len(safe) <= MAX_NAME else _with_digest(safe, text)
 
 
-def _swept_keys(overrides: list[str]) -> list[str]:
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+def _is_place(override: Override) -> bool:
+    return override.key_or_group.replace("/", ".").split(".")[0] in _PLACES
 
 
-def sweep_name(name: str, overrides: list[str]) -> str:
+def sweep_name(name: str, overrides: list[Override]) -> str:
     """The name of a sweep's folder and W&B group: the run's name, the keys that have several values, and a digest of
     the other overrides, so that sweeps that differ in those keep apart.
     """
-    swept = _swept_keys(overrides)
-    fixed = sorted(o for o in overrides if o.split("=", 1)[0] not in swept)
+    swept = [one.get_key_element() for one in overrides if one.is_sweep_override()]
+    fixed = sorted(str(one.input_line) for one in overrides if not one.is_sweep_override() and not _is_place(one))
     digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:6]] if fixed else []
     return _file_name("-".join([name, *swept, *digest]))
 
 
-def job_name(job_overrides: list[str], sweep_overrides: list[str]) -> str:
-    """What sets a job apart from the others of its sweep: "ablation=no_lrn,seed=0"."""
-    swept = _swept_keys(sweep_overrides)
-    return ",".join(o for o in job_overrides if o.split("=", 1)[0] in swept) or "defaults"
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d}"
 
 
+@dataclass
 class Sweep:
-    """The jobs of one `python launch/two_gpu.py -m ...`."""
+    """The jobs of one `python launch/two_gpu.py -m ...`, in the order in which Hydra runs them.
 
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.console = Console(highlight=False, soft_wrap=True)
+    Travels to other processes with the function that runs a job, so everything in it can be pickled.
+    """
 
-    def run_job(
-        self,
-        config: Config,
-        job_overrides: list[str],
-        sweep_overrides: list[str],
-        run: Callable[[Config], dict[str, Any]],
+    name: str
+    jobs: list[Job]
+    done_before: set[Path] = field(default_factory=set)
+    seconds: list[float] = field(default_factory=list)  # of the jobs that ran to their end in this process
+    elsewhere: bool = False  # whether Hydra's launcher runs the jobs in processes of their own, side by side
+
+    @staticmethod
+    def plan(arguments: list[str]) -> "Sweep":
+        """Finds a sweep's jobs and their folders from its overrides, as Hydra's own sweeper will; within
+        `hydra.initialize`, as `ablation=glob(*)` asks which files there are.
+
+        Raises: ValueError for `run_dir`, which all jobs would share; Hydra's own errors for what does not compose.
+        """
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides(arguments)
+        if any(one.key_or_group == "run_dir" for one in overrides):
+            raise ValueError("run_dir is for a single run, and each job of a sweep has its own; give sweep_dir=DIR.")
+        first = BasicSweeper.split_arguments(overrides, None)[0][0]
+        composed = hydra.compose("config", first, return_hydra_config=True)
+        params = composed.hydra.sweeper.get("params") or {}
+        overrides = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides]
+        name = sweep_name(composed.name, overrides)
+        folder = Path(composed.sweep_dir) if composed.sweep_dir is not None else SWEEPS / name
+        swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
+        jobs = []
+        for values in BasicSweeper.split_arguments(overrides, None)[0]:
+            own = ",".join(value for value in values if value.split("=", 1)[0] in swept) or "defaults"
+            jobs.append(Job(own, folder / _file_name(own)))
+        done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
+        return Sweep(name, jobs, done_before, elsewhere="BasicLauncher" not in composed.hydra.launcher._target_)
+
+    def has_begun(self) -> bool:
+        """Whether any job has left something, now or before."""
+        return any(job.run_dir.exists() for job in self.jobs)
+
+    def outcome(self, job: Job) -> Outcome:
+        """Of a job, as its folder has it now."""
+        not_applicable, failure = read_not_applicable(job.run_dir), read_failure(job.run_dir)
+        if not_applicable is not None:
+            return Outcome("not applicable", error=not_applicable["not_applicable"])
+        if failure is not None:
+            return Outcome("failed", error=failure["error"])
+        if not (job.run_dir / "summary.json").exists():
+            return Outcome("unfinished")
+        summary = json.loads((job.run_dir / "summary.json").read_text())
+        return Outcome("skipped" if job.run_dir in self.done_before else "done", summary)
+
+    def run_job(self, number: int, compose: Callable[[], Config], run: Callable[[Config], dict[str, Any]]) -> None:
+        """Runs a job, or finds that it is finished; a failure is noted and told, and the sweep goes on.
+
+        Args:
+            number: of the job, from 0.
+            compose: makes its configuration. Raises: NotApplicableError, ValueError.
+            run: runs it until it is finished. Raises: ValueError, OSError; without text if that was told already.
+        """
+        job = self.jobs[number]
+        console = Console(highlight=False, soft_wrap=True)
+        title = f"job {number + 1} of {len(self.jobs)}: {job.name}"
+        if len(title) + 4 <= console.width:
+            console.rule(title)
+        else:  # where it would be cut off
+            console.print(title, markup=False)
+        if (job.run_dir / "summary.json").exists():
+            console.print(f"finished before, skipped: {job.run_dir}", markup=False)
+            forget_failure(job.run_dir)
+        else:
+            self._try(job, compose, run, console)
+        if number + 1 < len(self.jobs):
+            console.print(self._progress(number + 1), markup=False)
+
+    def _try(
+        self, job: Job, compose: Callable[[], Config], run: Callable[[Config], dict[str, Any]], console: Console
     ) -> None:
-        """Runs one job, or finds that it is finished; a failure is noted and told, and the sweep goes on."""
-        name = sweep_name(config.name, sweep_overrides)
-        overrides = job_name(job_overrides, sweep_overrides)
-        folder = Path(config.sweep_dir) if config.sweep_dir is not None else SWEEPS / name
-        run_dir = folder / _file_name(overrides)
-        self.console.rule(f"job {len(self.outcomes) + 1}: {overrides}")
-        if (run_dir / "summary.json").exists():
-            self.console.print(f"finished before, skipped: {run_dir}")
-            summary = json.loads((run_dir / "summary.json").read_text())
-            self.outcomes.append(Outcome(overrides, "skipped", run_dir, summary))
-            return
-        config.run_dir, config.resume = str(run_dir), "auto"
-        config.logging.group = config.logging.group or name
+        start = time.monotonic()
         try:
-            self.outcomes.append(Outcome(overrides, "done", run_dir, run(config)))
-        except (ValueError, OSError) as error:  # ChildProcessError is an OSError
+            config = compose()
+            config.run_dir, config.resume = str(job.run_dir), "auto"
+            config.logging.group = config.logging.group or self.name
+            run(config)
+        except NotApplicableError as reason:
+            console.print(f"not applicable: {reason}", markup=False)
+            note_not_applicable(job.run_dir, str(reason), job.name)
+        except (ValueError, OSError, OmegaConfBaseException) as error:  # ChildProcessError is an OSError
             if str(error):
-                self.console.print(f"error: {error}", markup=False)
-            self.outcomes.append(Outcome(overrides, "failed", run_dir, None, str(error)))
+                console.print(f"error: {error}", markup=False)
+            told = read_failure(job.run_dir) or {"error": "A tower's process ended and left no reason."}
+            note_failure(job.run_dir, str(error) or told["error"], job.name)
+        except Exception as error:  # ours, and no reason to lose the night's other jobs
+            traceback.print_exception(error)
+            note_failure(job.run_dir, f"{type(error).__name__}: {error}", job.name)
+        else:
+            self.seconds.append(time.monotonic() - start)
 
-    @property
-    def num_failed(self) -> int:
-        return sum(outcome.status == "failed" for outcome in self.outcomes)
+    def _progress(self, behind: int) -> str:
+        outcomes = [self.outcome(job) for job in self.jobs]
+        count = {status: sum(one.status == status for one in outcomes) for status in ("failed", "not applicable")}
+        parts = [f"{sum(one.summary is not None for one in outcomes)} of {len(self.jobs)} done"]
+        parts += [f"{number} {status}" for status, number in count.items() if number]
+        # Side by side, no job knows how long the others will take.
+        if self.seconds and not self.elsewhere:
+            left = sum(one.status in ("unfinished", "failed") for one in outcomes[behind:])
+            parts.append(f"about {_hours(left * sum(self.seconds) / len(self.seconds))} left")
+        return ", ".join(parts)
 
     def print_table(self) -> None:
         """All jobs with their validation errors in percent (`best`: the lowest top-1), speed and time."""
         table = Table(Column("job", overflow="fold"), "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
-        for outcome in self.outcomes:
+        for job in self.jobs:
+            outcome = self.outcome(job)
             s = outcome.summary
             numbers = (
                 [f"{s[k]:.2f}" for k in ("top1_error", "top5_error", "best_top1_error")]
@@ -106,7 +213,12 @@ class Sweep:
                 if s is not None
                 else ["", "", "", "", ""]
             )
-            table.add_row(outcome.overrides, outcome.status, *numbers)
-        self.console.print(table)
-        if self.outcomes:
-            self.console.print(f"the runs lie in {self.outcomes[0].run_dir.parent}")
+            table.add_row(job.name, outcome.status, *numbers)
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(table)
+        console.print(f"the runs lie in {self.jobs[0].run_dir.parent}", markup=False)
+
+    def exit_status(self) -> int:
+        """0 if all jobs are done, or at least one is and the others are not applicable."""
+        statuses = {self.outcome(job).status for job in self.jobs}
+        return 0 if statuses & {"done", "skipped"} and not statuses & {"failed", "unfinished"} else 1
