@@ -132,12 +132,13 @@ PATHS = ("run", "runs", "output", "data_root", "image")
 
 
 def _matching(key: str, pattern: str) -> list[Path]:
-    """The folder itself, or those that the pattern matches. Raises: ValueError if there are none."""
+    """The folder itself, or the runs that the pattern matches. Raises: ValueError if there are none."""
     if Path(pattern).is_dir():
         return [Path(pattern)]
-    matching = [Path(name) for name in sorted(glob.glob(pattern)) if Path(name).is_dir()]
+    # Jobs of a sweep that never began have folders as well, with a note and no config.yaml.
+    matching = [Path(name) for name in sorted(glob.glob(pattern)) if (Path(name) / "config.yaml").exists()]
     if not matching:
-        raise ValueError(f"{key}={pattern} matches no folder; give the folder of a run, or a pattern of such.")
+        raise ValueError(f"{key}={pattern} matches no run; give the folder of a run, or a pattern of such.")
     return matching
 
 

@@ -162,8 +162,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     [
         (("figure9", "runs=[a]"), "figure9 is not known"),
         (("figure1",), "give the runs to draw"),
-        (("figure1", "runs=[nothing/*]"), "matches no folder"),
-        (("figure1", "run=nothing"), "run=nothing matches no folder"),
+        (("figure1", "runs=[nothing/*]"), "matches no run"),
+        (("figure1", "run=nothing"), "run=nothing matches no run"),
         (("figure1", "run=empty", "runs=[begun]"), "not both"),
         (("figure1", "run=begun", "data_root=images"), "data_root= is for figure4, activations, confusion; figure1"),
         (("figure1", "runs=[empty]"), "is not the folder of a run"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twotower import checkpoint
+from twotower import checkpoint, failure
 from twotower.config import Config
 from twotower.data.prepare import root_of
 from twotower.evaluate import read_config
@@ -68,7 +68,7 @@ def _folders(root: Path) -> list[Path]:
     found = []
     for path, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if name not in _INNER)
-        if {"config.yaml", "failure.json", "not_applicable.json"} & set(files):
+        if {"config.yaml", *failure.NOTES} & set(files):
             found.append(Path(path))
     return found
 
@@ -125,11 +125,11 @@ def _last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
 def look_at(run_dir: Path, name: str) -> Found:
     """What became of one run. Whatever is wrong with it is said in its remark."""
     try:
-        failure, inapplicable = _json(run_dir / "failure.json"), _json(run_dir / "not_applicable.json")
+        failed, inapplicable = _json(run_dir / failure.FAILURE), _json(run_dir / failure.NOT_APPLICABLE)
         if inapplicable is not None:
             return Found(run_dir, name, NOT_APPLICABLE, inapplicable["not_applicable"])
-        if failure is not None and not (run_dir / "config.yaml").exists():
-            return Found(run_dir, name, FAILED, failure["error"])
+        if failed is not None and not (run_dir / "config.yaml").exists():
+            return Found(run_dir, name, FAILED, failed["error"])
         config, summary = read_config(run_dir), _json(run_dir / "summary.json")
         events = read_events(run_dir / "metrics.jsonl")
     except (ValueError, KeyError) as error:
@@ -143,8 +143,8 @@ def look_at(run_dir: Path, name: str) -> Found:
     reached = f"at epoch {last['epoch']:.3g} of {config.schedule.epochs}" if last else "before its first steps"
     begun = Found(run_dir, name, UNFINISHED, f"stopped, or still training, {reached}", config)
     begun = replace(begun, history=history, megabytes=megabytes, data=_data_of(run_dir, config))
-    if failure is not None:
-        return replace(begun, status=FAILED, remark=f"{failure['error']} It stopped {reached}.")
+    if failed is not None:
+        return replace(begun, status=FAILED, remark=f"{failed['error']} It stopped {reached}.")
     if summary is None:
         return begun
     if history is None:

@@ -13,6 +13,7 @@ from twotower.journal import write_json
 
 FAILURE = "failure.json"
 NOT_APPLICABLE = "not_applicable.json"
+NOTES = (FAILURE, NOT_APPLICABLE)
 
 
 class NotApplicableError(ValueError):
@@ -46,7 +47,7 @@ def note_not_applicable(run_dir: Path, reason: str, job: str) -> None:
 
 def forget_failure(run_dir: Path) -> None:
     """Removes either note, as the run starts again or has finished."""
-    for name in (FAILURE, NOT_APPLICABLE):
+    for name in NOTES:
         (run_dir / name).unlink(missing_ok=True)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -142,7 +143,8 @@ def draw_picture(
     )
     about = PngInfo()
     about.add_text(SHOWS, repr(presets.get("training", "")))
-    pending = path.with_name(f".{path.name}.pending")
+    # Jobs of a sweep may prepare one folder at once, from several hosts; each writes a file of its own.
+    pending = path.with_name(f".{path.name}.{uuid4().hex}.pending")
     sheet.save(pending, "PNG", pnginfo=about)
     os.replace(pending, path)
 

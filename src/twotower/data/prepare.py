@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,9 @@ def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tu
 
 def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
     """Writes both files, each complete or not at all. The index comes last: without it nothing counts as prepared."""
-    pending_mean, pending_index = cache / f"pending-{MEAN_IMAGE}", cache / f"pending-{INDEX}"
+    # Jobs of a sweep may prepare one folder at once, from several hosts; each writes files of its own.
+    own = uuid4().hex
+    pending_mean, pending_index = cache / f"pending-{own}-{MEAN_IMAGE}", cache / f"pending-{own}-{INDEX}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         (cache / INDEX).unlink(missing_ok=True)
