@@ -34,7 +34,13 @@ def draw_images(root: Path, num_val: int = 3) -> Path:
 def fake_config(data_root: Path, *overrides: str) -> Config:
     """Of a network of 1/16 of the width on images of 64 pixels."""
     register_schemas()
-    small = [f"data.root={data_root}", "network.width=0.0625", "network.image_size=64", "machine.device=cpu"]
+    small = [
+        f"data.root={data_root}",
+        "logging.wandb=disabled",
+        "network.width=0.0625",
+        "network.image_size=64",
+        "machine.device=cpu",
+    ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return resolve(compose("config", [*small, "data=folder", "name=fake", *overrides]))
 
