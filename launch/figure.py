@@ -195,7 +195,8 @@ def _draw(settings: FigureConfig) -> None:
         )
     written = write(Path(settings.output) if settings.output is not None else place)
     print(f"written: {', '.join(str(path) for path in written)}")
-    if settings.figure in OF_ONE_RUN and (folders[0] / "config.yaml").exists():  # figure3 also draws bare checkpoints
+    if (folders[0] / "config.yaml").exists():  # figure3 also draws bare checkpoints
+        # A drawing of several runs stands with the first of them, in their group.
         log_figures(folders[0].resolve(), read_config(folders[0]), {settings.figure: written[0]})
 
 

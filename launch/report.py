@@ -1,6 +1,6 @@
 """What sweeps and runs show: a page, tables and pictures.
 
-python launch/report.py DIR [DIR ...] [output=report] [baseline=none] [evaluate=true]
+python launch/report.py DIR [DIR ...] [output=report] [baseline=none] [evaluate=true] [figures=true]
 
 DIR is the folder of a sweep or of a run, or one that holds several.
 """
@@ -35,7 +35,8 @@ def compose_and_report(composed: Any) -> None:
 
 def _is_folder(argument: str) -> bool:
     """Folders are given without a key; that of a job has an equals sign in its name all the same."""
-    return Path(argument).is_dir() or ("=" not in argument and not argument.startswith("-"))
+    key = argument.split("=")[0]
+    return Path(argument).is_dir() or (not argument.startswith("-") and (key == argument or "/" in key))
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     if folders:
         others = [argument for argument in sys.argv[1:] if not _is_folder(argument)]
         sys.argv[1:] = [*others, f"folders=[{','.join(quoted(folder) for folder in folders)}]"]
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("folders", "output"))
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("folders", "output", "baseline"))
     compose_and_report()
 
 

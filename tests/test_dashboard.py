@@ -67,7 +67,7 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
     sent = json.loads(workspace._to_model().model_dump_json())
     assert (sent["project"], sent["entity"], sent["display_name"]) == ("p", "e", "n")
     sections = sent["spec"]["section"]["panel_bank_config"]["sections"]
-    assert [len(one["panels"]) for one in sections] == [6, 6, 10, 3, 5, 5]
+    assert [len(one["panels"]) for one in sections] == [6, 6, 10, 3, 5, 6]
     first = sections[0]["panels"][0]["config"]
     assert (first["x_axis"], first["metrics"], first["group_by"]) == (
         "train/step",

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import re
 import runpy
 import shutil
 import statistics
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from conftest import ROOT
 from fake_runs import fake_config, save_checkpoint
@@ -113,6 +115,7 @@ def test_an_interval_is_students() -> None:
     assert estimate([1.0, 1.2]).interval == pytest.approx((1.1 - T_1 * 0.1, 1.1 + T_1 * 0.1), abs=1e-5)
     assert estimate([4.0]).interval is None
     assert not estimate([4.0]).excludes_zero, "one seed shows nothing"
+    assert not estimate([1.0, 1.0]).excludes_zero, "errors come in steps"
     assert estimate([2.0, 2.1, 2.2]).excludes_zero
 
 
@@ -153,7 +156,7 @@ def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path:
     comparison = compare(find_runs([str(tmp_path)]))
     labels = [group.label for group in comparison.groups]
     assert labels == ["none", "no_lrn", "no_lrn, optim.learning_rate=0.3"]
-    recorded = [recorded_difference(group) for group in comparison.groups]
+    recorded = [recorded_difference(group, comparison.baseline) for group in comparison.groups]
     assert recorded[0] is None
     assert recorded[2] is None
     assert recorded[1] is not None
@@ -164,6 +167,107 @@ def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path:
     )
     assert len(comparison.remarks) == 1, "a second cause is said"
     assert "learning_rate" in comparison.remarks[0]
+
+
+def test_the_difference_of_2012_is_to_the_run_of_2012(tmp_path: Path) -> None:
+    """With another baseline, or without the paper's network, it would stand under a wrong heading."""
+    leave_run(tmp_path / "a", 41, "ablation=no_lrn")
+    leave_run(tmp_path / "b", 42, "ablation=no_overlap")
+    comparison = compare(find_runs([str(tmp_path)]))
+    assert comparison.baseline.label == "no_lrn"
+    assert [recorded_difference(group, comparison.baseline) for group in comparison.groups] == [None, None]
+    leave_run(tmp_path / "c", 40)
+    assert recorded_difference(*reversed(compare(find_runs([str(tmp_path)])).groups[:2])) is not None
+    other = compare(find_runs([str(tmp_path)]), "no_lrn")
+    assert [recorded_difference(group, other.baseline) for group in other.groups] == [None, None, None]
+
+
+def test_what_was_changed_beside_an_ablation_is_named(tmp_path: Path) -> None:
+    """Also in the network and in the input, which the ablation changes too; and for whichever run comes first."""
+    leave_run(tmp_path / "a", 41, "ablation=no_lrn", "network.dropout_keep=1.0")
+    leave_run(tmp_path / "b", 41, "ablation=no_lrn", "input.flip=false")
+    leave_run(tmp_path / "c", 41, "ablation=no_lrn")
+    leave_run(tmp_path / "d", 41, "ablation=no_flips")
+    leave_run(tmp_path / "e", 41, "network=no_exchange")
+    leave_run(tmp_path / "f", 40)
+    comparison = compare(find_runs([str(tmp_path)]))
+    assert [group.label for group in comparison.groups] == [
+        "none",
+        "no_lrn, network.dropout_keep=1.0",
+        "no_lrn, input.flip=False",
+        "no_lrn",
+        "no_flips",
+        "no_exchange",
+    ]
+    assert len(comparison.remarks) == 2
+    recorded = [recorded_difference(group, comparison.baseline) for group in comparison.groups]
+    assert [one.run if one is not None else None for one in recorded] == [None, None, None, "148", None, "150"]
+
+
+def test_labels_are_never_alike(tmp_path: Path) -> None:
+    changed = ("optim.momentum=0.5", "optim.learning_rate=0.1", "optim.weight_decay=0.1", "schedule.divide_by=3")
+    leave_run(tmp_path / "a", 40)
+    for number, patience in enumerate((7, 8)):
+        leave_run(tmp_path / f"b{number}", 41, *changed, f"schedule.patience={patience}")
+    comparison = compare(find_runs([str(tmp_path)]))
+    labels = [group.label for group in comparison.groups]
+    assert len(set(labels)) == 3
+    assert all("schedule.patience=" in label for label in labels[1:])
+
+
+def test_runs_of_one_name_in_two_sweeps(tmp_path: Path) -> None:
+    leave_run(tmp_path / "one" / "ablation=none,seed=0", 40)
+    leave_run(tmp_path / "two" / "ablation=none,seed=0", 41, "network=no_exchange")
+    for root in ("one", "two"):  # the same training set, in two places
+        (tmp_path / root / "data0").mkdir()
+    runs = find_runs([str(tmp_path / "one"), str(tmp_path / "two")])
+    assert [run.name for run in runs] == ["one/ablation=none,seed=0", "two/ablation=none,seed=0"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "remark"),
+    [
+        ("summary.json", "{}", "no finite top1_error"),
+        ("summary.json", '{"top1_error": 3', "summary.json cannot be read"),
+        ("summary.json", '{"top1_error": NaN, "top5_error": 3}', "no finite top1_error"),
+        ("summary.json", "[3]", "it is no object"),
+        ("metrics.jsonl", '{"event": "train", "step": 1}\n', "lack something"),
+        ("metrics.jsonl", '{"event": "train"\n{"step": 1}\n', "line 1, cannot be read"),
+        ("failure.json", "{}", "It stopped|lack something"),
+        ("config.yaml", "network: 3", "config.yaml does not fit"),
+        ("config.yaml", "{[", "config.yaml cannot be read"),
+    ],
+)
+def test_a_damaged_run_is_left_out(file: str, text: str, remark: str, tmp_path: Path) -> None:
+    leave_run(tmp_path / "good", 40, "seed=0")
+    (leave_run(tmp_path / "bad", 10, "seed=1") / file).write_text(text)
+    bad, good = sorted(find_runs([str(tmp_path)]), key=lambda run: run.name)
+    assert (bad.status, good.status) == ("damaged", "finished")
+    assert re.search(remark, bad.remark)
+    assert compare([bad, good]).baseline.values("centre", "top1_error") == {0: 40}
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"identity": {"checkpoint": "?"}}', '{"identity": 3}'])
+def test_an_evaluation_that_cannot_be_read_is_none(text: str, tmp_path: Path, checkpoint_folder: Path) -> None:
+    run = leave_run(tmp_path / "run", 40, ten=38, weights=checkpoint_folder)
+    (run / "evaluation.json").write_text(text)
+    (found,) = find_runs([str(run)])
+    assert (found.status, found.errors) == ("finished", {"centre": (40, 2.0)})
+    assert "crops=ten" in found.remark
+
+
+def test_ten_crops_of_other_images_do_not_count(tmp_path: Path, checkpoint_folder: Path) -> None:
+    run = leave_run(tmp_path / "run", 40, ten=38, weights=checkpoint_folder)
+    content = json.loads((run / "evaluation.json").read_text())
+    for key, value in (("split", "test"), ("data", content["identity"]["data"] | {"root": "/elsewhere"})):
+        other = content | {"identity": content["identity"] | {key: value}}
+        (run / "evaluation.json").write_text(json.dumps(other))
+        (found,) = find_runs([str(run)])
+        assert found.errors == {"centre": (40, 2.0)}
+    (run / "evaluation.json").write_text(json.dumps(content))
+    (found,) = find_runs([str(run)])
+    assert found.errors is not None
+    assert found.errors["ten"] == (38, 1.0)
 
 
 def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
@@ -186,7 +290,9 @@ def test_the_same_run_does_not_count_twice(tmp_path: Path) -> None:
 def test_runs_on_different_images_stand_in_no_table(tmp_path: Path) -> None:
     leave_run(tmp_path / "a", 40, "seed=0")
     leave_run(tmp_path / "b", 41, "seed=0", "ablation=no_lrn", data=1)
-    with pytest.raises(ValueError, match=r"a \(folder data0, 7 classes\) and .*b \(folder data1, 7 classes\) were"):
+    with pytest.raises(
+        ValueError, match=r"a \(folder data0, 7 classes\) and .*b \(folder data1, 7 classes\) have different images"
+    ):
         check_one_data_set(find_runs([str(tmp_path)]))
 
 
@@ -263,7 +369,19 @@ def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
         assert "-3.57 to +9.57" in text
         assert "one seed: no interval" not in text
         assert "The lab book of 2012" in text or "Table 2" in text
+    stale = root / "ablation=none,seed=1" / "figures"
+    stale.mkdir()
+    for name in ("figure3", "figure4"):
+        Image.new("RGB", (7, 5), "red").save(stale / f"{name}.png")
     make_report(ReportConfig(folders=[str(root)], output=str(folder)))  # over an earlier one
+    with Image.open(folder / "figure3-none.png") as image:
+        assert min(image.size) > 400, "a report draws its own"
+    (copied,) = folder.glob("figure4-*.png")
+    assert "seed=1" in copied.name
+    assert "figure4: none" in page.read_text()
+    (folder / "report.html").write_text("cut short")
+    make_report(ReportConfig(folders=[str(root)], output=str(folder)))
+    assert "cut short" not in page.read_text()
 
 
 def test_an_unpaired_table_would_be_wrong(tmp_path: Path) -> None:

@@ -6,11 +6,15 @@ that went another way. Only finished runs count in comparisons, and only runs of
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from twotower import checkpoint, failure
 from twotower.config import Config
@@ -28,6 +32,7 @@ FINISHED, UNFINISHED, FAILED, DAMAGED, NOT_APPLICABLE = (
     "damaged",
     "not applicable",
 )
+_NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # in summary.json
 _INNER = {"checkpoints", "wandb", "predictions", "features", "figures", "export", ".twotower"}  # of a run
 
 
@@ -44,7 +49,8 @@ class Found:
         history: None without a finished epoch.
         errors: view (`centre`, `ten`) -> top-1 and top-5 error in percent, on the validation set at the end.
         megabytes: peak memory of each tower in MiB; empty where the run did not note it.
-        data: what stands for the images that it was trained on.
+        mean_image: SHA-256 of the training set's mean image, which stands for the set wherever it lies.
+        num_val: images of the validation set.
     """
 
     run_dir: Path
@@ -56,7 +62,8 @@ class Found:
     history: History | None = None
     errors: dict[str, tuple[float, float]] | None = None
     megabytes: tuple[float, ...] = ()
-    data: str = ""
+    mean_image: str | None = None
+    num_val: int | None = None
 
     @property
     def has_checkpoint(self) -> bool:
@@ -74,7 +81,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def find_runs(roots: Sequence[str]) -> list[Found]:
-    """All runs below `roots`, each once.
+    """All runs below `roots`, each once, under different names.
 
     Raises: ValueError for a folder that does not exist or holds no run.
     """
@@ -92,9 +99,13 @@ def find_runs(roots: Sequence[str]) -> list[Found]:
             )
         for folder in folders:
             below = folder.relative_to(root)
-            name = str(below) if len(folders) > 1 else folder.resolve().name
+            name = str(below) if below != Path(".") else folder.resolve().name
             found.setdefault(folder.resolve(), look_at(folder, name))
-    return list(found.values())
+    names = [run.name for run in found.values()]
+    return [
+        replace(run, name=str(path.relative_to(path.parents[1]))) if names.count(run.name) > 1 else run
+        for path, run in found.items()
+    ]
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -110,14 +121,6 @@ def _json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _data_of(run_dir: Path, config: Config) -> str:
-    """The mean image stands for the training set, wherever that lies; synthetic data have none."""
-    path = run_dir / MEAN_IMAGE
-    if path.exists():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{config.data.kind} {config.data.root} {config.data.num_classes} {config.data.num_train}"
-
-
 def _last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
     return next((event for event in reversed(events) if event["event"] == kind), None)
 
@@ -125,31 +128,57 @@ def _last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
 def look_at(run_dir: Path, name: str) -> Found:
     """What became of one run. Whatever is wrong with it is said in its remark."""
     try:
-        failed, inapplicable = _json(run_dir / failure.FAILURE), _json(run_dir / failure.NOT_APPLICABLE)
-        if inapplicable is not None:
-            return Found(run_dir, name, NOT_APPLICABLE, inapplicable["not_applicable"])
-        if failed is not None and not (run_dir / "config.yaml").exists():
-            return Found(run_dir, name, FAILED, failed["error"])
-        config, summary = read_config(run_dir), _json(run_dir / "summary.json")
-        events = read_events(run_dir / "metrics.jsonl")
-    except (ValueError, KeyError) as error:
+        return _look_at(run_dir, name)
+    except OmegaConfBaseException as error:
+        return Found(run_dir, name, DAMAGED, f"left out: config.yaml does not fit ({str(error).splitlines()[0]})")
+    except ValueError as error:
         return Found(run_dir, name, DAMAGED, f"left out: {error}")
-    except Exception as error:  # OmegaConf has many kinds of error for a yaml that is not ours
-        return Found(run_dir, name, DAMAGED, f"left out: config.yaml cannot be read ({type(error).__name__})")
-    memory = _last(events, "memory") or {}
-    megabytes = tuple(memory[key] for key in ("tower0", "tower1") if key in memory)
-    history = read_history(run_dir) if any(event["event"] == "validation" for event in events) else None
-    last = _last(events, "train")
+    except (KeyError, TypeError, AttributeError) as error:
+        return Found(run_dir, name, DAMAGED, f"left out: its files lack something, or have it otherwise ({error})")
+    except YAMLError:
+        return Found(run_dir, name, DAMAGED, "left out: config.yaml cannot be read")
+
+
+def _look_at(run_dir: Path, name: str) -> Found:
+    failed, inapplicable = _json(run_dir / failure.FAILURE), _json(run_dir / failure.NOT_APPLICABLE)
+    if inapplicable is not None:
+        return Found(run_dir, name, NOT_APPLICABLE, inapplicable["not_applicable"])
+    if failed is not None and not (run_dir / "config.yaml").exists():
+        return Found(run_dir, name, FAILED, failed["error"])
+    config, summary = read_config(run_dir), _json(run_dir / "summary.json")
+    events = read_events(run_dir / "metrics.jsonl")
+    memory, last = _last(events, "memory") or {}, _last(events, "train")
     reached = f"at epoch {last['epoch']:.3g} of {config.schedule.epochs}" if last else "before its first steps"
-    begun = Found(run_dir, name, UNFINISHED, f"stopped, or still training, {reached}", config)
-    begun = replace(begun, history=history, megabytes=megabytes, data=_data_of(run_dir, config))
+    mean_image = run_dir / MEAN_IMAGE
+    steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
+    manifest = checkpoint.read_manifest(checkpoint.place(run_dir / "checkpoints", steps[-1])) if steps else None
+    begun = Found(
+        run_dir,
+        name,
+        UNFINISHED,
+        f"stopped, or still training, {reached}",
+        config,
+        history=read_history(run_dir) if _last(events, "validation") is not None else None,
+        megabytes=tuple(memory[key] for key in ("tower0", "tower1") if key in memory),
+        mean_image=hashlib.sha256(mean_image.read_bytes()).hexdigest() if mean_image.exists() else None,
+        num_val=manifest.identity.get("num_val") if manifest is not None else None,
+    )
     if failed is not None:
         return replace(begun, status=FAILED, remark=f"{failed['error']} It stopped {reached}.")
     if summary is None:
         return begun
-    if history is None:
+    if begun.history is None:
         return replace(begun, status=DAMAGED, remark="left out: summary.json is there, metrics.jsonl has no epoch")
+    missing = [key for key in _NEEDED if not math.isfinite(summary.get(key, math.nan))]
+    if missing:
+        return replace(begun, status=DAMAGED, remark=f"left out: summary.json has no finite {missing[0]}")
     return _finished(begun, config, summary)
+
+
+def _is_same_root(stored: str, config: Config) -> bool:
+    """Whether predictions were made on the run's own data, wherever the command is given that looks at them."""
+    root = root_of(config.data)
+    return stored == str(root.resolve()) or (not root.is_absolute() and Path(stored).match(str(root)))
 
 
 def _finished(begun: Found, config: Config, summary: dict[str, Any]) -> Found:
@@ -158,26 +187,41 @@ def _finished(begun: Found, config: Config, summary: dict[str, Any]) -> Found:
     if not begun.has_checkpoint:
         remark = "no checkpoint: no ten crops, no kernels"
         return replace(begun, status=FINISHED, remark=remark, summary=summary, errors=errors)
-    root = str(root_of(config.data).resolve())
     try:
         for result in stored_results(run_dir):
-            if result.identity["split"] == "val" and result.identity["data"]["root"] == root:
+            identity = result.identity
+            if identity["split"] == "val" and _is_same_root(identity["data"]["root"], config):
                 errors[result.view] = (result.top1_error, result.top5_error)
-    except ValueError as error:
-        remark = str(error)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        remark = f"its evaluation cannot be read ({error}); python launch/evaluate.py run={run_dir} crops=ten"
     if "ten" not in errors:
         remark = remark or f"ten crops not evaluated: python launch/evaluate.py run={run_dir} crops=ten"
     return replace(begun, status=FINISHED, remark=remark, summary=summary, errors=errors)
 
 
+def _differing_data(one: Found, other: Found) -> str | None:
+    """In what the images of two runs differ; None if they are the same, as far as the runs noted them."""
+    assert one.config is not None
+    assert other.config is not None
+    if one.mean_image is not None and other.mean_image is not None:
+        if one.mean_image != other.mean_image:
+            return "their training sets have different mean images"
+    elif (one.config.data.kind, one.config.data.root) != (other.config.data.kind, other.config.data.root):
+        return "data and data.root differ"
+    if one.num_val is not None and other.num_val is not None and one.num_val != other.num_val:
+        return f"their validation sets have {one.num_val} and {other.num_val} images"
+    return None
+
+
 def check_one_data_set(runs: Sequence[Found]) -> None:
-    """Raises: ValueError naming two runs that were trained on different images; their errors say nothing together."""
-    started = [run for run in runs if run.data]
-    for run in started[1:]:
-        if run.data != started[0].data:
+    """Raises: ValueError naming two runs that have different images; their errors say nothing together."""
+    begun = [run for run in runs if run.config is not None]
+    for run in begun[1:]:
+        differing = _differing_data(begun[0], run)
+        if differing is not None:
             raise ValueError(
-                f"{started[0].run_dir} ({describe_data(started[0])}) and {run.run_dir} ({describe_data(run)}) were "
-                "trained on different images, and their errors cannot stand in one table; give runs of one data set."
+                f"{begun[0].run_dir} ({describe_data(begun[0])}) and {run.run_dir} ({describe_data(run)}) have "
+                f"different images: {differing}. Their errors cannot stand in one table; give runs of one data set."
             )
 
 

@@ -7,7 +7,7 @@ that all runs share one set of validation images is not in it.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
@@ -17,13 +17,11 @@ from twotower.collect import FINISHED, Found
 from twotower.config import Config
 from twotower.labbook import baseline_of, read_labbook
 from twotower.tables import BASELINE, COUNTS_FOR, counts_for, overridden
+from twotower.variants import changes_of, labels_of, names_of, settings_of
 
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
 VIEWS = ("centre", "ten")
-# What has no part in a run's numbers, or is the run's own.
-_NOT_COMPARED = ("seed", "name", "run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
-_MAX_KEYS = 3  # settings that a label names
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,10 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+        """Whether the interval shows a difference; values that are all alike do not, as errors come in steps."""
+        if self.spread is None or self.interval is None or self.spread < 1e-9:
+            return False
+        return not self.interval[0] <= 0 <= self.interval[1]
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -119,10 +120,13 @@ class Recorded:
     top5_error: float
 
 
-def recorded_difference(group: Group) -> Recorded | None:
-    """What the lab book has for this network or ablation, where nothing else was changed."""
+def recorded_difference(group: Group, baseline: Group) -> Recorded | None:
+    """What the lab book has for this network or ablation, where nothing else was changed, and where the baseline is
+    the run of 2012 that the lab book compares with.
+    """
     name = counts_for(group.config)
-    if name is None or name == BASELINE or group.changes or overridden(group.config):
+    is_paper = counts_for(baseline.config) == BASELINE and not overridden(baseline.config)
+    if name is None or name == BASELINE or not is_paper or group.changes or overridden(group.config):
         return None
     entries = read_labbook()
     for entry in entries:
@@ -131,43 +135,6 @@ def recorded_difference(group: Group) -> Recorded | None:
             top1, top5 = entry.top1_error - base.top1_error, entry.top5_error - base.top5_error
             return Recorded(entry.run, top1, top5)
     return None
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim.momentum": 0.9, ...}"""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    kept = {key: value for key, value in asdict(config).items() if key not in _NOT_COMPARED}
-    kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("root", "cache")}
-    return flatten(kept | {"machine.replicas": config.machine.replicas})
-
-
-def _may_change(key: str) -> bool:
-    """Whether a network or an ablation may bring this setting, so that their names stand for it."""
-    size = ("network.width", "network.image_size", "network.prepared_size")
-    brought = ("network.", "input.", "ablation", "optim.rule")
-    return key.startswith(brought) and key not in size
-
-
-def _changes(ours: dict[str, Any], theirs: dict[str, Any], *, all_keys: bool) -> list[str]:
-    keys = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
-    return [f"{key}={ours.get(key)}" for key in keys if all_keys or not _may_change(key)]
-
-
-def _label(config: Config, base: Config, changes: list[str]) -> str:
-    named = [] if config.network.name == base.network.name else [config.network.name]
-    if config.ablation != base.ablation or not named:
-        named.append(config.ablation)
-    shown = changes[:_MAX_KEYS] + ([f"{len(changes) - _MAX_KEYS} more settings"] if len(changes) > _MAX_KEYS else [])
-    return ", ".join(named + shown)
 
 
 def _choose_baseline(configs: list[Config]) -> int:
@@ -191,7 +158,7 @@ def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
     for run in runs:
         if run.config is None:
             continue
-        settings = _settings(run.config)
+        settings = settings_of(run.config)
         same = next((members for one, members in gathered if one == settings), None)
         if same is None:
             gathered.append((settings, [run]))
@@ -207,24 +174,19 @@ def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
         _check_seeds([run for run in members if run.status == FINISHED])
     configs = [members[0].config for _, members in done if members[0].config is not None]
     first = _choose_baseline(configs)
-    groups = _labelled(done, configs, first)
     if baseline is not None:
-        labels = [group.label for group in groups]
+        labels = labels_of(configs, configs[first])
         if baseline not in labels:
             raise ValueError(f"baseline={baseline} is no group of these runs; choose one of {', '.join(labels)}.")
         first = labels.index(baseline)
-        groups = _labelled(done, configs, first)
+    groups = _grouped([members for _, members in done], configs, configs[first])
     ordered = [groups[first], *(group for i, group in enumerate(groups) if i != first)]
     remarks = [
         f"{group.label} differs from the baseline in more than its name says, so its difference has two causes"
         for group in ordered[1:]
-        if group.changes and (group.config.ablation, group.config.network.name) != _names(ordered[0].config)
+        if group.changes and names_of(group.config) != names_of(ordered[0].config)
     ]
     return Comparison(ordered, remarks)
-
-
-def _names(config: Config) -> tuple[str, str]:
-    return config.ablation, config.network.name
 
 
 def _check_seeds(runs: Sequence[Found]) -> None:
@@ -239,18 +201,10 @@ def _check_seeds(runs: Sequence[Found]) -> None:
             )
 
 
-def _labelled(done: list[tuple[dict[str, Any], list[Found]]], configs: list[Config], first: int) -> list[Group]:
-    base = done[first][0]
+def _grouped(done: list[list[Found]], configs: list[Config], base: Config) -> list[Group]:
     groups = []
-    for (settings, members), config in zip(done, configs, strict=True):
-        # Two groups of one name differ in settings that it does not tell, and then all of these are told.
-        twins = [other for (other, _), one in zip(done, configs, strict=True) if _names(one) == _names(config)]
-        like_base = _names(config) == _names(configs[first])
-        changes = _changes(settings, base, all_keys=like_base)
-        if len(twins) > 1 and not like_base:
-            changes += [one for one in _changes(settings, twins[0], all_keys=True) if one not in changes]
+    for members, config, label in zip(done, configs, labels_of(configs, base), strict=True):
         finished = [run for run in members if run.status == FINISHED]
         finished.sort(key=lambda run: run.config.seed if run.config is not None else 0)
-        label = _label(config, configs[first], changes)
-        groups.append(Group(label, config, finished, changes, len(members) - len(finished)))
+        groups.append(Group(label, config, finished, changes_of(config, base), len(members) - len(finished)))
     return groups

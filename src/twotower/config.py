@@ -360,6 +360,7 @@ class ReportConfig:
     output: str = "report"  # a folder
     baseline: str | None = None  # what the table calls it; null: the paper's network without an ablation
     evaluate: bool = False  # in ten crops, each finished run that was not
+    figures: bool = False  # also figure4 and activations of each finished run, where they are not there
 
 
 def register_schemas() -> None:

@@ -10,11 +10,22 @@ from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
 from twotower.labbook import baseline_of, read_labbook
-from twotower.mirror import IMAGES, PICTURE, PREDICTIONS, SIZES, figures_of, kernels_of, metrics_of, summary_of
-from twotower.tables import COUNTS_FOR
+from twotower.mirror import (
+    DIFFERENCES,
+    FIGURES,
+    IMAGES,
+    PICTURE,
+    PREDICTIONS,
+    SIZES,
+    figures_of,
+    kernels_of,
+    metrics_of,
+    summary_of,
+)
+from twotower.tables import COUNTS_FOR, signed
 
 STEP = "train/step"
-ABLATION = "ablation"  # the key of a run's configuration that colours and bars stand for
+VARIANT = "variant"  # the key of a run's configuration that colours and bars stand for
 
 
 def differences_of_2012() -> str:
@@ -27,7 +38,7 @@ def differences_of_2012() -> str:
         base = baseline_of(entry, entries)
         if base is not None:
             points = (entry.top1_error - base.top1_error, entry.top5_error - base.top5_error)
-            top1, top5 = (f"{one:+.2f}".replace("-0.00", "0.00") for one in points)
+            top1, top5 = (signed(one) for one in points)
             about = f"{entry.run}: {entry.change}"
             lines.append(f"| {ours.get(entry.run, '')} | {about} | {entry.view} | {top1} | {top5} |")
     lines += [
@@ -56,21 +67,21 @@ def build(settings: DashboardConfig) -> Any:
     workspaces, panels = _packages()
     network = settings.network
     layers, towers = list(network.layers), [f"tower{tower}" for tower in range(network.towers)]
-    by_ablation = {"groupby": panels.Config(ABLATION), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    by_variant = {"groupby": panels.Config(VARIANT), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
     def line(title: str, unit: str, *metrics: str, **options: Any) -> Any:
         return panels.LinePlot(title=title, x=STEP, y=list(metrics), title_x="steps", title_y=unit, **options)
 
     def bars(title: str, metric: str, unit: str = "%") -> Any:
-        return panels.BarPlot(title=title, metrics=[metric], title_x=unit, **by_ablation)
+        return panels.BarPlot(title=title, metrics=[metric], title_x=unit, **by_variant)
 
     def media(title: str, *keys: str) -> Any:
         return panels.MediaBrowser(title=title, media_keys=list(keys), gallery_axis="step")
 
     sweep = [
-        line("validation top-1 error by ablation", "%", "validation/top1_error", **by_ablation),
-        line("validation top-5 error by ablation", "%", "validation/top5_error", **by_ablation),
-        line("validation loss by ablation", "nats", "validation/loss", **by_ablation),
+        line("validation top-1 error by network and ablation", "%", "validation/top1_error", **by_variant),
+        line("validation top-5 error by network and ablation", "%", "validation/top5_error", **by_variant),
+        line("validation loss by network and ablation", "nats", "validation/loss", **by_variant),
         bars("lowest validation top-1 error", "best_top1_error"),
         bars("lowest validation top-5 error", "best_top5_error"),
         bars("time of the training steps", "seconds", "seconds"),
@@ -108,17 +119,21 @@ def build(settings: DashboardConfig) -> Any:
         media("validation images with the likeliest classes", IMAGES),
         panels.WeavePanelSummaryTable(table_name=PREDICTIONS),
         media("what the network is fed", PICTURE),
-        media("drawn afterwards by launch/figure.py", *figures_of()),
+        media("drawn afterwards by launch/figure.py", *(f"figures/{name}" for name in FIGURES)),
     ]
     ablations = [
         bars("top-1 error, centre crop", "centre/top1_error"),
         bars("top-1 error, mean of ten crops", "ten/top1_error"),
         bars("top-5 error, centre crop", "centre/top5_error"),
         bars("top-5 error, mean of ten crops", "ten/top5_error"),
+        media(
+            "differences with intervals, and those of 2012, by launch/report.py",
+            *(f"figures/{name}" for name in DIFFERENCES),
+        ),
         panels.MarkdownPanel(markdown=differences_of_2012()),
     ]
     sections = [
-        ("Sweep: ablations compared", sweep, 3),
+        ("Sweep: networks and ablations compared", sweep, 3),
         ("Training", training, 3),
         ("The two towers side by side" if len(towers) == 2 else "The tower", side_by_side, len(towers)),
         ("The exchange", exchange, 3),
@@ -141,7 +156,7 @@ def build(settings: DashboardConfig) -> Any:
         settings=workspaces.WorkspaceSettings(x_axis=STEP),
         runset_settings=workspaces.RunsetSettings(
             filters="" if settings.group is None else workspaces.And(workspaces.Metric("Group") == settings.group),
-            groupby=[workspaces.Config(ABLATION)],
+            groupby=[workspaces.Config(VARIANT)],
             pinned_columns=["summary:best_top1_error", "summary:ten/top1_error", "config:seed.value"],
         ),
     )

@@ -25,7 +25,10 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
     rows = range(len(others))
     for axes, measure in zip(panels, MEASURES, strict=True):
         for row, group in enumerate(others):
-            difference, recorded = comparison.difference(group, view, measure), recorded_difference(group)
+            difference, recorded = (
+                comparison.difference(group, view, measure),
+                recorded_difference(group, comparison.baseline),
+            )
             assert difference is not None
             if difference.interval is not None:
                 axes.plot(difference.interval, [row, row], color=COLOUR, lw=3, alpha=0.45, solid_capstyle="butt")
@@ -39,7 +42,7 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
         axes.set_ylim(len(others) - 0.4, -0.6)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].plot([], [], "o", color=COLOUR, label="here, mean over seeds; bar: 95 % interval")
-    if any(recorded_difference(group) is not None for group in others):
+    if any(recorded_difference(group, comparison.baseline) is not None for group in others):
         label = "2012: all of ILSVRC-2012, ten crops, one run"
         panels[0].plot([], [], "D", color=COLOUR_2012, mfc="none", mew=1.6, label=label)
     crops = "ten crops" if view == "ten" else "centre crop"

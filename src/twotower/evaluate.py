@@ -254,7 +254,8 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     }
     result["report"] = str(report_of(subject.run_dir, settings))
     write_json(Path(result["report"]), result)
-    if not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
+    is_own = settings.checkpoint is None and settings.data_root is None  # not what the run's dashboard compares
+    if is_own and not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
         log_evaluation(subject.run_dir, subject.config, versions(), result)
     return result
 

@@ -62,7 +62,7 @@ def read_kernels(run_dir: Path) -> Kernels:
 def summarise(kernels: Kernels) -> dict[str, Any]:
     """Mean selectivity of each tower, and how often a kernel of the one exceeds a kernel of the other.
 
-    `more_colour` is that probability for the tower with the higher mean (the area under the ROC curve, ties count
+    `more_colour` is that probability for the tower for which it is higher (the area under the ROC curve, ties count
     half): 0.5 for towers that do not differ, 1 for towers that differ in every kernel. `p_value` is how often towers
     that share one distribution would come out as far apart (Mann and Whitney's test, two-sided).
     """

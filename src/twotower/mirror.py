@@ -49,6 +49,7 @@ VALIDATION = ("epoch", "loss", "top1_error", "top5_error", "images_per_second")
 IMAGES, PREDICTIONS, PICTURE = "validation/images", "validation/predictions", "input/picture"
 SUMMARY = ("loss", "top1_error", "top5_error", "best_top1_error", "best_top5_error", "images_per_second", "seconds")
 FIGURES = ("figure3", "figure4", "activations", "confusion")  # of one run, by launch/figure.py
+DIFFERENCES = ("differences-centre", "differences-ten")  # of a report: ablations with the lines of 2012
 EVALUATION = ("top1_error", "top5_error", "loss", "num_images", "images_per_second")
 SIZES = ("weight", "update", "output")  # of each layer, in `scales`
 
@@ -84,8 +85,8 @@ def summary_of() -> list[str]:
 
 
 def figures_of() -> list[str]:
-    """Every drawing of one run that `launch/figure.py` sends."""
-    return [f"figures/{name}" for name in FIGURES]
+    """Every drawing that `launch/figure.py` sends, and those of `launch/report.py` that all runs share."""
+    return [f"figures/{name}" for name in (*FIGURES, *DIFFERENCES)]
 
 
 @contextmanager
@@ -98,6 +99,11 @@ def _staged_in(run_dir: Path) -> Iterator[None]:
     finally:
         if given is None:
             del os.environ["WANDB_DATA_DIR"]
+
+
+def variant_of(config: Config) -> str:
+    """What runs are grouped by on the dashboard: "alexnet_2012", "alexnet_2012, no_lrn", "no_exchange"."""
+    return config.network.name if config.ablation == "none" else f"{config.network.name}, {config.ablation}"
 
 
 def _group(config: Config, run_dir: Path) -> str:
@@ -119,7 +125,7 @@ def _open(config: Config, run_dir: Path, job_type: str, name: str, about: Mappin
             tags=[*logging.tags, config.network.name, f"ablation:{config.ablation}"],
             notes=logging.notes,
             mode="online" if logging.wandb == "online" else "offline",
-            config=asdict(config) | {"run_dir": str(run_dir), **about},
+            config=asdict(config) | {"run_dir": str(run_dir), "variant": variant_of(config), **about},
             settings=wandb.Settings(
                 console="off",
                 silent=True,
@@ -174,27 +180,28 @@ class Mirror:
             self._run = None
             self._tell(f"W&B was lost ({error}); the run goes on without, and metrics.jsonl has everything.")
 
-    def _log(self, step: int, values: dict[str, Any]) -> None:
+    def _log(self, step: int, make: Callable[[], dict[str, Any]]) -> None:
+        """Makes values and logs them; pictures are files as soon as they are made, so that may fail as well."""
         if self._run is not None:
             with self._optional():
-                self._run.log({"train/step": step} | values)
+                self._run.log({"train/step": step} | make())
 
     def event(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """The numbers of an event of the journal, if it is one of `MIRRORED`."""
         if event in MIRRORED:
-            self._log(step, {f"{event}/{key}": value for key, value in values.items()})
+            self._log(step, lambda: {f"{event}/{key}": value for key, value in values.items()})
 
     def picture(self, path: Path) -> None:
         """What the network is fed, a PNG, at step 0."""
         from wandb import Image
 
-        self._log(0, {PICTURE: Image(str(path))})
+        self._log(0, lambda: {PICTURE: Image(str(path))})
 
     def kernels(self, step: int, picture: NDArray[np.uint8]) -> None:
         """A picture of the first layer's kernels, uint8 [H, W, 3]."""
         from wandb import Image
 
-        self._log(step, {kernels_of(self.config.network): Image(picture)})
+        self._log(step, lambda: {kernels_of(self.config.network): Image(picture)})
 
     def predictions(self, step: int, predictions: Sequence["Prediction"]) -> None:
         """A few images with what the network says of them, as pictures with captions and as a table."""
@@ -205,12 +212,17 @@ class Mirror:
         shown = min(len(one.likeliest) for one in predictions)
         columns = ["image", "label"]
         columns += [f"{what} {place + 1}" for place in range(shown) for what in ("class", "probability")]
-        table = Table(columns=columns)
-        for number, one in enumerate(predictions):
-            table.add_data(number, one.label, *(value for pair in one.likeliest for value in pair))
-        # JPEGs: a tenth of the bytes of PNGs, each time.
-        pictures = [Image(one.pixels, caption=one.caption(), file_type="jpg") for one in predictions]
-        self._log(step, {IMAGES: pictures, PREDICTIONS: table})
+
+        def picture(one: "Prediction", **about: Any) -> Any:
+            return Image(one.pixels, file_type="jpg", **about)  # a tenth of the bytes of a PNG, each time
+
+        def make() -> dict[str, Any]:
+            table = Table(columns=columns)
+            for one in predictions:
+                table.add_data(picture(one), one.label, *(value for pair in one.likeliest for value in pair))
+            return {IMAGES: [picture(one, caption=one.caption()) for one in predictions], PREDICTIONS: table}
+
+        self._log(step, make)
 
     def checkpoint(self, path: Path, step: int, is_last: bool) -> None:
         """Keeps a checkpoint as an artifact of type `model`, where logging.wandb_checkpoints asks for it.
@@ -262,6 +274,8 @@ def open_mirror(
 def log_evaluation(run_dir: Path, config: Config, versions: Mapping[str, str], result: Mapping[str, Any]) -> None:
     """A small W&B run with the errors of an evaluation as its summary: `centre/top1_error`, `ten/top1_error` ...
 
+    Those of another split than `val` are called `test/centre/top1_error` ...
+
     Args:
         config: the run's own; nothing happens if its logging.wandb is disabled.
         result: what evaluation.json holds.
@@ -274,7 +288,8 @@ def log_evaluation(run_dir: Path, config: Config, versions: Mapping[str, str], r
     run = _open(config, run_dir, "evaluation", f"{run_dir.name}-evaluation", about)
     try:
         views = {view: result[view] for view in ("centre", "ten") if result[view] is not None}
-        run.summary.update({f"{view}/{key}": one[key] for view, one in views.items() for key in EVALUATION})
+        split = "" if result["split"] == "val" else f"{result['split']}/"
+        run.summary.update({f"{split}{view}/{key}": one[key] for view, one in views.items() for key in EVALUATION})
     finally:
         run.finish()
 

@@ -19,7 +19,7 @@ from twotower.journal import write_json
 from twotower.mirror import log_figures
 from twotower.page import Cell, Page, Section, Table, render
 from twotower.report_csv import write_runs_csv, write_table_csv
-from twotower.report_figures import draw, file_name
+from twotower.report_figures import draw, draw_of_run
 from twotower.report_summary import summarise
 from twotower.report_tables import (
     as_markdown,
@@ -27,20 +27,46 @@ from twotower.report_tables import (
     commands_table,
     differences_table,
     errors_table,
+    has_kernels,
     runs_table,
 )
+from twotower.sweep import file_name
 from twotower.tables import as_rows, make_page
 
 PAGE = "report.html"
+# Tells an earlier report from a folder of something else, also when it was interrupted.
+_UNFINISHED = (
+    "<!DOCTYPE html><title>unfinished</title><p>This report was not finished; the same command makes it again.</p>"
+)
 
 
-def _labbook_section(runs: Sequence[Found]) -> Section:
-    page = make_page([str(run.run_dir) for run in runs if run.status == FINISHED and run.has_checkpoint])
+def _labbook_section(comparison: Comparison) -> Section:
+    """Of groups that differ from the baseline in their names alone: others are no run of the lab book."""
+    runs = [run for group in comparison.groups if not group.changes for run in group.runs if has_kernels(run)]
+    page = make_page([str(run.run_dir) for run in runs])
     tables = [
         Table(title, heads, [[Cell(text) for text in row] for row in rows]) for title, heads, rows in as_rows(page)
     ]
     what = "Top-1 / top-5 error in percent. Ours are headed by the images that they were measured on."
     return Section("The lab book of 2012, and ours", [what, *page.remarks], tables, [])
+
+
+def _complete(runs: Sequence[Found], settings: ReportConfig) -> list[str]:
+    """Evaluates and draws what was asked for and is missing. Returns what could not be done."""
+    remarks = []
+    for run in runs:
+        if run.status != FINISHED or not has_kernels(run) or run.errors is None:
+            continue
+        try:
+            if settings.evaluate and "ten" not in run.errors:
+                print(f"evaluating {run.name} in ten crops", flush=True)
+                evaluate_run(EvaluateConfig(run=str(run.run_dir), crops="ten"))
+            if settings.figures:
+                print(f"drawing {run.name}", flush=True)
+                draw_of_run(run)
+        except (ValueError, OSError) as error:
+            remarks.append(f"{run.name}: {error}")
+    return remarks
 
 
 def _lead(runs: Sequence[Found], comparison: Comparison, roots: Sequence[str]) -> list[str]:
@@ -76,24 +102,22 @@ def make_report(settings: ReportConfig) -> Path:
         raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
     runs = find_runs(settings.folders)
     check_one_data_set(runs)
-    if settings.evaluate:
-        for run in runs:
-            if run.status == FINISHED and run.has_checkpoint and run.errors is not None and "ten" not in run.errors:
-                print(f"evaluating {run.name} in ten crops", flush=True)
-                evaluate_run(EvaluateConfig(run=str(run.run_dir), crops="ten"))
-        runs = find_runs(settings.folders)
+    compare(runs, settings.baseline)  # what is wrong with them is said before anything is computed
+    undone = _complete(runs, settings)
+    runs = find_runs(settings.folders)
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / PAGE).write_text(_UNFINISHED)
     figures, remarks = draw(folder, runs, comparison)
     errors, differences, commands = (
         errors_table(comparison),
         differences_table(comparison),
         commands_table(comparison),
     )
-    all_runs, colour, labbook = runs_table(runs), colour_table(runs), _labbook_section(runs)
+    all_runs, colour, labbook = runs_table(runs), colour_table(runs), _labbook_section(comparison)
     main_tables = [errors, *([differences] if len(comparison.groups) > 1 else [])]
     sections = [
-        Section("Comparison", [*comparison.remarks, *remarks], main_tables, figures["comparison"]),
+        Section("Comparison", [*comparison.remarks, *remarks, *undone], main_tables, figures["comparison"]),
         Section("Curves", [], [], figures["curves"]),
         Section("Colour in the first layer", [], [colour] if colour is not None else [], figures["colour"]),
         Section("More of these runs", [], [], figures["runs"]),
@@ -108,7 +132,7 @@ def make_report(settings: ReportConfig) -> Path:
     write_json(folder / "summary.json", summarise(runs, comparison))
     for group in comparison.groups:
         _write_config(group.config, folder / f"config-{file_name(group.label)}.yaml")
-    parts = [*lead, *comparison.remarks, *(as_markdown(one) for one in main_tables)]
+    parts = [*lead, *comparison.remarks, *remarks, *undone, *(as_markdown(one) for one in main_tables)]
     parts += [as_markdown(one) for one in (all_runs, commands, *([colour] if colour is not None else []))]
     parts += [as_markdown(table) for table in labbook.tables]
     (folder / "table.md").write_text(f"# {page.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n")

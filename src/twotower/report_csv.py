@@ -7,7 +7,7 @@ from typing import Any
 
 from twotower.collect import Found
 from twotower.compare import MEASURES, VIEWS, Comparison, recorded_difference
-from twotower.report_tables import repeating_command
+from twotower.report_tables import pairs_of, repeating_command
 
 
 def write_table_csv(comparison: Comparison, path: Path) -> None:
@@ -17,7 +17,7 @@ def write_table_csv(comparison: Comparison, path: Path) -> None:
         for measure in MEASURES:
             name = f"{measure}_{view}"
             heads += [f"{name}_mean", f"{name}_spread", f"{name}_difference", f"{name}_low", f"{name}_high"]
-    heads += ["pairs", "run_2012", "top1_error_2012_difference", "top5_error_2012_difference"]
+    heads += ["pairs_centre", "pairs_ten", "run_2012", "top1_error_2012_difference", "top5_error_2012_difference"]
     heads += ["images_per_second", "seconds", "epochs", "megabytes_tower0", "megabytes_tower1", "command"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -25,7 +25,6 @@ def write_table_csv(comparison: Comparison, path: Path) -> None:
         for group in comparison.groups:
             seeds = " ".join(str(run.config.seed) for run in group.runs if run.config is not None)
             row: list[Any] = [group.label, group.config.network.name, group.config.ablation, len(group.runs), seeds]
-            pairs = 0
             for view in VIEWS:
                 for measure in MEASURES:
                     error, difference = group.error(view, measure), comparison.difference(group, view, measure)
@@ -35,9 +34,9 @@ def write_table_csv(comparison: Comparison, path: Path) -> None:
                         if difference is None
                         else [difference.mean, *(difference.interval or (None, None))]
                     )
-                    pairs = max(pairs, difference.count if difference is not None else 0)
-            recorded = recorded_difference(group)
-            row += [pairs or None]
+            recorded = recorded_difference(group, comparison.baseline)
+            counts = pairs_of(comparison, group)
+            row += [counts[0] or None, counts[1] if len(counts) > 1 else None]
             row += [recorded.run, recorded.top1_error, recorded.top5_error] if recorded is not None else [None] * 3
             row += [group.mean_of(key) for key in ("images_per_second", "seconds", "epochs")]
             memory = [run.megabytes for run in group.runs if run.megabytes]

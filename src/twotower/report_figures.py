@@ -4,21 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twotower import checkpoint, predictions
+from twotower.activations import make_activations, write_activations
 from twotower.collect import FINISHED, Found
 from twotower.colour import Course, write_colour
 from twotower.compare import VIEWS, Comparison
+from twotower.config import EvaluateConfig
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import MAX_LINES, write_curves
 from twotower.differences import draw_differences
+from twotower.evaluate import open_subject
 from twotower.figure1 import LEVEL, curves_of, summarise, write_figure1
 from twotower.figure3 import write_figure3
+from twotower.figure4 import make_figure4, write_figure4
 from twotower.page import Figure
-from twotower.report_tables import CROPS, colour_of, kernels_of
+from twotower.report_tables import CROPS, colour_of, has_kernels, kernels_of
+from twotower.sweep import file_name
 
-
-def file_name(label: str) -> str:
-    """A group's name as a part of file names."""
-    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in label)[:80]
+OWN = ("figure3", "confusion")  # of one run, that a report draws afresh
 
 
 def _figure(folder: Path, name: str, title: str, caption: str = "") -> Figure:
@@ -55,7 +57,7 @@ def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[d
         write_colour(courses, folder / "colour.png")
         figures["colour"].append(_figure(folder, "colour", "Colour selectivity of both towers by step"))
     for group in comparison.groups:
-        run = next((run for run in group.runs if run.has_checkpoint), None)
+        run = next((run for run in group.runs if has_kernels(run)), None)
         if run is None:
             continue
         name = f"figure3-{file_name(group.label)}"
@@ -63,7 +65,10 @@ def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[d
         figures["colour"].append(
             _figure(folder, name, f"conv1 of {group.label}", f"Run {run.name}; Figure 3 of the paper.")
         )
-        figures["runs"] += _of_run(folder, group.label, run)
+        figures["runs"] += _confusion(folder, group.label, run)
+    for group in comparison.groups:
+        for run in group.runs:
+            figures["runs"] += _drawn_before(folder, group.label, run)
     return figures, remarks
 
 
@@ -82,22 +87,46 @@ def _figure1(folder: Path, comparison: Comparison) -> list[Figure]:
     return [_figure(folder, "figure1", "Figure 1: training error by epoch", "; ".join(told))]
 
 
-def _of_run(folder: Path, label: str, run: Found) -> list[Figure]:
-    """Its confusion matrix from stored predictions, and what launch/figure.py drew of it."""
-    found = []
+def _confusion(folder: Path, label: str, run: Found) -> list[Figure]:
+    """From stored predictions, where the run has them."""
     path = checkpoint.find(run.run_dir)
     stored = predictions.path_of(run.run_dir, path.name, "val", "centre")
     identity, manifest = predictions.read_identity(stored), checkpoint.read_manifest(path)
-    if identity is not None and identity["checkpoint"] == manifest.sha256:
-        one = predictions.read(stored, identity)
-        assert one is not None
-        name = f"confusion-{file_name(label)}"
-        confusion = confusion_of(one.log_probabilities, one.labels, manifest.classes)
-        write_confusion(confusion, f"{run.name}, centre crop", folder / f"{name}.png")
-        found.append(_figure(folder, name, f"Classes taken for each other: {label}", f"Run {run.name}."))
+    if identity is None or identity["checkpoint"] != manifest.sha256:
+        return []
+    one = predictions.read(stored, identity)
+    assert one is not None
+    name = f"confusion-{file_name(label)}"
+    confusion = confusion_of(one.log_probabilities, one.labels, manifest.classes)
+    write_confusion(confusion, f"{run.name}, centre crop", folder / f"{name}.png")
+    return [_figure(folder, name, f"Classes taken for each other: {label}", f"Run {run.name}.")]
+
+
+def _drawn_before(folder: Path, label: str, run: Found) -> list[Figure]:
+    """What launch/figure.py drew of a run, but for what the report draws itself."""
+    found = []
     for picture in sorted((run.run_dir / "figures").glob("*.png")):
-        name = f"{picture.stem}-{file_name(label)}"
+        if picture.stem in OWN:
+            continue
+        assert run.config is not None
+        name = f"{picture.stem}-{file_name(f'{label},seed={run.config.seed}')}"
         for file in picture.parent.glob(f"{picture.stem}.*"):
             (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
         found.append(_figure(folder, name, f"{picture.stem}: {label}", f"Run {run.name}."))
     return found
+
+
+def draw_of_run(run: Found) -> None:
+    """Figure 4 and the maps of the first layer, as launch/figure.py draws them, unless they are there.
+
+    Raises: ValueError if the images are not there any more.
+    """
+    folder = run.run_dir / "figures"
+    missing = [name for name in ("figure4", "activations") if not (folder / f"{name}.png").exists()]
+    if missing:
+        subject = open_subject(str(run.run_dir), EvaluateConfig(run=str(run.run_dir)))
+        folder.mkdir(exist_ok=True)
+        if "figure4" in missing:
+            write_figure4(make_figure4(subject, [], [], 0), folder / "figure4.png")
+        if "activations" in missing:
+            write_activations(make_activations(subject, None, None), folder / "activations.png")

@@ -24,7 +24,7 @@ def _colour(run: Found) -> dict[str, Any]:
 
 
 def _group(comparison: Comparison, group: Group) -> dict[str, Any]:
-    recorded = recorded_difference(group)
+    recorded = recorded_difference(group, comparison.baseline)
     keys = [(view, measure) for view in VIEWS for measure in MEASURES]
     return {
         "network": group.config.network.name,
@@ -49,7 +49,10 @@ def _versions(runs: Sequence[Found]) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for run in runs:
         path = run.run_dir / "versions.json"
-        versions = json.loads(path.read_text()) if run.status == FINISHED and path.exists() else {}
+        try:
+            versions = json.loads(path.read_text()) if run.status == FINISHED else {}
+        except (OSError, ValueError):
+            versions = {}
         if versions and versions not in found:
             found.append(versions)
     return found

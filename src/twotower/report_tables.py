@@ -1,5 +1,6 @@
 """The tables of a report: errors, differences with their intervals, commands, runs, the towers' colour."""
 
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from twotower.collect import FINISHED, NOT_APPLICABLE, Found
 from twotower.compare import MEASURES, VIEWS, Comparison, Estimate, Group, recorded_difference
 from twotower.figure3 import Kernels, read_kernels, summarise
 from twotower.page import Cell, Table
+from twotower.tables import signed
 
 TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
 CROPS = {"centre": "centre", "ten": "ten crops"}
@@ -15,12 +17,6 @@ CROPS = {"centre": "centre", "ten": "ten crops"}
 
 def percent(value: float) -> str:
     return f"{value:.2f}"
-
-
-def signed(value: float) -> str:
-    """With a sign, unless it rounds to nothing."""
-    text = f"{value:+.2f}"
-    return "0.00" if float(text) == 0 else text
 
 
 def _estimate_cell(one: Estimate | None, *, is_difference: bool = False) -> Cell:
@@ -45,11 +41,11 @@ def repeating_command(group: Group) -> str:
     config = group.config
     if config.command is None:
         return ""
-    kept = [word for word in config.command.split() if not word.startswith("seed=")]
+    kept = [word for word in shlex.split(config.command) if not word.startswith("seed=")]
     seeds = [run.config.seed for run in group.runs if run.config is not None]
     if len(seeds) > 1:
         kept.insert(2, "-m")
-    return " ".join([*kept, f"seed={','.join(str(seed) for seed in seeds)}"])
+    return shlex.join([*kept, f"seed={','.join(str(seed) for seed in seeds)}"])
 
 
 def errors_table(comparison: Comparison) -> Table:
@@ -83,6 +79,13 @@ def errors_table(comparison: Comparison) -> Table:
     return Table("Errors", heads, rows, note)
 
 
+def pairs_of(comparison: Comparison, group: Group) -> list[int]:
+    """How many seeds the difference to the baseline has, in the centre crop and in ten crops."""
+    found = [comparison.difference(group, view, MEASURES[0]) for view in VIEWS]
+    counts = [0 if one is None else one.count for one in found]
+    return counts if counts[1] else counts[:1]
+
+
 def differences_table(comparison: Comparison) -> Table:
     """A row for each group but the baseline: paired differences, and those of 2012."""
     heads = ["network, ablation", "pairs"]
@@ -90,15 +93,23 @@ def differences_table(comparison: Comparison) -> Table:
     heads += ["2012: top-1, ten crops", "2012: top-5, ten crops"]
     rows = []
     for group in comparison.groups[1:]:
-        recorded = recorded_difference(group)
+        recorded = recorded_difference(group, comparison.baseline)
         of_2012 = [Cell("")] * 2
         if recorded is not None:
             values = (recorded.top1_error, recorded.top5_error)
             of_2012 = [Cell(signed(value), value, f"run {recorded.run}") for value in values]
         differences = [comparison.difference(group, view, measure) for view in VIEWS for measure in MEASURES]
-        pairs = max((one.count for one in differences if one is not None), default=0)
+        pairs = pairs_of(comparison, group)
+        shown = " / ".join(str(count) for count in dict.fromkeys(pairs))
         cells = [_estimate_cell(one, is_difference=True) for one in differences]
-        rows.append([Cell(group.label), Cell(str(pairs), pairs), *cells, *of_2012])
+        rows.append(
+            [
+                Cell(group.label),
+                Cell(shown, pairs[0], "" if len(set(pairs)) == 1 else "centre / ten crops"),
+                *cells,
+                *of_2012,
+            ]
+        )
     note = (
         "Percentage points of error more than the baseline's: means of the differences of runs with one seed, and "
         "their 95 % confidence intervals (Student's t over the seeds). Marked: intervals without zero. An interval "
@@ -150,9 +161,20 @@ def kernels_of(run_dir: Path) -> Kernels:
     return read_kernels(run_dir)
 
 
+def has_kernels(run: Found) -> bool:
+    """Whether a run has a checkpoint that can be read."""
+    if run.status != FINISHED or not run.has_checkpoint:
+        return False
+    try:
+        kernels_of(run.run_dir)
+    except ValueError:
+        return False
+    return True
+
+
 def colour_of(run: Found) -> list[float] | None:
     """Mean colour selectivity of conv1 in tower 0 and tower 1; None without two towers or a checkpoint."""
-    if run.status != FINISHED or not run.has_checkpoint or run.config is None or run.config.network.towers != 2:
+    if not has_kernels(run) or run.config is None or run.config.network.towers != 2:
         return None
     means: list[float] = summarise(kernels_of(run.run_dir))["mean_selectivity"]
     return means

@@ -65,7 +65,7 @@ def _with_digest(name: str, text: str) -> str:
     return f"{name[: MAX_NAME - 9]}-{digest}"
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """`text` without what a file system or a shell could misread; a digest keeps apart what that makes alike."""
     safe = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text)
     return safe if safe == text and len(safe) <= MAX_NAME else _with_digest(safe, text)
@@ -82,7 +82,7 @@ def sweep_name(name: str, overrides: list[Override]) -> str:
     swept = [one.get_key_element() for one in overrides if one.is_sweep_override()]
     fixed = sorted(str(one.input_line) for one in overrides if not one.is_sweep_override() and not _is_place(one))
     digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:6]] if fixed else []
-    return _file_name("-".join([name, *swept, *digest]))
+    return file_name("-".join([name, *swept, *digest]))
 
 
 def _hours(seconds: float) -> str:
@@ -124,7 +124,7 @@ class Sweep:
         jobs = []
         for values in BasicSweeper.split_arguments(overrides, None)[0]:
             own = ",".join(value for value in values if value.split("=", 1)[0] in swept) or "defaults"
-            jobs.append(Job(own, folder / _file_name(own)))
+            jobs.append(Job(own, folder / file_name(own)))
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
         return Sweep(name, jobs, done_before, elsewhere="BasicLauncher" not in composed.hydra.launcher._target_)
 

@@ -233,7 +233,7 @@ def _only_printed(entry: Entry) -> bool:
     return bool(entry.paper_item) and entry.nll is None
 
 
-def _signed(difference: float) -> str:
+def signed(difference: float) -> str:
     """With two digits, and a sign unless it is nothing."""
     return f"{difference:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")
 
@@ -250,7 +250,7 @@ def _own_cell(entry: Entry, images: str, results: Sequence[OwnResult], names: se
     base, difference = [result for result in here if result.name == BASELINE], _NOTHING
     if base and ours[0].name != BASELINE:
         of_base = mean(result.top1_error for result in base), mean(result.top5_error for result in base)
-        difference = (_signed(top1 - of_base[0]), _signed(top5 - of_base[1]))
+        difference = (signed(top1 - of_base[0]), signed(top5 - of_base[1]))
     return OwnCell(len(ours), (f"{top1:.2f}", f"{top5:.2f}"), difference)
 
 
@@ -274,7 +274,7 @@ def make_page(runs: Sequence[str] = ()) -> Page:
         notes = _NOTHING if _only_printed(entry) else (f"{entry.top1_error:.4f}", f"{entry.top5_error:.4f}")
         if base is not None:
             errors = entry.top1_error - base.top1_error, entry.top5_error - base.top5_error
-            difference = (_signed(errors[0]), _signed(errors[1]))
+            difference = (signed(errors[0]), signed(errors[1]))
         own = tuple(
             OwnCell(None, _NOTHING, _NOTHING)
             if only_comparable and images not in comparable

@@ -1,0 +1,81 @@
+"""The results in the repository: complete, free of a machine's paths, and their summaries follow from their data."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from twotower.config import Config
+
+RESULTS = sorted(path for path in (ROOT / "results").iterdir() if path.is_dir())
+ABLATIONS = ROOT / "results" / "imagenette_narrow"
+FIGURE_1 = ROOT / "results" / "figure1_cifar10"
+
+
+def test_there_are_results() -> None:
+    assert {ABLATIONS, FIGURE_1} <= set(RESULTS)
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+def test_a_result_is_complete(folder: Path) -> None:
+    names = [path.name for path in folder.iterdir()]
+    assert {"README.md", "summary.json"} <= set(names)
+    assert any(name.endswith(".csv") for name in names)
+    assert any(name.endswith(".png") for name in names)
+    configs = [name for name in names if name.startswith("config-")]
+    assert configs
+    for name in configs:
+        OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / name))
+    for path in folder.glob("*"):
+        if path.suffix != ".png":
+            assert not re.search(r"(?<![\w.])/(tmp|home|work|root|Users|mnt)/", path.read_text()), path
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2e6, "small files"
+
+
+def test_the_ablations_follow_from_their_runs() -> None:
+    summary = json.loads((ABLATIONS / "summary.json").read_text())
+    runs = list(csv.DictReader((ABLATIONS / "runs.csv").open()))
+
+    def errors(network: str, ablation: str) -> dict[str, float]:
+        chosen = [run for run in runs if (run["network"], run["ablation"]) == (network, ablation)]
+        assert all(run["status"] == "finished" for run in chosen)
+        return {run["seed"]: float(run["top1_error_ten"]) for run in chosen}
+
+    base = errors("alexnet_2012", "none")
+    assert len(base) >= 3
+    for label, group in summary["groups"].items():
+        ours = errors(group["network"], group["ablation"])
+        assert len(ours) >= 3, label
+        assert group["errors"]["top1_error_ten"]["mean"] == pytest.approx(mean(ours.values()), abs=1e-3)
+        if label != summary["baseline"]:
+            pairs = [ours[seed] - base[seed] for seed in ours]
+            difference = group["differences"]["top1_error_ten"]
+            assert difference["mean"] == pytest.approx(mean(pairs), abs=1e-3)
+            half = {3: 4.302653, 4: 3.182446, 5: 2.776445}[len(pairs)] * stdev(pairs) / len(pairs) ** 0.5
+            assert difference["high"] - difference["mean"] == pytest.approx(half, abs=1e-3)
+
+
+def test_figure_1_follows_from_its_curves() -> None:
+    summary = json.loads((FIGURE_1 / "summary.json").read_text())
+    rows = list(csv.DictReader((FIGURE_1 / "figure1.csv").open()))
+    for level in summary["levels"]:
+        for activation, found in level["activations"].items():
+            epochs = []
+            for seed in sorted({row["seed"] for row in rows if row["activation"] == activation}):
+                errors = [
+                    float(row["train_top1_error"])
+                    for row in rows
+                    if (row["activation"], row["seed"]) == (activation, seed)
+                ]
+                first = next((i for i, error in enumerate(errors) if error <= level["level"]), None)
+                if first is None:
+                    epochs.append(None)
+                else:
+                    share = (errors[first - 1] - level["level"]) / (errors[first - 1] - errors[first])
+                    epochs.append(pytest.approx(first + share, abs=1e-2))
+            assert found["epochs"] == epochs
