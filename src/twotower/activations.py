@@ -17,6 +17,7 @@ from torch import Tensor
 from twotower.config import NetworkConfig
 from twotower.data import Share, Split
 from twotower.data.feed import ValidationFeed
+from twotower.drawing import open_pyplot, save
 from twotower.evaluate import Subject, load_towers
 from twotower.exchange import InProcessExchange
 from twotower.features import images_of, outputs_of
@@ -166,12 +167,7 @@ def write_activations(found: Activations, path: Path) -> list[Path]:
 
 
 def _draw(found: Activations, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "activations"  # the same drawing, the same bytes
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot("activations")
     low = min(0.0, *(float(maps.min()) for maps in found.of_tower))
     high = max(float(maps.max()) for maps in found.of_tower)
     drawn = [most_active(maps) for maps in found.of_tower]
@@ -201,8 +197,7 @@ def _draw(found: Activations, path: Path) -> None:
     figure.colorbar(shown, ax=panels, label="value", shrink=0.7, pad=0.01)
     after = " after " + ", ".join(found.steps) if found.steps else ""
     figure.suptitle(f"{found.layer}{after}, as {found.reader} reads it: {found.title}", size=11)
-    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def describe(found: Activations) -> list[str]:

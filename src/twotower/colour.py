@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twotower.drawing import open_pyplot, save
 from twotower.figure3 import COLOURS, RANDOM
 
 
@@ -31,11 +32,7 @@ def write_colour(courses: Sequence[Course], path: Path) -> list[Path]:
 
 
 def _draw(courses: Sequence[Course], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot("colour")
     groups = list(dict.fromkeys(course.group for course in courses))
     columns = min(len(groups), 3)
     rows = -(-len(groups) // columns)
@@ -68,5 +65,4 @@ def _draw(courses: Sequence[Course], path: Path) -> None:
     lines = [pyplot.Line2D([], [], color=c, ls=s) for c, s in zip(COLOURS, ("-", "--"), strict=True)]
     names = ["tower 0", "tower 1 (numbers: seeds; dotted: kernels drawn at random)"]
     figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save(figure, path)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twotower.drawing import open_pyplot, save
+
 SHOWN_WHOLE = 30  # classes up to which the matrix is drawn; of more, the worst pairs and classes
 WORST = 15
 
@@ -78,12 +80,7 @@ def write_confusion(confusion: Confusion, title: str, path: Path) -> list[Path]:
 
 
 def _draw(confusion: Confusion, title: str, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "confusion"  # the same drawing, the same bytes
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot("confusion")
     found, count = summarise(confusion), len(confusion.classes)
     if count <= SHOWN_WHOLE:
         side = 3.0 + 0.38 * count
@@ -113,5 +110,4 @@ def _draw(confusion: Confusion, title: str, path: Path) -> None:
         for axes in (pairs_axes, class_axes):
             axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{title}: top-1 error {found['top1_error']:.2f} % of {found['num_images']:,} images", size=11)
-    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    save(figure, path)

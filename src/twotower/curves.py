@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+from twotower.drawing import open_pyplot, save
 from twotower.history import QUANTITIES, Epoch, History
 
 # Okabe and Ito's colours, told apart by the colour-blind; from the ninth line on they come again, dashed.
@@ -68,13 +69,9 @@ def _mean_epochs(histories: Sequence[History]) -> list[Epoch]:
 
 
 def _draw(members: dict[str, list[History]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "curves"  # the same drawing, the same bytes
-    from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
+    pyplot = open_pyplot("curves")
     figure, panels = pyplot.subplots(
         4, 1, figsize=(8.0, 9.5), sharex=True, height_ratios=[3, 3, 3, 1.4], layout="constrained"
     )
@@ -112,5 +109,4 @@ def _draw(members: dict[str, list[History]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=1, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    save(figure, path)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from twotower.compare import MEASURES, Comparison, recorded_difference
+from twotower.drawing import open_pyplot, save
 
 COLOUR, COLOUR_2012 = "#0072b2", "#d55e00"  # told apart by the colour-blind
 TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
@@ -14,12 +15,7 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
     Args:
         view: `centre` or `ten`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "differences"  # the same drawing, the same bytes
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot("differences")
     others = [g for g in comparison.groups[1:] if comparison.difference(g, view, "top1_error") is not None]
     figure, panels = pyplot.subplots(1, 2, figsize=(9.0, 2.0 + 0.5 * len(others)), sharey=True, layout="constrained")
     rows = range(len(others))
@@ -48,5 +44,4 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
     crops = "ten crops" if view == "ten" else "centre crop"
     figure.suptitle(f"What each change costs, {crops} (baseline: {comparison.baseline.label})", size=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save(figure, path)

@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any
 
 from twotower.config import Config
+from twotower.drawing import open_pyplot, save
 from twotower.history import History
 
 LEVEL = 25.0  # percent
@@ -128,12 +129,7 @@ def write_figure1(curves: Sequence[Curve], level: float, path: Path) -> list[Pat
 
 
 def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "figure1"  # the same drawing, the same bytes
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot("figure1")
     figure, axes = pyplot.subplots(figsize=(7.5, 5.0))
     for activation, colour in COLOURS.items():
         runs = [curve for curve in curves if curve.activation == activation]
@@ -157,5 +153,4 @@ def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
     axes.set_xlim(left=1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, bbox_inches="tight", dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    save(figure, path, bbox_inches="tight")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.describe import LayerNumbers, totals
+from twotower.drawing import open_pyplot, save
 
 COLUMNS, BOX_WIDTH, BOX_HEIGHT, ROW = (0.0, 5.6), 4.4, 0.62, 1.15  # in units of the drawing
 OWN, CROSSING, BOX, INK = "#4a4a4a", "#d55e00", ("#dbe9f6", "#fdebd0"), "#1a1a1a"  # safe for the colour-blind
@@ -30,13 +31,9 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colo
 
 def draw_figure2(layers: list[LayerNumbers], title: str, image_size: int, batch_size: int, path: Path) -> None:
     """Writes an SVG, PNG or PDF, as the ending of `path` says."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = title  # the same drawing, the same bytes
-    from matplotlib import pyplot
     from matplotlib.patches import FancyBboxPatch
 
+    pyplot = open_pyplot(title)
     columns = COLUMNS[: len(layers[0].maps_out)]
     height = (len(layers) + 2) * ROW
     figure, axes = pyplot.subplots(figsize=(columns[-1] + (6.9 if len(columns) > 1 else 7.8), 0.92 * height))
@@ -82,5 +79,4 @@ def draw_figure2(layers: list[LayerNumbers], title: str, image_size: int, batch_
     axes.set_xlim(-0.2, columns[-1] + BOX_WIDTH + 3.2)
     axes.set_ylim(tops[-1] - 0.3, 0.75)
     axes.axis("off")
-    figure.savefig(path, bbox_inches="tight", dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    save(figure, path, bbox_inches="tight")

@@ -16,6 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from twotower import checkpoint, weights
+from twotower.drawing import open_pyplot, save
 from twotower.journal import read_events
 from twotower.scales import colour_selectivity
 
@@ -108,12 +109,7 @@ def write_figure3(kernels: Kernels, path: Path) -> list[Path]:
 
 
 def _draw(kernels: Kernels, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "figure3"  # the same drawing, the same bytes
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot("figure3")
     # One scale for all kernels, so that a faint one looks faint (shownet.py).
     low = min(float(one.min()) for one in kernels.of_tower)
     high = max(float(one.max()) for one in kernels.of_tower)
@@ -148,5 +144,4 @@ def _draw(kernels: Kernels, path: Path) -> None:
     time_axes.set_xlabel("steps")
     time_axes.set_ylabel("mean colour selectivity")
     time_axes.set_title("dotted: kernels drawn at random (2/3)", size=8)
-    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    save(figure, path)

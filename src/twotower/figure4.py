@@ -21,6 +21,7 @@ from twotower.data import DataSet, Split
 from twotower.data.convert import UnusableError, decode, square
 from twotower.data.prepare import root_of
 from twotower.data.prepared import is_prepared, read_dataset_json
+from twotower.drawing import open_pyplot, save
 from twotower.evaluate import Subject, predictions_of
 from twotower.features import Features, features_of, images_of, last_hidden
 from twotower.neighbours import nearest
@@ -272,12 +273,7 @@ def write_figure4(figure: Figure4, path: Path) -> list[Path]:
 
 
 def _draw(figure: Figure4, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "figure4"  # the same drawing, the same bytes
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot("figure4")
     test_rows = -(-len(figure.tests) // PER_ROW)
     height = max(3.1 * test_rows, 1.35 * len(figure.queries)) + 1.0
     drawing = pyplot.figure(figsize=(17.0, height), layout="constrained")
@@ -285,8 +281,7 @@ def _draw(figure: Figure4, path: Path) -> None:
     _draw_tests(left, figure, test_rows)
     _draw_queries(right, figure)
     drawing.suptitle(figure.title, size=11)
-    drawing.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(drawing)
+    save(drawing, path)
 
 
 def _draw_tests(panel: Any, figure: Figure4, rows: int) -> None:
