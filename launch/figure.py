@@ -70,7 +70,7 @@ def _figure3(settings: FigureConfig, run: Path) -> Writer:
     if "more_colour" in found:
         more = found["more_colour"]
         print(f"a kernel of tower {more['tower']} sees more colour than one of the other with probability ", end="")
-        print(f"{more['probability']:.2f} (0.50: the towers do not differ)")
+        print(f"{more['probability']:.2f} (0.50: the towers do not differ; p = {more['p_value']:.2f})")
     return lambda path: write_figure3(kernels, path)
 
 
@@ -167,6 +167,12 @@ def _check(settings: FigureConfig) -> None:
             raise ValueError(f"output={output} must end in one of {', '.join(SUFFIXES)}, in a folder that exists.")
 
 
+def _name(settings: FigureConfig) -> str:
+    """Of a figure's file; maps of several layers and images do not overwrite each other."""
+    chosen = [Path(text).stem for text in (settings.layer, settings.image) if text is not None]
+    return "-".join([settings.figure, *chosen])
+
+
 def _place_in(run: Path, figure: str) -> Path:
     """RUN/figures/NAME.png. Raises: ValueError if the folder cannot be made."""
     folder = run / FOLDER
@@ -185,9 +191,11 @@ def _draw(settings: FigureConfig) -> None:
     if settings.figure in OF_RUNS:
         write, place = OF_RUNS[settings.figure](settings, folders), Path(f"{settings.figure}.png")
     elif len(folders) == 1:
+        if not (folders[0] / "config.yaml").exists() and any(folders[0].glob("*/config.yaml")):
+            raise ValueError(f"{folders[0]} is a sweep, and {settings.figure} draws one run; give one of its runs.")
         # The folder is made when there is something to put into it.
         write = OF_ONE_RUN[settings.figure](settings, folders[0])
-        place = _place_in(folders[0], settings.figure) if settings.output is None else Path()
+        place = _place_in(folders[0], _name(settings)) if settings.output is None else Path()
     else:
         raise ValueError(
             f"{settings.figure} draws one run, and {len(folders)} were given, the first two {folders[0]} and "

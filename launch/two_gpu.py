@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from twotower.config import Config, register_schemas, resolve
 from twotower.failure import NotApplicableError
 from twotower.launch import catch_stops, explain, run, run_as_worker
+from twotower.network import plan
 from twotower.sweep import Sweep
 from twotower.world import Place
 
@@ -48,6 +49,12 @@ def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
             f"ablation={config.ablation} changes nothing in network={config.network.name} with these settings, so "
             "the run would stand under a wrong name; leave it out."
         )
+    num_classes = 2  # any; what is asked here is whether the network can be built
+    plan(plain.network, num_classes)
+    try:
+        plan(config.network, num_classes)
+    except ValueError as error:
+        raise NotApplicableError(str(error)) from None
     return config
 
 

@@ -125,14 +125,14 @@ def test_the_command_writes_the_picture_and_its_data(
     launch(monkeypatch, "activations", "run=r*n", "layer=conv3", "image=5")
     printed = capsys.readouterr().out
     assert "conv3 for val/c1/2.png (c1)" in printed
-    rows = list(csv.DictReader((run / "figures" / "activations.csv").open()))
+    rows = list(csv.DictReader((run / "figures" / "activations-conv3-5.csv").open()))
     found = make_activations(open_subject(str(run), EvaluateConfig(run=str(run))), "conv3", "5")
     assert len(rows) == sum(len(maps) for maps in found.of_tower) == 24
     for row in rows:
         maps = found.of_tower[int(row["tower"])][int(row["map"])]
         assert float(row["mean"]) == pytest.approx(float(maps.mean()), rel=1e-4, abs=1e-9)
         assert float(row["max"]) == pytest.approx(float(maps.max()), rel=1e-4, abs=1e-9)
-    with Image.open(run / "figures" / "activations.png") as image:
+    with Image.open(run / "figures" / "activations-conv3-5.png") as image:
         assert min(image.size) > 300
         assert len(image.convert("RGB").getcolors(1 << 22) or []) > 1000, "the photograph in colour"
 

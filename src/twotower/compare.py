@@ -22,13 +22,16 @@ from twotower.variants import changes_of, labels_of, names_of, settings_of
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
 VIEWS = ("centre", "ten")
+_TOLD = 3  # runs that are named where none is finished
+_ALIKE = 1e-9  # of errors in percent: what rounding leaves
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Of `count` values: mean, standard deviation (n - 1), and the interval of the mean; in percent.
 
-    With one value there is neither spread nor interval, and both are None.
+    One value has neither spread nor interval; values that are all alike have no interval, as errors come in steps and
+    their agreement is chance.
     """
 
     mean: float
@@ -38,10 +41,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval shows a difference; values that are all alike do not, as errors come in steps."""
-        if self.spread is None or self.interval is None or self.spread < 1e-9:
-            return False
-        return not self.interval[0] <= 0 <= self.interval[1]
+        """Whether the interval shows a difference."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -51,6 +52,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     if len(values) == 1:
         return Estimate(values[0], 1)
     spread = stdev(values)
+    if spread < _ALIKE:
+        return Estimate(values[0], len(values), 0.0)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
     middle = mean(values)
     return Estimate(middle, len(values), spread, (middle - half, middle + half))
@@ -166,9 +169,10 @@ def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
             same.append(run)
     done = [(settings, members) for settings, members in gathered if any(m.status == FINISHED for m in members)]
     if not done:
+        reasons = [f"{run.name} is {run.status}: {run.remark}" for run in runs[:_TOLD]]
         raise ValueError(
-            f"none of the {len(runs)} runs is finished, so there is nothing to compare; the command that started "
-            "them goes on."
+            f"none of the {len(runs)} runs is finished, so there is nothing to compare ({'; '.join(reasons)}); the "
+            "command that started them goes on with those that were stopped."
         )
     for _, members in done:
         _check_seeds([run for run in members if run.status == FINISHED])

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from PIL import Image, UnidentifiedImageError
 
+MARK = '<meta name="generator" content="twotower">'  # tells its pages from others
 KINDS = ("", "command", "good", "bad", "muted")
 
 
@@ -127,6 +128,7 @@ def render(page: Page) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{MARK}
 <meta http-equiv="Content-Security-Policy" content="{allowed}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">

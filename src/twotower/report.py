@@ -17,7 +17,7 @@ from twotower.config import Config, EvaluateConfig, ReportConfig
 from twotower.evaluate import evaluate_run
 from twotower.journal import write_json
 from twotower.mirror import log_figures
-from twotower.page import Cell, Page, Section, Table, render
+from twotower.page import MARK, Cell, Page, Section, Table, render
 from twotower.report_csv import write_runs_csv, write_table_csv
 from twotower.report_figures import draw, draw_of_run
 from twotower.report_summary import summarise
@@ -35,9 +35,7 @@ from twotower.tables import as_rows, make_page
 
 PAGE = "report.html"
 # Tells an earlier report from a folder of something else, also when it was interrupted.
-_UNFINISHED = (
-    "<!DOCTYPE html><title>unfinished</title><p>This report was not finished; the same command makes it again.</p>"
-)
+_UNFINISHED = f"<!DOCTYPE html>{MARK}<title>unfinished</title><p>The same command makes this report again.</p>"
 
 
 def _labbook_section(comparison: Comparison) -> Section:
@@ -79,7 +77,7 @@ def _lead(runs: Sequence[Found], comparison: Comparison, roots: Sequence[str]) -
     network = f"{config.network.name} at width {config.network.width:g}, batches of {config.optim.batch_size}"
     return [
         f"{len(runs)} runs in {', '.join(roots)}: {told}. Trained on {describe_data(base.runs[0])}.",
-        f"The baseline is {base.label}: {network}, {config.schedule.epochs} epochs.",
+        f"The baseline is {base.label}: {network}, {base.mean_of('epochs'):.3g} epochs.",
         f"Made on {datetime.now():%Y-%m-%d %H:%M}.",
     ]
 
@@ -91,6 +89,14 @@ def _write_config(config: Config, path: Path) -> None:
     OmegaConf.save(OmegaConf.structured(replace(config, data=data, run_dir=None, sweep_dir=None)), path)
 
 
+def _may_be_written(folder: Path) -> bool:
+    """Whether an existing folder is empty or has an earlier report."""
+    if not folder.is_dir():
+        return False
+    page = folder / PAGE
+    return not any(folder.iterdir()) or (page.is_file() and MARK in page.read_text(errors="replace")[:4000])
+
+
 def make_report(settings: ReportConfig) -> Path:
     """Writes the report. Returns the path of its page.
 
@@ -98,7 +104,7 @@ def make_report(settings: ReportConfig) -> Path:
     or an output that holds something else.
     """
     folder = Path(settings.output)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / PAGE).exists())):
+    if folder.exists() and not _may_be_written(folder):
         raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
     runs = find_runs(settings.folders)
     check_one_data_set(runs)

@@ -10,12 +10,23 @@ from twotower.compare import MEASURES, VIEWS, Comparison, Estimate, Group, recor
 from twotower.report_tables import colour_of, kernels_of, repeating_command
 
 
-def _estimate(one: Estimate | None) -> dict[str, Any] | None:
+def _rounded(one: Estimate) -> dict[str, Any]:
+    return {
+        "runs": one.count,
+        "mean": round(one.mean, 4),
+        "spread": None if one.spread is None else round(one.spread, 4),
+    }
+
+
+def _error(one: Estimate | None) -> dict[str, Any] | None:
+    return None if one is None else _rounded(one)
+
+
+def _difference(one: Estimate | None) -> dict[str, Any] | None:
     if one is None:
         return None
-    low, high = one.interval or (None, None)
-    numbers = {"mean": one.mean, "spread": one.spread, "low": low, "high": high}
-    return {"runs": one.count} | {key: None if value is None else round(value, 4) for key, value in numbers.items()}
+    low, high = (None, None) if one.interval is None else (round(bound, 4) for bound in one.interval)
+    return _rounded(one) | {"low": low, "high": high}
 
 
 def _colour(run: Found) -> dict[str, Any]:
@@ -30,9 +41,9 @@ def _group(comparison: Comparison, group: Group) -> dict[str, Any]:
         "network": group.config.network.name,
         "ablation": group.config.ablation,
         "seeds": [run.config.seed for run in group.runs if run.config is not None],
-        "errors": {f"{measure}_{view}": _estimate(group.error(view, measure)) for view, measure in keys},
+        "errors": {f"{measure}_{view}": _error(group.error(view, measure)) for view, measure in keys},
         "differences": {
-            f"{measure}_{view}": _estimate(comparison.difference(group, view, measure)) for view, measure in keys
+            f"{measure}_{view}": _difference(comparison.difference(group, view, measure)) for view, measure in keys
         },
         "recorded_2012": None
         if recorded is None

@@ -27,9 +27,11 @@ def _estimate_cell(one: Estimate | None, *, is_difference: bool = False) -> Cell
         return Cell(percent(one.mean), one.mean, "" if one.spread is None else f"± {one.spread:.2f}")
     kind = ("good" if one.mean < 0 else "bad") if one.excludes_zero else ""
     if one.interval is None:
-        return Cell(signed(one.mean), one.mean, "one seed: no interval")
+        why = "one seed: no interval" if one.count == 1 else f"{one.count} seeds alike: no interval"
+        return Cell(signed(one.mean), one.mean, why)
     low, high = one.interval
-    return Cell(signed(one.mean), one.mean, f"{signed(low)} to {signed(high)}", kind)
+    text = f"{signed(one.mean)} *" if one.excludes_zero else signed(one.mean)
+    return Cell(text, one.mean, f"{signed(low)} to {signed(high)}", kind)
 
 
 def _minutes(seconds: float) -> str:
@@ -112,7 +114,7 @@ def differences_table(comparison: Comparison) -> Table:
         )
     note = (
         "Percentage points of error more than the baseline's: means of the differences of runs with one seed, and "
-        "their 95 % confidence intervals (Student's t over the seeds). Marked: intervals without zero. An interval "
+        "their 95 % confidence intervals (Student's t over the seeds). *: intervals without zero. An interval "
         "holds what other seeds would change, not what other validation images would. The differences of 2012 are "
         "from the lab book: the full network, all of ILSVRC-2012, one run each."
     )

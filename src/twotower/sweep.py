@@ -85,9 +85,12 @@ def sweep_name(name: str, overrides: list[Override]) -> str:
     return file_name("-".join([name, *swept, *digest]))
 
 
-def _hours(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02d}"
+def _duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 @dataclass
@@ -198,7 +201,7 @@ class Sweep:
         # Side by side, no job knows how long the others will take.
         if self.seconds and not self.elsewhere:
             left = sum(one.status in ("unfinished", "failed") for one in outcomes[behind:])
-            parts.append(f"about {_hours(left * sum(self.seconds) / len(self.seconds))} left")
+            parts.append(f"about {_duration(left * sum(self.seconds) / len(self.seconds))} left")
         return ", ".join(parts)
 
     def print_table(self) -> None:
