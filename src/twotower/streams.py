@@ -7,6 +7,7 @@
 | order     | seed, epoch                | yes                      |
 | draws     | seed, epoch, step in epoch | yes                      |
 | synthetic | seed, batch                | yes                      |
+| figure4   | seed, what is drawn        | (no towers run)          |
 
 No stream has a state that outlives a step, so a run is resumed by naming the step. Streams that concern single
 images are drawn for the whole batch of all replicas, and each replica takes its rows: R replicas with batch B
