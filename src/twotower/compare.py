@@ -41,8 +41,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval shows a difference."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+        """Whether the interval shows a difference, with the two digits that are printed of it."""
+        return self.interval is not None and not round(self.interval[0], 2) <= 0 <= round(self.interval[1], 2)
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -114,9 +114,9 @@ def differences_table(comparison: Comparison) -> Table:
         )
     note = (
         "Percentage points of error more than the baseline's: means of the differences of runs with one seed, and "
-        "their 95 % confidence intervals (Student's t over the seeds). *: intervals without zero. An interval "
-        "holds what other seeds would change, not what other validation images would. The differences of 2012 are "
-        "from the lab book: the full network, all of ILSVRC-2012, one run each."
+        "their 95 % confidence intervals (Student's t over the seeds). *: intervals without zero, as one in twenty "
+        "is where nothing differs. An interval holds what other seeds would change, not what other validation images "
+        "would. The differences of 2012 are from the lab book: the full network, all of ILSVRC-2012, one run each."
     )
     return Table(f"Differences to the baseline ({comparison.baseline.label})", heads, rows, note)
 
