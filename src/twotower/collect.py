@@ -100,6 +100,8 @@ def find_runs(roots: Sequence[str]) -> list[Found]:
         for folder in folders:
             below = folder.relative_to(root)
             name = str(below) if below != Path(".") else folder.resolve().name
+            if len(roots) > 1 and below != Path("."):
+                name = f"{Path(root).resolve().name}/{name}"
             found.setdefault(folder.resolve(), look_at(folder, name))
     names = [run.name for run in found.values()]
     return [
