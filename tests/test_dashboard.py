@@ -72,7 +72,7 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
     assert (first["x_axis"], first["metrics"], first["group_by"]) == (
         "train/step",
         ["validation/top1_error"],
-        "ablation.value",
+        "variant.value",
     )
     # Two columns, tower 0 at the left.
     towers = sections[2]
@@ -81,7 +81,7 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
         swapped = [metric.replace("tower0", "tower1") for metric in left["config"]["metrics"]]
         assert right["config"]["metrics"] == swapped != left["config"]["metrics"]
     (runs,) = sent["spec"]["section"]["run_sets"]
-    assert [one["name"] for one in runs["grouping"]] == ["ablation.value"]
+    assert [one["name"] for one in runs["grouping"]] == ["variant.value"]
     assert [(one["key"]["name"], one["value"]) for one in runs["filters"]["filters"]] == [("group", "a-sweep")]
     assert build(settings()).runset_settings.filters == ""
 
