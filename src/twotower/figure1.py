@@ -15,6 +15,7 @@ from typing import Any
 from twotower.config import Config
 from twotower.drawing import open_pyplot, save
 from twotower.history import History
+from twotower.variants import HOW_READ
 
 LEVEL = 25.0  # percent
 COLOURS = {"relu": "#0072b2", "tanh": "#d55e00", "sigmoid": "#009e73"}  # told apart by the colour-blind
@@ -49,7 +50,8 @@ class Curve:
 def _same_but(config: Config) -> dict[str, Any]:
     """What must be the same for activations to be compared."""
     network = asdict(config.network) | {"activation": None, "name": None}
-    return {"network": network, "data": asdict(config.data), "input": asdict(config.input)} | {
+    read = {key: value for key, value in asdict(config.input).items() if key not in HOW_READ}
+    return {"network": network, "data": asdict(config.data), "input": read} | {
         f"optim.{key}": value for key, value in asdict(config.optim).items() if key != "learning_rate"
     }
 

@@ -16,6 +16,7 @@ from twotower.config import Config, register_schemas, resolve
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What has no part in a run's numbers, or is the run's own.
 _NOT_COMPARED = ("seed", "name", "run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
+HOW_READ = ("threads", "decode_once")  # of the input: how fast images come, not which
 # Where the yamls of networks and ablations may set something.
 _BROUGHT = ("network.", "input.", "optim.rule")
 _SIZES = ("network.width", "network.image_size", "network.prepared_size")
@@ -36,6 +37,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def settings_of(config: Config) -> dict[str, Any]:
     """All settings that have a part in a run's numbers, apart from its seed, by their keys on the command line."""
     kept = {key: value for key, value in asdict(config).items() if key not in _NOT_COMPARED}
+    kept["input"] = {key: value for key, value in kept["input"].items() if key not in HOW_READ}
     kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("root", "cache")}
     return _flatten(kept | {"machine.replicas": config.machine.replicas})
 
