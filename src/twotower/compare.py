@@ -22,6 +22,7 @@ from twotower.variants import changes_of, labels_of, names_of, settings_of
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
 VIEWS = ("centre", "ten")
+TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
 _TOLD = 3  # runs that are named where none is finished
 _ALIKE = 1e-9  # of errors in percent: what rounding leaves
 

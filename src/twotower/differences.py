@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from twotower.compare import MEASURES, Comparison, recorded_difference
+from twotower.compare import MEASURES, TITLES, Comparison, recorded_difference
 from twotower.drawing import open_pyplot, save
 
 COLOUR, COLOUR_2012 = "#0072b2", "#d55e00"  # told apart by the colour-blind
-TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
 
 
 def draw_differences(comparison: Comparison, view: str, path: Path) -> None:

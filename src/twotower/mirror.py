@@ -8,7 +8,7 @@ home folder, and is over `train/step`: `metrics_of` lists it.
     train, validation, scales, memory   the numbers of the events of these names in metrics.jsonl
     kernels/conv1                       tower 0's kernels above tower 1's, at each validation
     validation/images                   the same few images each time, with the likeliest classes as captions
-    validation/predictions              the same as a table: label, five classes, their probabilities
+    validation/predictions              the same as a table: image, label, five classes, their probabilities
     input/picture                       what the network is fed, once
 
 A run that is killed loses the last second at most: W&B's own interval of 15 s is shortened to half a second.

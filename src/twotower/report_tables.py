@@ -6,12 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from twotower.collect import FINISHED, NOT_APPLICABLE, Found
-from twotower.compare import MEASURES, VIEWS, Comparison, Estimate, Group, recorded_difference
+from twotower.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, recorded_difference
 from twotower.figure3 import Kernels, read_kernels, summarise
 from twotower.page import Cell, Table
 from twotower.tables import signed
 
-TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
 CROPS = {"centre": "centre", "ten": "ten crops"}
 
 
