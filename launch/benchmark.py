@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.benchmark import benchmark
-from twotower.config import BenchmarkConfig, register_schemas
+from twotower.config import BenchmarkConfig, leave_out_layers, register_schemas
 
 register_schemas()
 
@@ -24,6 +24,7 @@ def main(composed: Any) -> None:
     assert isinstance(settings, BenchmarkConfig)
     console = Console(highlight=False, soft_wrap=True)
     try:
+        leave_out_layers(settings.network)
         found = benchmark(settings, console.print)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

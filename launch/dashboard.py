@@ -8,7 +8,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.config import DashboardConfig, register_schemas
+from twotower.config import DashboardConfig, leave_out_layers, register_schemas
 from twotower.dashboard import build, describe, push, validate
 
 register_schemas()
@@ -19,6 +19,7 @@ def main(composed: Any) -> None:
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, DashboardConfig)
     try:
+        leave_out_layers(settings.network)
         workspace = build(settings)
         validate(workspace)
         print("\n".join(describe(workspace)))

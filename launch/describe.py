@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from twotower.config import DescribeConfig, register_schemas
+from twotower.config import DescribeConfig, leave_out_layers, register_schemas
 from twotower.describe import READS, LayerNumbers, describe, totals
 from twotower.figure2 import draw_figure2
 
@@ -47,6 +47,7 @@ def main(composed: Any) -> None:
     try:
         if settings.output is not None and Path(settings.output).suffix not in SUFFIXES:
             raise ValueError(f"output={settings.output} must end in one of {', '.join(SUFFIXES)}.")
+        leave_out_layers(settings.network)
         layers = describe(settings.network, settings.num_classes, settings.batch_size)
         table = Table(title=f"{settings.network.name}, {settings.num_classes} classes, batch {settings.batch_size}")
         for head in ("layer", "input", "reads", "kernel / stride", "output"):

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.arguments import quote_paths
-from twotower.config import EvaluateConfig, register_schemas
+from twotower.config import EvaluateConfig, leave_out_layers, register_schemas
 from twotower.ensemble import evaluate_ensemble
 from twotower.evaluate import evaluate_run, evaluate_weights
 from twotower.journal import write_json
@@ -118,6 +118,8 @@ def main(composed: Any) -> None:
             raise ValueError("mean= is for weights=FILE; a run has its own.")
         if settings.weights is not None and (settings.checkpoint is not None or settings.fresh):
             raise ValueError("checkpoint= and fresh= are for run=; a file of weights is always computed anew.")
+        if settings.network is not None:
+            leave_out_layers(settings.network)
         output = Path(settings.output or "result.json")
         if output.suffix != ".json" or not output.absolute().parent.is_dir():
             raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")

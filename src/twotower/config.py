@@ -69,6 +69,7 @@ class PoolConfig:
 class NetworkConfig:
     name: str = MISSING
     layers: dict[str, LayerConfig] = MISSING
+    leave_out: list[str] = field(default_factory=list)  # rows of the table to go without: see `leave_out_layers`
     towers: int = 2  # 2 | 1, each in a process of its own
     activation: str = "relu"  # relu | tanh | sigmoid: of every layer that has the step
     lrn: LRNConfig | None = None
@@ -142,8 +143,8 @@ class ChangeConfig:
 class ScheduleConfig:
     rule: str = MISSING  # plateau | fixed | recorded | exponential
     epochs: int = MISSING
-    recorded_epochs: float | None = None  # `recorded`: of the run of 2012; its changes are scaled to `epochs`
-    changes: list[ChangeConfig] = field(default_factory=list)  # `recorded`
+    recorded_epochs: float | None = None  # of the run of 2012; `changes` are scaled from these to `epochs`
+    changes: list[ChangeConfig] = field(default_factory=list)  # `recorded`; `exponential`: only freezing, noise off
     divide_over_run: float = 250.0  # `exponential`: first rate / last rate of the weights
     levels: int | None = 4  # `exponential`: equal intervals of constant rate; null: lowered at every step
     bias_divide_over_run: float = 10.0
@@ -377,10 +378,33 @@ def register_schemas() -> None:
     ConfigStore.instance().store("report_schema", node=ReportConfig)
 
 
-def resolve(composed: Any) -> Config:
-    """Turns what Hydra composed into a plain `Config`, without interpolations.
+def leave_out_layers(network: NetworkConfig) -> None:
+    """Takes the rows that `network.leave_out` names out of the table, in place; the key stays as a record of it.
 
-    Raises: ValueError if a required key was not given.
+    The next layer reads what the removed one read: both towers where that was the exchange, and across the groups
+    that it saw together. Whatever followed the removed layer (pooling, norm, dropout) goes with it.
+
+    Raises: ValueError for a layer that the table does not have, and for the last one, which holds the classes.
+    """
+    for name in network.leave_out:
+        names = list(network.layers)
+        if name not in names:
+            raise ValueError(
+                f"network.leave_out names {name}, which network={network.name} does not have; its layers are "
+                f"{', '.join(names)}."
+            )
+        if name == names[-1]:
+            raise ValueError(f"network.leave_out names {name}, which holds the classes; leave out one before it.")
+        removed, following = network.layers[name], network.layers[names[names.index(name) + 1]]
+        following.reads = next(word for word in ("image", "both", "own") if word in (removed.reads, following.reads))
+        following.groups = min(removed.groups, following.groups)
+        network.layers = {key: layer for key, layer in network.layers.items() if key != name}
+
+
+def resolve(composed: Any) -> Config:
+    """Turns what Hydra composed into a plain `Config`, without interpolations and without layers that it leaves out.
+
+    Raises: ValueError if a required key was not given, or a layer cannot be left out.
     """
     missing = OmegaConf.missing_keys(composed)
     strangers = sorted({key.split(".")[2] for key in missing if key.startswith("network.layers.")})
@@ -394,6 +418,7 @@ def resolve(composed: Any) -> Config:
         raise ValueError(f"{', '.join(sorted(missing))} must be given on the command line or in a yaml of conf/.")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
+    leave_out_layers(config.network)
     return config
 
 
@@ -411,8 +436,10 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
     """Refuses rates that climb the loss, and keys that another rule would read."""
     if schedule.rule == "recorded" and not schedule.changes:
         raise ValueError("schedule.rule=recorded needs schedule.changes; choose one of conf/schedule/run_*.yaml.")
-    if schedule.rule != "recorded" and schedule.changes:
-        raise ValueError(f"schedule.changes is for schedule.rule=recorded, and the rule is {schedule.rule}.")
+    if schedule.rule not in ("recorded", "exponential") and schedule.changes:
+        raise ValueError(
+            f"schedule.changes is for schedule.rule=recorded or exponential, and the rule is {schedule.rule}."
+        )
     if schedule.rule != "fixed" and schedule.drop_epochs:
         raise ValueError(f"schedule.drop_epochs is for schedule.rule=fixed, and the rule is {schedule.rule}.")
     if schedule.recorded_epochs is not None and not schedule.recorded_epochs > 0:
@@ -420,6 +447,11 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
     for number, change in enumerate(schedule.changes):
         for key, value in (("epoch", change.epoch), ("weights", change.weights), ("biases", change.biases)):
             _at_least(f"schedule.changes[{number}].{key}", 0 if value is None else value, 0)
+            if schedule.rule == "exponential" and key != "epoch" and value:
+                raise ValueError(
+                    f"schedule.changes[{number}].{key}={value} would replace a rate that schedule.rule=exponential "
+                    "lowers by itself; give 0, which freezes, or choose schedule.rule=recorded."
+                )
         if change.colour_noise:
             raise ValueError(f"schedule.changes[{number}].colour_noise can only be false, which switches it off.")
 

@@ -115,7 +115,7 @@ class SpatialNorm(nn.Module):
     """Normalisation over the n x n pixels around each one in the same map; the 2012 code has it after LRN2.
 
     [B, C, H, W] -> [B, C, H, W]; y = x (1 + alpha / n^2 * sum of x^2)^-beta. The window is cut at the image's
-    edge, the divisor stays n^2 (layer.py:1183, conv_util.cu:871-930 of cuda-convnet2).
+    edge, the divisor stays n^2 (layer.py:1183, conv_util.cu:953-1015, kCNorm_manyfilter, of cuda-convnet2).
     """
 
     def __init__(self, n: int, alpha: float, beta: float) -> None:

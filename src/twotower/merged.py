@@ -17,13 +17,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from twotower.config import NetworkConfig
+from twotower.config import NetworkConfig, leave_out_layers
 from twotower.network import plan
 
 PRESETS = Path(__file__).resolve().parents[2] / "conf" / "network"  # where this is a checkout; else there is none
 
 # What may differ between two tables of the same function: names, and what matters in training only.
-_TRAINING_KEYS = ("name", "prepared_size", "bias_rate", "bias_decay", "exchange_precision")
+_TRAINING_KEYS = ("name", "leave_out", "prepared_size", "bias_rate", "bias_decay", "exchange_precision")
 _TRAINING_LAYER_KEYS = ("initial", "initial_std", "initial_bias", "rate")
 
 
@@ -142,9 +142,11 @@ def preset(name: str, changes: Mapping[str, Any] | None = None) -> NetworkConfig
         return [part for parent in parents for part in chain(parent)] + [yaml]
 
     try:
-        return network_of(OmegaConf.merge(*chain(name), dict(changes or {})), PRESETS / f"{name}.yaml")
+        network = network_of(OmegaConf.merge(*chain(name), dict(changes or {})), PRESETS / f"{name}.yaml")
     except OSError as error:
         raise ValueError(f"network={name} is not among the yamls of {PRESETS}.") from error
+    leave_out_layers(network)
+    return network
 
 
 def presets() -> Iterator[NetworkConfig]:

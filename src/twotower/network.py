@@ -99,6 +99,9 @@ def _check_words(network: NetworkConfig) -> None:
             f"network={network.name} has no layer that reads both towers, so two of them would be two networks; give "
             "network.towers=1, or let a layer read both."
         )
+    kept = [name for name in network.leave_out if name in network.layers]
+    if kept:  # a command that composed a network must call `leave_out_layers`
+        raise ValueError(f"network.leave_out={network.leave_out} was not heeded: {kept[0]} is still in the table.")
     words = [
         ("activation", network.activation, ACTIVATIONS),
         ("dropout_scaling", network.dropout_scaling, ("test", "training")),

@@ -6,6 +6,8 @@
 | `fixed`       | divides after given epochs                                                                      |
 | `recorded`    | repeats what was changed by hand in a run of 2012, scaled to any number of epochs               |
 | `exponential` | base * T^(-progress), as a staircase (dexp) or smoothly (exp): lr.cu, from December 2012 on     |
+
+What was done by hand under `exponential` rates as well, conv1 frozen and the colour noise ended, are its `changes`.
 """
 
 import math
@@ -45,10 +47,14 @@ class Rates:
 
 
 def _staircase(progress: float, divide: float, levels: int | None) -> float:
-    """The factor T^(-i / (n - 1)) in the i-th of n equal intervals, or T^(-progress) (lr.cu)."""
+    """The factor T^(-i / (n - 1)) in the i-th of n equal intervals, from 0 on, or T^(-progress) (lr.cu:144-151).
+
+    A step that begins exactly at a boundary still has the old rate, as there. The boundary is at whole numbers of
+    steps, and the progress need not be one to the last bit.
+    """
     if levels is None:
         return float(divide**-progress)
-    interval = min(int(progress * levels), levels - 1)
+    interval = min(max(math.ceil(progress * levels - 1e-9) - 1, 0), levels - 1)
     return float(divide ** (-interval / (levels - 1)))
 
 
@@ -66,8 +72,7 @@ class Schedule:
         self.num_drops = 0
         self.best_error = math.inf
         self.epochs_without_gain = 0
-        if config.rule == "recorded":
-            self._check_changes()
+        self._check_changes()
 
     def _check_changes(self) -> None:
         for number, change in enumerate(self.config.changes):
@@ -91,8 +96,6 @@ class Schedule:
     @property
     def noise_epochs(self) -> float | None:
         """After so many epochs of this run the record switched the colour noise off; None: never."""
-        if self.config.rule != "recorded":
-            return None
         return next((self._when(change) for change in self.config.changes if change.colour_noise is False), None)
 
     def rates(self, epochs_done: float) -> Rates:
@@ -100,19 +103,17 @@ class Schedule:
         layers, base = self.network.layers, self.initial_rate
         weights = dict.fromkeys(layers, 1.0)
         biases = dict.fromkeys(layers, self.network.bias_rate)
-        if self.config.rule == "recorded":
-            for change in self.config.changes:
-                # A step begins after whole numbers of steps; the scaled epoch need not be one.
-                if self._when(change) <= epochs_done + 1e-9:
-                    self._apply(change, weights, biases)
-        elif self.config.rule == "exponential":
+        if self.config.rule == "exponential":
             progress, c = epochs_done / self.config.epochs, self.config
             falls = _staircase(progress, c.divide_over_run, c.levels)
             bias_falls = _staircase(progress, c.bias_divide_over_run, c.bias_levels)
             weights = {name: rate * falls for name, rate in weights.items()}
             biases = {name: rate * bias_falls for name, rate in biases.items()}
-        else:
-            base /= self.config.divide_by**self.num_drops
+        for change in self.config.changes:
+            # A step begins after whole numbers of steps; the scaled epoch need not be one.
+            if self._when(change) <= epochs_done + 1e-9:
+                self._apply(change, weights, biases)
+        base /= self.config.divide_by**self.num_drops  # which only fixed and plateau count
         return Rates(
             {name: base * layer.rate * weights[name] for name, layer in layers.items()},
             {name: base * layer.rate * biases[name] for name, layer in layers.items()},
