@@ -15,7 +15,7 @@ from scipy import stats
 
 from twotower.collect import FINISHED, Found
 from twotower.config import Config
-from twotower.labbook import baseline_of, read_labbook
+from twotower.labbook import difference_of, read_labbook
 from twotower.tables import BASELINE, COUNTS_FOR, counts_for, overridden
 from twotower.variants import changes_of, labels_of, names_of, settings_of
 
@@ -134,10 +134,9 @@ def recorded_difference(group: Group, baseline: Group) -> Recorded | None:
         return None
     entries = read_labbook()
     for entry in entries:
-        base = baseline_of(entry, entries)
-        if entry.run in COUNTS_FOR[name] and entry.view == "10-view" and base is not None:
-            top1, top5 = entry.top1_error - base.top1_error, entry.top5_error - base.top5_error
-            return Recorded(entry.run, top1, top5)
+        points = difference_of(entry, entries)
+        if entry.run in COUNTS_FOR[name] and entry.view == "10-view" and points is not None:
+            return Recorded(entry.run, *points)
     return None
 
 

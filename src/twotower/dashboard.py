@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
-from twotower.labbook import baseline_of, read_labbook
+from twotower.labbook import difference_of, read_labbook
 from twotower.mirror import (
     DIFFERENCES,
     FIGURES,
@@ -35,11 +35,10 @@ def differences_of_2012() -> str:
     lines = ["### 2012: differences to the baseline", ""]
     lines += ["| here | 2012: run and change | view | top-1 | top-5 |", "|---|---|---|---|---|"]
     for entry in entries:
-        base = baseline_of(entry, entries)
-        if base is not None:
-            points = (entry.top1_error - base.top1_error, entry.top5_error - base.top5_error)
+        points = difference_of(entry, entries)
+        if points is not None:
             top1, top5 = (signed(one) for one in points)
-            about = f"{entry.run}: {entry.change}"
+            about = f"{entry.run} against {entry.baseline}: {entry.change}"
             lines.append(f"| {ours.get(entry.run, '')} | {about} | {entry.view} | {top1} | {top5} |")
     lines += [
         "",

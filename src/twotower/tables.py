@@ -1,8 +1,9 @@
-"""The lab book of 2012 on one page: Tables 1 and 2 and the ablations, with our own results beside them.
+"""The lab book of 2012/13 on one page: Tables 1 and 2 and the ablations, with our own results beside them.
 
 For each row: what the paper prints, what the notes record, and the difference to the run that it is a change of. A
-run of ours counts for a row by its network and ablation (`COUNTS_FOR`); runs of one row, as with several seeds, are
-averaged. Ours are headed by the images that they were measured on: only the same images give comparable errors.
+run of ours counts for a row by its network and ablation (`COUNTS_FOR`) and its recipe (`recipe`); runs of one row, as
+with several seeds, are averaged. Ours are headed by the images that they were measured on: only the same images give
+comparable errors.
 """
 
 import csv
@@ -22,12 +23,13 @@ from rich.table import Table
 from twotower import checkpoint, predictions
 from twotower.config import Config
 from twotower.evaluate import read_config
-from twotower.labbook import Entry, baseline_of, read_labbook
+from twotower.labbook import Entry, difference_of, read_labbook
 from twotower.merged import preset
+from twotower.recipe import other_experiment, other_training
 
 FORMATS = ("text", "markdown", "csv")
 BASELINE, PRETRAINED = "alexnet_2012", "six_conv"
-COUNTS_FOR = {  # network or ablation of ours -> runs of 2012
+COUNTS_FOR = {  # network or ablation of ours -> runs of 2012/13, or what only the paper has
     BASELINE: ("145", "145-2010"),
     "no_lrn": ("148",),
     "no_overlap": ("147",),
@@ -36,12 +38,16 @@ COUNTS_FOR = {  # network or ablation of ours -> runs of 2012
     "norm_below_relu": ("166",),
     "lrn1_only": ("167",),
     "half_exchange": ("170-quant",),
+    "no_colour_noise": ("no-colour-noise",),
+    "no_conv3": ("no-conv3",),
+    "no_conv4": ("no-conv4",),
+    "no_conv5": ("no-conv5",),
     PRETRAINED: ("146-2012-2011",),  # experiment/chain_146_4.yaml
 }
 SIZE_KEYS = ("width", "image_size", "prepared_size")  # of a network; the heading says the width
 ABLATIONS = Path(__file__).resolve().parents[2] / "conf" / "ablation"
 VIEWS = {"centre": "centre", "ten": "10-view"}  # as evaluated here -> as the notes say
-_PRINTED = re.compile(r"([+-]?\d+\.\d) / ([+-]?\d+\.\d)")
+_PRINTED = re.compile(r"([+-]?\d+(?:\.\d)?|-) / ([+-]?\d+(?:\.\d)?|-)")
 _NOTHING = ("", "")
 
 Pair = tuple[str, str]  # top-1 and top-5 in percent, as text
@@ -205,12 +211,15 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
             weights = "" if config.initial_weights.path is None else ", with initial weights of another run"
             remarks.append(f"{run} is {about}{weights}, which is no run of the lab book")
             continue
-        changes = overridden(config)
+        changes = overridden(config) + other_experiment(config)
         if changes:
             remarks.append(
                 f"{run} is not the run that its yamls describe ({', '.join(changes)} differ), so it is left out"
             )
             continue
+        unlike = other_training(config, name)
+        if unlike:
+            remarks.append(f"{run} counts, though it was not trained as in 2012: {', '.join(unlike)}")
         names.add(name)
         evaluated = _evaluated(Path(run), name)
         results += evaluated
@@ -222,15 +231,9 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
 
 
 def _printed(entry: Entry) -> Pair:
-    """What the paper prints; the averages of several networks are in the lab book as the paper prints them."""
+    """What the paper prints; "-" where it leaves out one of the two."""
     match = _PRINTED.search(entry.paper_item)
-    if match is not None:
-        return match[1], match[2]
-    return _NOTHING if not _only_printed(entry) else (f"{entry.top1_error:.1f}", f"{entry.top5_error:.1f}")
-
-
-def _only_printed(entry: Entry) -> bool:
-    return bool(entry.paper_item) and entry.nll is None
+    return _NOTHING if match is None else (match[1], match[2])
 
 
 def signed(difference: float) -> str:
@@ -270,11 +273,9 @@ def make_page(runs: Sequence[str] = ()) -> Page:
     comparable = {result.images for result in results if result.comparable}
 
     def line(entry: Entry, only_comparable: bool = False) -> Line:
-        base, difference = baseline_of(entry, entries), _NOTHING
-        notes = _NOTHING if _only_printed(entry) else (f"{entry.top1_error:.4f}", f"{entry.top5_error:.4f}")
-        if base is not None:
-            errors = entry.top1_error - base.top1_error, entry.top5_error - base.top5_error
-            difference = (signed(errors[0]), signed(errors[1]))
+        points = difference_of(entry, entries)
+        difference = _NOTHING if points is None else (signed(points[0]), signed(points[1]))
+        notes = _NOTHING if entry.is_only_printed else (f"{entry.top1_error:.4f}", f"{entry.top5_error:.4f}")
         own = tuple(
             OwnCell(None, _NOTHING, _NOTHING)
             if only_comparable and images not in comparable
@@ -283,27 +284,35 @@ def make_page(runs: Sequence[str] = ()) -> Page:
         )
         return Line(entry, _printed(entry), notes, difference, own)
 
-    changes = [entry for entry in entries if entry.baseline]
+    def of_table(entry: Entry, number: int) -> bool:
+        return entry.paper_item.startswith(f"Table {number}")
+
+    can_be_repeated = {run for runs in COUNTS_FOR.values() for run in runs}
+    changes = [entry for entry in entries if entry.baseline and entry.run in can_be_repeated]
+    rest = [entry for entry in entries if entry not in changes and not entry.paper_item.startswith("Table")]
     changes.sort(key=lambda entry: not entry.paper_item.startswith("Section"))
     ablations = [line(entry) for entry in changes]
     # Of the other changes the paper prints errors, not differences: those are in Table 2.
     ablations = [one if one.paper[0].startswith(("+", "-")) else replace(one, paper=_NOTHING) for one in ablations]
     sections = [
         # What was measured on other images stands in one place only.
-        ("Table 1: ILSVRC-2010, test set", [line(e, True) for e in entries if e.paper_item.startswith("Table 1")]),
-        ("Table 2: ILSVRC-2012, validation set", [line(e) for e in entries if e.paper_item.startswith("Table 2")]),
-        ("Ablations: sections 3.2, 3.3 and 3.4, and the rest of the lab book", ablations),
+        ("Table 1: ILSVRC-2010, test set", [line(e, True) for e in entries if of_table(e, 1)]),
+        ("Table 2: ILSVRC-2012, validation and test set", [line(e) for e in entries if of_table(e, 2)]),
+        ("Ablations: sections 3.2 to 3.4, 4.1 and 7, and networks of the lab book that are here", ablations),
+        ("The rest of the lab book, and section 6: ImageNet of Fall 2009", [line(e, True) for e in rest]),
     ]
     return Page(sections, [f"ours ({images})" for images in headings] or ["ours"], bool(runs), remarks)
 
 
 HEADS = ("network", "run", "baseline", "images, view")
-PAIRS = ("paper", "notes of 2012", "to the baseline")
+PAIRS = ("paper", "notes of 2012/13", "to the baseline")
 
 
 def _words(line: Line) -> list[str]:
     entry = line.entry
-    return [entry.change, entry.run, entry.baseline, f"{entry.year} {entry.set}, {entry.view}"]
+    run = f"{entry.run} (paper only)" if entry.is_only_printed else entry.run
+    images = f"{entry.year} {entry.set}"
+    return [entry.change, run, entry.baseline, f"{images}, {entry.view}" if entry.view else images]
 
 
 def _joined(pair: Pair) -> str:
@@ -365,7 +374,7 @@ def as_csv(page: Page) -> str:
     writer.writerow(["table", *HEADS, *columns, *(f"{heading}, runs" for heading in page.headings)])
     for title, lines in page.sections:
         for line in lines:
-            numbers = [*line.paper, *line.notes, *line.difference]
+            numbers = [*("" if word == "-" else word for word in line.paper), *line.notes, *line.difference]
             for own in line.own:
                 numbers += [*own.errors, *own.difference]
             counts = ["" if own.runs is None else str(own.runs) for own in line.own]

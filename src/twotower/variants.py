@@ -43,7 +43,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 @cache
-def _as_named(network: str, ablation: str) -> dict[str, Any]:
+def as_named(network: str, ablation: str) -> dict[str, Any]:
     """The settings that network=... ablation=... bring by themselves; empty if the yamls are not there any more."""
     overrides = [f"network={network}", f"ablation={ablation}", "data=folder", "data.root=."]
     register_schemas()
@@ -64,10 +64,12 @@ def names_of(config: Config) -> tuple[str, str]:
 def changes_of(config: Config, base: Config) -> list[str]:
     """ "key=value" of settings that differ from those of `base`, unless network's and ablation's names tell them."""
     ours, theirs = settings_of(config), settings_of(base)
-    our_names, their_names = _as_named(*names_of(config)), _as_named(*names_of(base))
+    our_names, their_names = as_named(*names_of(config)), as_named(*names_of(base))
+    left_out = {f"network.layers.{name}" for one in (config, base) for name in one.network.leave_out}
     found = []
     for key in ours | theirs:
-        if key == "ablation" or key == "network.name":
+        # Of a layer that is left out there is nothing to say but that: network.leave_out.
+        if key in ("ablation", "network.name") or key.rpartition(".")[0] in left_out:
             continue
         is_brought = key.startswith(_BROUGHT) and key not in _SIZES
         ours_is_given = not is_brought or ours.get(key) != our_names.get(key)
