@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from commands import draw_images
-from twotower.config import MachineConfig, NetworkConfig, OptimConfig
+from twotower.config import MachineConfig, NetworkConfig, OptimConfig, leave_out_layers
 from twotower.exchange import Exchange
 from twotower.layers import Dropout
 from twotower.network import Tower, forward
@@ -52,6 +52,7 @@ def load_network(name: str, **overrides: Any) -> NetworkConfig:
 
     network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), *chain(name), overrides))
     assert isinstance(network, NetworkConfig)
+    leave_out_layers(network)
     return network
 
 
