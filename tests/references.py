@@ -157,6 +157,34 @@ def lrn1_only(p: Parameters, images: Tensor, masks: Masks, parts: int = 2) -> Te
     return dense(p, "fc8", _fc67(p, _layers345(p, x, (1, 2, 2)), masks))
 
 
+# Config 145 with one thing changed: the paper's section 7 leaves out one of the middle layers.
+
+
+def no_conv3(p: Parameters, images: Tensor, masks: Masks) -> Tensor:
+    """conv4 has the pooled maps of both towers as inputs, as conv3 had."""
+    x = relu(conv(p, "conv4", _layer2(p, _layer1(p, images, 2), 2, 2), pad=1))
+    return dense(p, "fc8", _fc67(p, relu(pool(conv(p, "conv5", x, pad=1, groups=2))), masks))
+
+
+def no_conv4(p: Parameters, images: Tensor, masks: Masks) -> Tensor:
+    x = relu(conv(p, "conv3", _layer2(p, _layer1(p, images, 2), 2, 2), pad=1))
+    return dense(p, "fc8", _fc67(p, relu(pool(conv(p, "conv5", x, pad=1, groups=2))), masks))
+
+
+def no_conv5(p: Parameters, images: Tensor, masks: Masks) -> Tensor:
+    """The pooling of conv5 follows conv4."""
+    x = relu(conv(p, "conv3", _layer2(p, _layer1(p, images, 2), 2, 2), pad=1))
+    return dense(p, "fc8", _fc67(p, pool(relu(conv(p, "conv4", x, pad=1, groups=2))), masks))
+
+
+def average_pooling(p: Parameters, images: Tensor, masks: Masks) -> Tensor:
+    x = lrn(conv(p, "conv1", F.pad(images, (0, 3, 0, 3)), stride=4), 2, k=2.0)
+    x = relu(conv(p, "conv2", relu(pool(x, average=True)), pad=2, groups=2))
+    x = pool(oracle.spatial_norm(lrn(x, 2, k=2.0)), average=True)
+    x = relu(conv(p, "conv4", relu(conv(p, "conv3", x, pad=1)), pad=1, groups=2))
+    return dense(p, "fc8", _fc67(p, relu(pool(conv(p, "conv5", x, pad=1, groups=2), average=True)), masks))
+
+
 # Networks of one piece.
 
 

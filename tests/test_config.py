@@ -76,6 +76,11 @@ CHANGES = {
     "half_exchange": {"network.exchange_precision": "half"},
     "torch_sgd": {"optim.rule": "torch"},
     "no_bias_one": {"network.initial_bias": 0.0},
+    "average_pooling": {f"network.layers.conv{i}.pooling": "average" for i in (1, 2, 5)},
+    # conv4 takes over the exchange with what conv3 read; of the others the next layer reads what they read anyway.
+    "no_conv3": {"network.leave_out": ["conv3"], "network.layers.conv4.reads": "both"},
+    "no_conv4": {"network.leave_out": ["conv4"]},
+    "no_conv5": {"network.leave_out": ["conv5"], "network.layers.conv4.then": ["activation", "pool"]},
 }
 
 
@@ -99,11 +104,45 @@ def test_an_ablation_changes_this_and_nothing_else(option: str) -> None:
     before, after = flat(compose()), flat(compose(f"ablation={option}"))
     changed = {key: value for key, value in after.items() if before.get(key, "absent") != value and key != "ablation"}
     assert changed == CHANGES[option]
-    # What disappeared lies below something that is null now.
+    # What disappeared lies below something that is null now, or in a layer that is left out.
+    above = {parent for parent in CHANGES[option] if after[parent] is None}
+    above |= {f"network.layers.{name}" for name in CHANGES[option].get("network.leave_out", [])}
     gone = set(before) - set(after)
-    assert all(
-        any(key.startswith(f"{parent}.") and after[parent] is None for parent in CHANGES[option]) for key in gone
-    )
+    assert {key for key in gone if not key.startswith(tuple(f"{parent}." for parent in above))} == set()
+    assert all(any(key.startswith(f"{parent}.") for key in gone) for parent in above)
+
+
+def test_layers_that_cannot_be_left_out_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"leave_out names conv6, which network=alexnet_2012 .* conv1, conv2, .* fc8"
+    ):
+        compose("network.leave_out=[conv6]")
+    with pytest.raises(ValueError, match=r"leave_out names fc8, which holds the classes"):
+        compose("network.leave_out=[fc8]")
+    two = compose("network.leave_out=[conv3,conv4]").network
+    assert two.layers["conv5"].reads == "both", "handed on twice"
+    assert [row.name for row in plan(two, 1000)] == ["conv1", "conv2", "conv5", "fc6", "fc7", "fc8"]
+    assert compose("network.leave_out=[conv1]").network.layers["conv2"].reads == "image"
+    caffe = compose("network=caffe_alexnet", "ablation=no_conv3").network
+    assert caffe.layers["conv4"].groups == 1, "conv3 saw all maps, and its two groups alone would not"
+    assert compose("network=caffe_alexnet", "ablation=no_conv4").network.layers["conv5"].groups == 2
+
+
+def test_staircases_take_changes_that_freeze_and_no_others() -> None:
+    check(compose("schedule=run_169", "schedule.changes=[{epoch: 3, weights: 0, layers: [conv2]}]"))
+    with pytest.raises(ValueError, match=r"changes\[0\]\.weights=0\.1 would replace .* give 0, which freezes"):
+        check(compose("schedule=run_169", "schedule.changes=[{epoch: 3, weights: 0.1}]"))
+    with pytest.raises(ValueError, match=r"changes\[1\]\.biases=2\.0 would replace"):
+        check(compose("schedule=run_169", "schedule.changes=[{epoch: 3, biases: 0}, {epoch: 4, biases: 2}]"))
+    with pytest.raises(ValueError, match=r"changes is for schedule\.rule=recorded or exponential, .* plateau"):
+        check(compose("schedule.changes=[{epoch: 3, weights: 0}]", "data=folder", "data.root=somewhere"))
+
+
+def test_the_fine_tuning_without_fall_2011_starts_from_the_second_step() -> None:
+    """The command in schedule/run_146_2012_2009.yaml: what is given on the command line wins over the experiment."""
+    config = compose("experiment=chain_146_4", "schedule=run_146_2012_2009", "initial_weights.path=runs/step2")
+    assert (config.network.name, config.schedule.epochs, config.name) == ("six_conv", 52, "chain-146-4")
+    assert config.initial_weights.layers == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"]
 
 
 def test_plain_pooling_without_overlap_has_other_sizes() -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor
 
 import oracle
 import references
-from conftest import Run, load_network, run_processes, run_towers
+from conftest import ROOT, Run, load_network, run_processes, run_towers
 from references import REFERENCES, Parameters
 from twotower.config import NetworkConfig
 from twotower.exchange import InProcessExchange, WireExchange
@@ -243,6 +244,70 @@ def test_rounding_up_is_rejected():
         off("alexnet_v2", partial=True)
     rows = plan(load("alexnet_v2", pool={"partial": True}), 1000)
     assert [(row.size_conv, row.size_out) for row in rows[:5]] == [(54, 27), (27, 13), (13, 13), (13, 13), (13, 6)]
+
+
+# Without a layer: the reference, weights at full width, and the convolution that reads both towers.
+SHALLOWER = {
+    "no_conv3": (references.no_conv3, 60_965_224 - 885_120 - 384 * 192 * 9 + 384 * 256 * 9, "conv4"),
+    "no_conv4": (references.no_conv4, 60_965_224 - 663_936, "conv3"),
+    "no_conv5": (references.no_conv5, 60_965_224 - 442_624 + 4096 * 128 * 36, "conv3"),
+}
+
+
+@pytest.mark.parametrize("ablation", SHALLOWER)
+def test_a_network_without_a_layer_is_its_reference(ablation):
+    """The layer after it reads what it read: after conv3, the exchange. Logits and every gradient, to 1e-10."""
+    reference, num_parameters, exchange = SHALLOWER[ablation]
+    yaml = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "ablation" / f"{ablation}.yaml"))
+    whole = load("alexnet_2012", **yaml["network"])
+    rows = plan(whole, 1000)
+    assert count_parameters(rows) == num_parameters
+    assert [row.name for row in rows if row.reads_both] == [exchange, "fc6", "fc7", "fc8"]
+    assert [row.size_out for row in rows if row.config.kind == "conv"] == [27, 13, 13, 6]
+
+    network = load("alexnet_2012", **yaml["network"], width=WIDTH, image_size=100)
+    towers = [tower.double() for tower in build(network)]
+    stir(towers)
+    images, labels = batch("one_tower")
+    masks = masks_at(towers, 0, BATCH)
+    run = run_towers(towers, network, InProcessExchange(), images, labels, [0.01])
+    linked = (exchange, "fc6", "fc7", "fc8")
+    merged = references.merge(run.before, linked)
+    z, gradients = references.gradients(reference, merged, images, labels, masks)
+    assert oracle.deviation(run.logits, z) < 1e-10
+    assert oracle.deviation(references.merge(run.gradients, linked), gradients) < 1e-10
+    wrong = merged | {f"{exchange}.weight": own_only(merged[f"{exchange}.weight"])}
+    assert oracle.deviation(run.logits, reference(wrong, images, masks)) > 1e-3, "without the exchange"
+
+
+@pytest.mark.parametrize("ablation", SHALLOWER)
+def test_layers_that_stay_begin_as_they_did(ablation):
+    """Each layer draws from a stream of its own, so that one seed gives the others the same weights."""
+    yaml = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "ablation" / f"{ablation}.yaml"))
+    small_one = {"width": WIDTH, "image_size": 100}
+    before, after = (
+        build(load("alexnet_2012", **small_one, **changes))[1].paper_named_parameters()
+        for changes in ({}, yaml["network"])
+    )
+    alike = {name for name in before.keys() & after.keys() if torch.equal(before[name], after[name])}
+    assert {"conv1.weight", "conv2.weight", "fc7.weight_own", "fc8.weight_other"} <= alike
+
+
+def test_average_pooling():
+    """In place of each maximum; of windows that are cut at the edge, over what is left of them."""
+    yaml = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "ablation" / "average_pooling.yaml"))
+    network = load("alexnet_2012", **yaml["network"], width=WIDTH, image_size=100)
+    towers = [tower.double() for tower in build(network)]
+    stir(towers)
+    images, labels = batch("one_tower")
+    masks = masks_at(towers, 0, BATCH)
+    run = run_towers(towers, network, InProcessExchange(), images, labels, [0.01])
+    merged = references.merge(run.before, ("conv3", "fc6", "fc7", "fc8"))
+    z, gradients = references.gradients(references.average_pooling, merged, images, labels, masks)
+    assert oracle.deviation(run.logits, z) < 1e-10
+    assert oracle.deviation(references.merge(run.gradients, ("conv3", "fc6", "fc7", "fc8")), gradients) < 1e-10
+    maxima = oracle.logits(merged, images, oracle.PRESETS["alexnet_2012"], masks)
+    assert oracle.deviation(run.logits, maxima) > 1e-3
 
 
 def own_only(weight: Tensor) -> Tensor:

@@ -60,6 +60,29 @@ def test_the_ablations_follow_from_their_runs() -> None:
             assert difference["high"] - difference["mean"] == pytest.approx(half, abs=1e-3)
 
 
+def test_the_text_counts_the_intervals_that_exclude_zero() -> None:
+    rows = list(csv.DictReader((ABLATIONS / "table.csv").open()))
+    columns = [f"{measure}_error_{view}" for measure in ("top1", "top5") for view in ("centre", "ten")]
+    intervals = {
+        (row["group"], column): (float(row[f"{column}_low"]), float(row[f"{column}_high"]))
+        for row in rows
+        for column in columns
+        if row[f"{column}_low"]
+    }
+    excluding = {key for key, (low, high) in intervals.items() if not low <= 0 <= high}
+    assert (len(intervals), excluding) == (
+        12,
+        {
+            ("no_overlap", "top5_error_centre"),
+            ("no_exchange", "top1_error_centre"),
+            ("no_exchange", "top5_error_centre"),
+        },
+    )
+    text = " ".join((ABLATIONS / "README.md").read_text().split())
+    assert "three of the twelve intervals exclude zero, where 0.6 would by chance" in text
+    assert 0.05 * len(intervals) == pytest.approx(0.6)
+
+
 def test_figure_1_follows_from_its_curves() -> None:
     summary = json.loads((FIGURE_1 / "summary.json").read_text())
     rows = list(csv.DictReader((FIGURE_1 / "figure1.csv").open()))

@@ -126,6 +126,9 @@ def test_an_ablation_of_what_a_network_lacks_is_not_applicable(two_gpu: ModuleTy
         resolved("ablation=no_lrn", "network=alexnet_v2")
     with pytest.raises(NotApplicableError, match=r"network=cifar_four_layer has no such layer"):
         resolved("ablation=no_overlap", "network=cifar_four_layer")
+    with pytest.raises(NotApplicableError, match=r"leave_out names conv4, which network=cifar_four_layer does not"):
+        resolved("ablation=no_conv4", "network=cifar_four_layer")
+    assert "conv4" not in resolved("ablation=no_conv4", "network=no_exchange").network.layers
     # A layer that nobody's ablation named is a mistake.
     with pytest.raises(ValueError, match=r"fc9 is changed") as caught:
         resolved("ablation=no_lrn", "+network.layers={fc9:{rate:1}}")

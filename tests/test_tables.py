@@ -344,7 +344,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         return capsys.readouterr().out
 
     printed = launch()
-    for numbers in ("47.1 / 28.2", "- / 26.2", "- / 15.3", "37.5 / 17.0", "40.7 / 18.2", "38.1 / 16.4", "39.0 / 16.6", "36.7 / 15.4", "+1.7 / +1.2"):
+    for numbers in (
+        "47.1 / 28.2",
+        "- / 26.2",
+        "- / 15.3",
+        "37.5 / 17.0",
+        "40.7 / 18.2",
+        "38.1 / 16.4",
+        "39.0 / 16.6",
+        "36.7 / 15.4",
+        "+1.7 / +1.2",
+    ):
         assert re.search(rf"│ +{re.escape(numbers)} │", printed), numbers
     assert "written to page.md" in launch("format=markdown", "output=page.md")
     assert "| 37.5 / 17.0 |" in (tmp_path / "page.md").read_text()
