@@ -93,6 +93,16 @@ def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
         checkpoint.check_fits(path, read, load_network("alexnet_2012", width=0.0625), 3)
     with pytest.raises(ValueError, match="3 classes"):
         checkpoint.check_fits(path, read, network(), 4)
+    with pytest.raises(ValueError, match=r"network\.layers differs"):
+        checkpoint.check_fits(path, read, load_network("alexnet", width=0.0625, leave_out=["conv4"]), 3)
+
+
+def test_a_checkpoint_from_before_layers_could_be_left_out_fits(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = checkpoint.find(tmp_path)
+    read = checkpoint.read_manifest(path)
+    del read.network["leave_out"]
+    checkpoint.check_fits(path, read, network(), 3)
 
 
 def test_no_file_can_run_code(tmp_path: Path) -> None:

@@ -145,6 +145,23 @@ def test_the_fine_tuning_without_fall_2011_starts_from_the_second_step() -> None
     assert config.initial_weights.layers == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"]
 
 
+@pytest.mark.parametrize("group", ["network", "ablation", "schedule"])
+def test_the_readme_names_every_option(group: str) -> None:
+    text = (ROOT / "README.md").read_text()
+    unnamed = {"none", "shapes"}  # no ablation; the schedule that data=shapes brings
+    assert [option for option in options(group) if f"`{option}`" not in text and option not in unnamed] == []
+
+
+def test_the_first_step_of_the_chain_can_stop_where_it_did() -> None:
+    """After 29 epochs of ILSVRC-2012's 1,281,167 images: 43 hours of five to six days for 90 epochs are 27 to 32."""
+    text = (CONF / "experiment" / "chain_146_1.yaml").read_text()
+    assert f"schedule.max_steps={29 * (1_281_167 // 128)}" in text
+    assert 90 * 43 / (6 * 24) < 29 < 90 * 43 / (5 * 24)
+    config = compose("experiment=chain_146_1", "schedule.max_steps=290261")
+    drops = [change.epoch for change in config.schedule.changes]
+    assert sorted(drops)[1] == 25 < 29, "after the first drop"
+
+
 def test_plain_pooling_without_overlap_has_other_sizes() -> None:
     rows = plan(compose("ablation=no_overlap_plain").network, 1000)
     assert [row.size_out for row in rows] == [28, 14, 14, 14, 7, 1, 1, 1]

@@ -315,8 +315,17 @@ def test_another_rate_or_length_counts_and_is_told(make_run: Any, overrides: tup
     page = make_page([str(run)])
     (own,) = line_of(page, *((ABLATIONS, "167") if "network=lrn1_only" in overrides else (TABLE_2, "145"))).own
     assert own.runs == 1
-    counts = [] if told is None else [f"{run} counts, though it was not trained as in 2012: {told}"]
+    counts = [] if told is None else [f"{run} counts, though not trained as in 2012: {told}"]
     assert page.remarks[:-1] == counts
+
+
+def test_what_is_alike_in_several_runs_is_told_once(make_run: Any) -> None:
+    runs = [str(make_run(f"run{seed}", f"seed={seed}", "optim.batch_size=512")) for seed in range(3)]
+    for run in runs:
+        store(Path(run), "ten", 4)
+        store(Path(run), "centre", 4)
+    told = [remark for remark in make_page(runs).remarks if "optim" in remark]
+    assert told == [f"{runs[0]} and 2 more count, though not trained as in 2012: optim.batch_size=512 for 128"]
 
 
 def test_a_network_without_a_layer_has_the_papers_row(make_run: Any) -> None:

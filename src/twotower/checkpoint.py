@@ -129,7 +129,8 @@ def read_manifest(path: Path) -> Manifest:
 def check_fits(path: Path, manifest: Manifest, network: NetworkConfig, num_classes: int) -> None:
     """Raises: ValueError naming what differs, if the checkpoint is of another network."""
     theirs, ours = manifest.network, asdict(network)
-    differing = [key for key in ours if theirs.get(key) != ours[key]]
+    # `leave_out` only records what the table of layers shows, and older checkpoints do not have it.
+    differing = [key for key in ours if key != "leave_out" and theirs.get(key) != ours[key]]
     if differing:
         first = differing[0]
         detail = "" if first == "layers" else f" ({theirs.get(first)} there, {ours[first]} here)"

@@ -203,6 +203,7 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
     Raises: ValueError for a folder without run or checkpoint.
     """
     results, names, remarks = [], set(), []
+    unlike: dict[str, list[str]] = {}  # differences in training -> runs
     for run in runs:
         config = read_config(Path(run))
         name = counts_for(config)
@@ -217,9 +218,7 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
                 f"{run} is not the run that its yamls describe ({', '.join(changes)} differ), so it is left out"
             )
             continue
-        unlike = other_training(config, name)
-        if unlike:
-            remarks.append(f"{run} counts, though it was not trained as in 2012: {', '.join(unlike)}")
+        unlike.setdefault(", ".join(other_training(config, name)), []).append(run)
         names.add(name)
         evaluated = _evaluated(Path(run), name)
         results += evaluated
@@ -227,6 +226,10 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
         for crops, view in VIEWS.items():
             if view in wanted and view not in {result.view for result in evaluated}:
                 remarks.append(f"{run}, {view}, not evaluated: python launch/evaluate.py run={run} crops={crops}")
+    for differences, alike in unlike.items():
+        if differences:
+            which = f"{alike[0]} counts" if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more count"
+            remarks.append(f"{which}, though not trained as in 2012: {differences}")
     return results, names, remarks
 
 
