@@ -233,6 +233,22 @@ class EvaluateConfig:
 
 
 @dataclass
+class PredictConfig:
+    """The schema of launch/predict.py."""
+
+    photographs: list[str] = field(default_factory=list)  # files, or folders of them; given without a key
+    run: str | None = None  # run directory
+    weights: str | None = None  # a file of weights, instead of run
+    mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
+    network: NetworkConfig | None = None  # of `weights`; null: what the file says
+    input: InputConfig | None = None  # of `weights`; each network brings its own
+    checkpoint: str | None = None  # of run; null: the last one
+    crops: str = "centre"  # centre | ten
+    device: str = "auto"  # auto | cpu | cuda
+    output: str | None = None  # a picture: .png, .svg or .pdf; null: RUN/figures/predict.png, of weights predict.png
+
+
+@dataclass
 class LabbookConfig:
     """The schema of launch/labbook.py."""
 
@@ -374,6 +390,7 @@ def register_schemas() -> None:
     ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
     ConfigStore.instance().store("export_schema", node=ExportConfig)
     ConfigStore.instance().store("labbook_schema", node=LabbookConfig)
+    ConfigStore.instance().store("predict_schema", node=PredictConfig)
     ConfigStore.instance().store("prepare_schema", node=PrepareConfig)
     ConfigStore.instance().store("report_schema", node=ReportConfig)
 

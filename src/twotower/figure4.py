@@ -26,6 +26,7 @@ from twotower.evaluate import Subject, predictions_of
 from twotower.features import Features, features_of, images_of, last_hidden
 from twotower.neighbours import nearest
 from twotower.streams import numpy_stream
+from twotower.synsets import name_classes
 
 NUM_IMAGES, NUM_QUERIES = 8, 5  # of the paper's figure
 NUM_GUESSES, NUM_NEIGHBOURS = 5, 6
@@ -91,16 +92,11 @@ class Figure4:
 
 
 def class_names(subject: Subject) -> list[str]:
-    """The first of a class's words ("tench" of "tench, Tinca tinca") where the data set knows them, else its name.
-
-    Of classes that share their first word (ILSVRC has two kinds of cranes) all words.
-    """
+    """Names that people understand, from the words of the data set where it has them (`name_classes`)."""
     root, classes = root_of(subject.config.data), subject.dataset.classes
-    if not is_prepared(root):
-        return classes
-    words = [one.get("words") or one["name"] for one in read_dataset_json(root)["classes"]]
-    first = [one.split(",")[0] for one in words]
-    return [short if first.count(short) == 1 else whole for short, whole in zip(first, words, strict=True)]
+    described = read_dataset_json(root)["classes"] if is_prepared(root) else []
+    words = {name: one["words"] for name, one in zip(classes, described, strict=False) if one.get("words")}
+    return name_classes(classes, words)
 
 
 def shorten(name: str, longest: int = LONGEST) -> str:
@@ -289,22 +285,42 @@ def _draw_tests(panel: Any, figure: Figure4, rows: int) -> None:
     grid = panel.add_gridspec(2 * rows, PER_ROW, height_ratios=[1.9, 1] * rows)
     for number, test in enumerate(figure.tests):
         row, column = divmod(number, PER_ROW)
-        image, bars = panel.add_subplot(grid[2 * row, column]), panel.add_subplot(grid[2 * row + 1, column])
-        image.imshow(test.photograph.pixels, interpolation="antialiased")
-        image.axis("off")
-        image.set_title(shorten(figure.names[test.photograph.label]), size=10, weight="bold")
-        for rank, (label, probability) in enumerate(zip(test.classes, test.probabilities, strict=True)):
-            is_right = label == test.photograph.label
-            bars.barh(rank, probability, height=0.86, color=RIGHT if is_right else WRONG)
-            weight = "bold" if is_right else "normal"
-            bars.text(0.02, rank, shorten(figure.names[label]), size=8, weight=weight, va="center")
-        bars.set_xlim(0, 1)
-        bars.set_ylim(NUM_GUESSES - 0.4, -0.6)
-        bars.set_yticks([])
-        bars.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], size=7)
-        bars.spines[["top", "right", "left"]].set_visible(False)
+        axes = panel.add_subplot(grid[2 * row, column]), panel.add_subplot(grid[2 * row + 1, column])
+        right = test.photograph.label
+        draw_guesses(
+            axes,
+            test.photograph.pixels,
+            figure.names[right],
+            [
+                (figure.names[label], p, label == right)
+                for label, p in zip(test.classes, test.probabilities, strict=True)
+            ],
+        )
         if number + PER_ROW >= len(figure.tests):
-            bars.set_xlabel("probability", size=8)
+            axes[1].set_xlabel("probability", size=8)
+
+
+def draw_guesses(
+    axes: tuple[Any, Any], pixels: NDArray[np.uint8], title: str, guesses: Sequence[tuple[str, float, bool]]
+) -> None:
+    """An image above the bars of its most likely classes, as on the left of the paper's figure.
+
+    Args:
+        axes: of the image, and of the bars.
+        guesses: a class's name, its probability 0..1, and whether it is known to be the right one.
+    """
+    image, bars = axes
+    image.imshow(pixels, interpolation="antialiased")
+    image.axis("off")
+    image.set_title(shorten(title), size=10, weight="bold")
+    for rank, (name, probability, is_right) in enumerate(guesses):
+        bars.barh(rank, probability, height=0.86, color=RIGHT if is_right else WRONG)
+        bars.text(0.02, rank, shorten(name), size=8, weight="bold" if is_right else "normal", va="center")
+    bars.set_xlim(0, 1)
+    bars.set_ylim(NUM_GUESSES - 0.4, -0.6)
+    bars.set_yticks([])
+    bars.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], size=7)
+    bars.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _draw_queries(panel: Any, figure: Figure4) -> None:

@@ -1,0 +1,79 @@
+"""What a trained network takes photographs for: the five likeliest classes of each, printed and drawn.
+
+python launch/predict.py run=RUN cat.jpg [more photographs or folders of them] [crops=ten] [output=predict.png]
+python launch/predict.py weights=FILE [network=caffenet] cat.jpg
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from twotower.arguments import quote_paths, quoted
+from twotower.config import PredictConfig, register_schemas
+from twotower.predict import (
+    MOST_DRAWN,
+    Prediction,
+    list_photographs,
+    open_trained,
+    predict_photographs,
+    write_predictions,
+)
+from twotower.synsets import name_classes
+
+register_schemas()
+
+
+def _print(predictions: list[Prediction], names: list[str]) -> None:
+    widest = max((len(names[place]) for one in predictions for place in one.classes), default=0)
+    for one in predictions:
+        print(one.file)
+        for place, probability in zip(one.classes, one.probabilities, strict=True):
+            print(f"  {names[place]:<{widest}}  {100 * probability:5.1f} %")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
+def compose_and_predict(composed: Any) -> None:
+    if composed.network is None:
+        composed.input = None  # it follows a network
+    settings = OmegaConf.to_object(composed)
+    assert isinstance(settings, PredictConfig)
+    try:
+        default = "predict.png" if settings.run is None else str(Path(settings.run) / "figures" / "predict.png")
+        output = Path(settings.output or default)
+        if output.suffix not in (".png", ".svg", ".pdf"):
+            raise ValueError(f"output={output} must end in .png, .svg or .pdf.")
+        paths = list_photographs(settings.photographs)
+        trained, device = open_trained(settings)
+        predictions, problems = predict_photographs(paths, trained, settings.crops, device)
+        _print(predictions, name_classes(trained.classes))
+        if predictions:
+            drawing, table = write_predictions(predictions, trained, output)
+            drawn = f" (of the first {MOST_DRAWN})" if len(predictions) > MOST_DRAWN else ""
+            print(f"drawn: {drawing}{drawn}, and beside it {table.name}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
+    if problems:
+        raise SystemExit("\n".join(f"error: {problem}" for problem in problems))
+
+
+def _is_photograph(argument: str) -> bool:
+    """Photographs are given without a key; a file may have an equals sign in its name all the same."""
+    return Path(argument).exists() or (not argument.startswith("-") and "=" not in argument)
+
+
+def main() -> None:
+    photographs = [argument for argument in sys.argv[1:] if _is_photograph(argument)]
+    if photographs:
+        others = [argument for argument in sys.argv[1:] if not _is_photograph(argument)]
+        sys.argv[1:] = [*others, f"photographs=[{','.join(quoted(one) for one in photographs)}]"]
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("photographs", "run", "weights", "mean", "checkpoint", "output"))
+    compose_and_predict()
+
+
+if __name__ == "__main__":
+    main()
