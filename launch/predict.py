@@ -12,7 +12,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.arguments import quote_paths, quoted
-from twotower.config import PredictConfig, register_schemas
+from twotower.config import PredictConfig, leave_out_layers, register_schemas
 from twotower.predict import (
     MOST_DRAWN,
     Prediction,
@@ -41,6 +41,8 @@ def compose_and_predict(composed: Any) -> None:
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, PredictConfig)
     try:
+        if settings.network is not None:
+            leave_out_layers(settings.network)
         default = "predict.png" if settings.run is None else str(Path(settings.run) / "figures" / "predict.png")
         output = Path(settings.output or default)
         if output.suffix not in (".png", ".svg", ".pdf"):
