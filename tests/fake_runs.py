@@ -1,5 +1,6 @@
 """Folders that look like finished runs: a configuration and a tiny checkpoint with random weights, not trained."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from PIL import Image
 from conftest import ROOT
 from twotower import checkpoint
 from twotower.config import Config, register_schemas, resolve
+from twotower.data.prepare import CACHE, prepare
 from twotower.network import Tower
+from twotower.rundir import MEAN_IMAGE
 
 NUM_CLASSES = 7  # more than five, so that the top-5 error says something
 SPREAD = 3.0  # times the initial weights, so that images and crops make a difference
@@ -54,7 +57,8 @@ def save_checkpoint(run_dir: Path, config: Config, seed: int, num_classes: int =
             parameter.data.mul_(SPREAD)
         checkpoint.save_tower(folder, 1, tower, {})
     classes = [f"c{label}" for label in range(num_classes)]
-    manifest = checkpoint.Manifest(1, asdict(config.network), classes, {}, {}, {}, {}, {})
+    scale = checkpoint.scale_of(config.input)
+    manifest = checkpoint.Manifest(1, asdict(config.network), classes, {}, {}, {}, {}, {}, scale)
     return checkpoint.complete(folder, manifest, keep=1)
 
 
@@ -64,3 +68,11 @@ def fake_run(run_dir: Path, data_root: Path, *overrides: str, seed: int = 0) -> 
     save_checkpoint(run_dir, config, seed)
     OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
     return run_dir
+
+
+def scaled_run(run_dir: Path, data_root: Path) -> Path:
+    """A run whose input has torchvision's scale, with the mean image as training leaves it."""
+    run = fake_run(run_dir, data_root, "input=torchvision", "input.crop_size=64")
+    prepare(fake_config(data_root).data, progress=False)
+    shutil.copy(data_root / CACHE / MEAN_IMAGE, run / MEAN_IMAGE)
+    return run

@@ -860,15 +860,18 @@ def test_a_shard_that_is_spoilt_under_way_is_named(
 @pytest.mark.parametrize("mean", ["central", "aligned"])
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize(("noisy", "scale"), [(True, 1 / 1.1), (True, 1.0), (False, 1.0), (False, 0.5)])
-def test_normaliser_is_exact(one_by_one: bool, mean: str, count: int, noisy: bool, scale: float) -> None:
-    """(crop - mean + noise) * scale in float32, image by image as on a CPU and all at once as on a GPU."""
+@pytest.mark.parametrize("std", [(1.0, 1.0, 1.0), (58.395, 57.12, 255.0)])
+def test_normaliser_is_exact(
+    one_by_one: bool, mean: str, count: int, noisy: bool, scale: float, std: tuple[float, ...]
+) -> None:
+    """(crop - mean + noise) * scale / std in float32, image by image as on a CPU and all at once as on a GPU."""
     stream = np.random.default_rng(count)
     mean_image = stream.uniform(0, 255, (13, 13, 3)).astype(np.float32)
     crops = stream.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     offsets = stream.integers(0, 6, (count, 2), dtype=np.int32)
     flips = (np.arange(count) % 2 == 0).astype(np.int32)
     noise = stream.normal(0, 20, (count, 3)).astype(np.float32) if noisy else None
-    normaliser = Normaliser(mean_image, mean, 8, CPU)
+    normaliser = Normaliser(mean_image, mean, 8, CPU, std)
     assert normaliser.one_by_one  # as on any CPU
     normaliser.one_by_one = one_by_one
     images = normaliser(torch.from_numpy(crops.copy()), offsets, flips, noise, scale)
@@ -878,12 +881,11 @@ def test_normaliser_is_exact(one_by_one: bool, mean: str, count: int, noisy: boo
         y, x, flip = (*offsets[i], flips[i]) if mean == "aligned" else (2, 2, 0)
         less = window(mean_image, y, x, bool(flip), 8)
         shift = noise[i] if noise is not None else np.zeros(3, np.float32)
-        wanted = (crops[i].astype(np.float32) - less + shift) * np.float32(scale)
+        wanted = (crops[i].astype(np.float32) - less + shift) * np.float32(scale) / np.array(std, np.float32)
         np.testing.assert_array_equal(images[i].numpy(), wanted)
         wrong = window(mean_image, y, x, not flip, 8)
-        assert not np.array_equal(
-            images[i].numpy(), (crops[i].astype(np.float32) - wrong + shift) * np.float32(scale)
-        )
+        other = (crops[i].astype(np.float32) - wrong + shift) * np.float32(scale) / np.array(std, np.float32)
+        assert not np.array_equal(images[i].numpy(), other)
 
 
 # Refusals

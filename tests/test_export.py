@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import oracle
 from conftest import ROOT, load_network
 from twotower import checkpoint, plain, weights
 from twotower.config import (
+    UNSCALED,
     Config,
     DataConfig,
     ExportConfig,
@@ -112,9 +114,13 @@ def test_plain_dropout_is_that_of_the_network() -> None:
 
 
 def make_run(
-    folder: Path, name: str = "alexnet_2012", top1_error: float | None = 40.0, initial: bool = False
+    folder: Path,
+    name: str = "alexnet_2012",
+    top1_error: float | None = 40.0,
+    initial: bool = False,
+    std: Sequence[float] = UNSCALED,
 ) -> Path:
-    """A run's folder with one checkpoint; its data are nowhere."""
+    """A run's folder with one checkpoint; its data are nowhere, and were divided by `std`."""
     network = load_network(name, **NETWORKS[name])
     run = folder / "run"
     run.mkdir(parents=True)
@@ -136,7 +142,7 @@ def make_run(
     config = Config(
         network=network,
         data=DataConfig(kind="folder", root=str(folder / "nowhere")),
-        input=InputConfig(crop_size=network.image_size),
+        input=InputConfig(crop_size=network.image_size, std=list(std)),
         optim=OptimConfig(),
         schedule=ScheduleConfig(rule="fixed", epochs=1),
         logging=LoggingConfig(),
@@ -325,12 +331,12 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
         export_run(ExportConfig(run=str(run)))
 
 
-@pytest.mark.parametrize("name", ["no_exchange", "cifar_four_layer"])
-def test_onnx_is_the_same_function(tmp_path: Path, name: str) -> None:
-    """Another engine, of one, two and five images: response norms, cut windows of both poolings, blocks."""
+@pytest.mark.parametrize(("name", "std"), [("no_exchange", UNSCALED), ("cifar_four_layer", (58.395, 57.12, 255.0))])
+def test_onnx_is_the_same_function(tmp_path: Path, name: str, std: tuple[float, ...]) -> None:
+    """Another engine, of one, two and five images: response norms, cut windows of both poolings, blocks, a scale."""
     import onnxruntime
 
-    run = make_run(tmp_path, name)
+    run = make_run(tmp_path, name, std=std)
     path, mean = export_run(ExportConfig(run=str(run), to="onnx"))
     network = load_network(name, **NETWORKS[name])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -344,7 +350,7 @@ def test_onnx_is_the_same_function(tmp_path: Path, name: str) -> None:
     for count in (1, 2, 5):
         images = torch.randn(count, 3, network.image_size, network.image_size, generator=generator) * 70
         with torch.no_grad():
-            logits = forward(towers, images, InProcessExchange())
+            logits = forward(towers, images / torch.tensor(std)[:, None, None], InProcessExchange())
         output = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
         assert oracle.deviation(output, logits) < 1e-4
 

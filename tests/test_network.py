@@ -269,3 +269,26 @@ def test_dropout_can_be_switched_off():
         training = forward([tower.train() for tower in towers], images, InProcessExchange())
         testing = forward([tower.eval() for tower in towers], images, InProcessExchange())
     assert torch.equal(training, testing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lrn": {"n": 4}}, r"network\.lrn\.n=4 is not possible; give an odd number"),
+        ({"lrn": {"n": 0}}, r"network\.lrn\.n=0 is"),
+        ({"lrn": {"n": -5}}, r"network\.lrn\.n=-5 is"),
+        ({"spatial_norm": {"n": 2}}, r"network\.spatial_norm\.n=2 is not possible; give an odd number"),
+        ({"spatial_norm": {"n": -1}}, r"network\.spatial_norm\.n=-1 is"),
+        ({"lrn": {"k": 0}}, r"network\.lrn\.k=0 is not possible; give more than 0"),
+        ({"lrn": {"alpha": -1}}, r"network\.lrn\.alpha=-1 is not possible; give at least 0"),
+        ({"spatial_norm": {"beta": -0.5}}, r"network\.spatial_norm\.beta=-0\.5 is"),
+        ({"pool": {"size": 0}}, r"network\.pool\.size=0 is not possible; give at least 1"),
+        ({"pool": {"stride": 0}}, r"network\.pool\.stride=0 is not possible; give at least 1"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(changes, sentence):
+    """An even LRN window would be a map wider here than it says; Caffe refuses it too."""
+    with pytest.raises(ValueError, match=sentence):
+        plan(load_network("alexnet_2012", **changes), 10)
+    for allowed in ({"lrn": {"n": 1}}, {"lrn": {"n": 7}}, {"spatial_norm": {"n": 3}}, {"lrn": None}):
+        assert len(plan(load_network("alexnet_2012", **allowed), 10)) == 8

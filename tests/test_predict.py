@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with weights that were drawn and not trained, and its mean image; its images lie beside it."""
     folder = tmp_path_factory.mktemp("predict")
-    run = fake_run(folder / "run", draw_images(folder / "images"), "data.size=72")
+    run = fake_run(folder / "run", draw_images(folder / "images"), "data.size=72", "input.std=[2,2.5,3]")
     subject = open_subject(str(run), EvaluateConfig(run=str(run), device="cpu"))
     np.save(run / MEAN_IMAGE, subject.dataset.mean_image)
     return run

@@ -1,7 +1,7 @@
 """The input as people usually write it: a torch DataLoader whose workers decode with Pillow.
 
 For comparison in the benchmark only. It does what the pipeline does: centre square to 256 x 256 (raw images), crop,
-mirror, mean image, colour noise, scale; one image at a time, on as many cores.
+mirror, mean, colour noise, scale and std; one image at a time, on as many cores.
 """
 
 import io
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from twotower.config import InputConfig
 from twotower.data.dataset import DataSet, FileSplit
+from twotower.data.normalise import subtracted_mean
 from twotower.data.order import colour_shifts, noise_scale
 
 
@@ -26,7 +27,7 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
     def __init__(self, dataset: DataSet, files: FileSplit, config: InputConfig, training: bool) -> None:
         assert dataset.mean_image is not None
         self._dataset, self._files, self._config, self._training = dataset, files, config, training
-        self._mean: NDArray[np.float32] = dataset.mean_image
+        self._mean: NDArray[np.float32] = subtracted_mean(dataset.mean_image, config)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -54,6 +55,7 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
             shift = colour_shifts(config.colour_noise, alpha, self._dataset.eigenvalues, self._dataset.eigenvectors)
             pixels += shift[0]
             pixels *= np.float32(noise_scale(config.colour_noise, config.colour_noise_std))
+        pixels /= np.array(config.std, np.float32)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         return tensor, int(self._files.labels[index])
 

@@ -13,14 +13,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from twotower.config import NetworkConfig
+from twotower.config import InputConfig, NetworkConfig
 from twotower.network import Tower
 
 FORMAT = 2  # 1: before a network could have one tower
@@ -39,7 +39,17 @@ class Manifest:
     progress: dict[str, Any]  # the run's best error and counts so far
     identity: dict[str, Any]  # what must be the same to go on: seed, batch, data
     sha256: dict[str, str]
+    input: dict[str, Any] = field(default_factory=dict)  # `scale_of` it; empty before there was a choice
     format: int = FORMAT
+
+    def scale(self) -> dict[str, Any]:
+        """`scale_of` the input that the weights were trained with."""
+        return scale_of(InputConfig()) | self.input
+
+
+def scale_of(given: InputConfig) -> dict[str, Any]:
+    """What of the input the weights cannot do without."""
+    return {"mean_value": given.mean_value, "std": given.std}
 
 
 def tower_file(tower: int) -> str:

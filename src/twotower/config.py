@@ -16,6 +16,7 @@ STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 POOLINGS = ("max", "average")
 INITIALS = ("normal", "truncated", "xavier", "kaiming", "torch")
+UNSCALED = (1.0, 1.0, 1.0)  # the std of pixels that keep their 0..255
 
 
 @dataclass
@@ -110,6 +111,8 @@ class InputConfig:
     flip: bool = True
     images_per_draw: int = 1  # consecutive images that share crop and flip: 32 in the 2012 code
     mean: str = "central"  # central (2012: the mean's central 224) | aligned (cropped as the image is)
+    mean_value: list[float] | None = None  # R, G, B in 0..255, instead of the mean image
+    std: list[float] = field(default_factory=lambda: list(UNSCALED))  # of R, G, B in 0..255: divides what is left
     colour_noise: str = "2012"  # none | 2012 | paper
     colour_noise_std: float = 0.1  # of the factors alpha
     colour_noise_epochs: float | None = None  # epochs with colour noise; null: all, or as the schedule says
@@ -473,6 +476,20 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
             raise ValueError(f"schedule.changes[{number}].colour_noise can only be false, which switches it off.")
 
 
+def check_input(given: InputConfig) -> None:
+    """Refuses a scale that is none, or that is meant for pixels of another range.
+
+    Raises: ValueError naming the key, what was given, what is allowed.
+    """
+    mean_value = [0.0] * 3 if given.mean_value is None else given.mean_value
+    for key, values, least in (("mean_value", mean_value, 0), ("std", given.std, 1)):
+        if len(values) != 3 or not all(least <= value <= 255 for value in values):
+            raise ValueError(
+                f"input.{key}={values} is not possible; give three numbers from {least} to 255, for R, G and B of "
+                "pixels in 0..255 (what is written for pixels in 0..1, times 255)."
+            )
+
+
 def check(config: Config) -> None:
     """Refuses what composes but cannot be run.
 
@@ -488,6 +505,7 @@ def check(config: Config) -> None:
             "initial_weights.layers names layers to take over, but not from where; give initial_weights.path=RUN."
         )
     _one_of("data.on_error", config.data.on_error, ("stop", "skip"))
+    check_input(config.input)
     _one_of("input.mean", config.input.mean, ("central", "aligned"))
     _one_of("input.colour_noise", config.input.colour_noise, ("none", "2012", "paper"))
     _one_of("input.device", config.input.device, ("auto", "cpu", "gpu"))

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from twotower import checkpoint, predictions, weights
-from twotower.config import Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
+from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.data import DataSet, Share, load, open_validation, prepare
 from twotower.data.feed import ten_views
 from twotower.data.progress import metered
@@ -184,7 +184,9 @@ def open_weights(settings: EvaluateConfig) -> tuple[NetworkConfig, InputConfig, 
     given = settings.input or InputConfig()
     if own is not None and own.mean_use is not None:
         given = replace(given, mean=own.mean_use)
-    return network, replace(given, crop_size=network.image_size), own
+    # Mean and scale belong to the weights, not to what their network would be trained with now.
+    std = list(own.std) if own is not None else list(UNSCALED)
+    return network, replace(given, crop_size=network.image_size, mean_value=None, std=std), own
 
 
 def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:

@@ -30,10 +30,11 @@ from torch import Tensor
 
 from twotower import checkpoint, plain, weights
 from twotower.config import ExportConfig, NetworkConfig
+from twotower.data.normalise import subtracted_mean
 from twotower.evaluate import read_config
 from twotower.exchange import InProcessExchange
 from twotower.journal import versions
-from twotower.merged import sha256_of
+from twotower.merged import divide_image_weights, sha256_of
 from twotower.network import forward
 from twotower.rundir import MEAN_IMAGE, own_mean
 from twotower.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
@@ -75,6 +76,7 @@ class Subject:
     manifest: checkpoint.Manifest
     name: str  # of the files
     mean_use: str  # input.mean of the training
+    std: list[float]  # input.std of the training, which the tensors have in them
 
     @property
     def answer(self) -> Tensor:
@@ -107,11 +109,15 @@ def open_subject(settings: ExportConfig) -> Subject:
     imported = weights.read_checkpoint(path)
     network = imported.network
     assert network is not None
-    tensors = imported.tensors | {weights.MEAN_IMAGE: _central(mean_image, network.image_size)}
+    if mean_image is not None:
+        mean_image = subtracted_mean(mean_image, config.input)
+    tensors = divide_image_weights(imported.tensors, network, config.input.std)
+    tensors |= {weights.MEAN_IMAGE: _central(mean_image, network.image_size)}
     if mean_image is not None:
         whole = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
         tensors[weights.WHOLE_MEAN_IMAGE] = whole
-    return Subject(network, tensors, manifest, f"{network.name}-{path.name}", config.input.mean)
+    name = f"{network.name}-{path.name}"
+    return Subject(network, tensors, manifest, name, config.input.mean, config.input.std)
 
 
 def _about(subject: Subject) -> dict[str, str]:
@@ -123,6 +129,7 @@ def _about(subject: Subject) -> dict[str, str]:
         "classes": json.dumps(subject.manifest.classes),
         "mean_image": MEAN_USE,
         "mean_use": subject.mean_use,
+        "std": json.dumps(subject.std),
         "step": str(subject.manifest.step),
         "errors": json.dumps(subject.manifest.progress.get("last", {})),
         "sha256": sha256_of(subject.tensors),

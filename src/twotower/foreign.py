@@ -125,7 +125,8 @@ def read_torchvision(path: Path) -> Imported:
             if f"{place}.{part}" not in state:
                 raise ValueError(f"{path} has no {place}.{part}; only torchvision's alexnet is known in .pth files.")
             tensors[f"{layer}.{part}"] = state[f"{place}.{part}"].float().contiguous()
-    # (p / 255 - m) / s = (p - 255 m) / (255 s). Padding adds zeros after this, so it stays exact.
+    # (p / 255 - m) / s = (p - 255 m) / (255 s). Padding adds zeros after this, so it stays exact. The scale goes into
+    # the weights, whatever input.std is: the file is evaluated with 1, and training brings it to its own (transfer).
     scale = 255 * torch.tensor(TORCHVISION_STD, dtype=torch.float64)
     first = tensors["conv1.weight"]
     if first.dim() == 4 and first.shape[1] == len(scale):

@@ -3,7 +3,8 @@
 It has a weight and a bias for each layer, conv1.weight, conv1.bias ... fc8.bias, with tower 0's rows first. Weights
 are [out, in, height, width] or [out, in]; a layer that reads both towers has the columns [own | other] in tower 0's
 rows and [other | own] in tower 1's, so that both count tower 0's maps first; one in which each tower reads itself has
-that tower's columns only. Input is RGB in 0..255 less the mean.
+that tower's columns only. Input is RGB in 0..255 less the mean; what a network was trained to have divided by a std
+has that std in the weights of the layers that read the image, see `divide_image_weights`.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from twotower.config import NetworkConfig, leave_out_layers
+from twotower.config import UNSCALED, NetworkConfig, leave_out_layers
 from twotower.network import plan
 
 PRESETS = Path(__file__).resolve().parents[2] / "conf" / "network"  # where this is a checkout; else there is none
@@ -32,12 +33,13 @@ class Imported:
     """Weights that were read from a file, as a network of this project takes them.
 
     Attributes:
-        tensors: the merged form, float32, for RGB pixels in 0..255 less the mean; any scale is in conv1.weight.
+        tensors: the merged form, float32, for RGB pixels in 0..255 less the mean, over `std`.
         mean: float32 [3] or [3, S, S], RGB, 0..255; None where the file has none: that of the data.
         source: what they were read from and what was done to them, for a report.
         network: the table in the file, where it has one.
         classes: their names in the file, where it has them.
         mean_use: `central` or `aligned`, as input.mean, where the file says.
+        std: of R, G and B, as input.std; other than 1 in checkpoints only, files have it in conv1.weight.
     """
 
     tensors: dict[str, Tensor]
@@ -46,6 +48,7 @@ class Imported:
     network: NetworkConfig | None = None
     classes: list[str] | None = None
     mean_use: str | None = None
+    std: Sequence[float] = UNSCALED
 
 
 def expected_shapes(network: NetworkConfig, num_classes: int) -> dict[str, tuple[int, ...]]:
@@ -92,6 +95,28 @@ def merge(towers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             parts = [torch.cat([own, other], dim=1), torch.cat([other1, own1], dim=1)]
         merged[f"{layer}.{part.removesuffix('_own')}"] = torch.cat(parts).contiguous()
     return merged
+
+
+def divide_image_weights(
+    tensors: Mapping[str, Tensor], network: NetworkConfig, std: Sequence[float]
+) -> dict[str, Tensor]:
+    """The merged form with the weights that read R, G and B divided by `std`, each by its channel's.
+
+    With them pixels less the mean give what pixels less the mean over `std` gave with those before; padding stays
+    exact, as it is zeros after both. Nothing is touched where all of `std` is 1.
+    """
+    divided = dict(tensors)
+    for name, layer in network.layers.items():
+        if layer.reads != "image" or f"{name}.weight" not in tensors or tuple(std) == UNSCALED:
+            continue
+        weight = tensors[f"{name}.weight"]
+        channels = torch.tensor(std, dtype=torch.float64).view(layer.groups, 1, -1, 1)
+        parts = []
+        for of_tower in weight.tensor_split(network.towers):
+            blocks = of_tower.double().reshape(layer.groups, len(of_tower) // layer.groups, channels.shape[2], -1)
+            parts.append((blocks / channels).reshape(of_tower.shape))
+        divided[f"{name}.weight"] = torch.cat(parts).to(weight.dtype)
+    return divided
 
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:

@@ -122,6 +122,37 @@ def _check_words(network: NetworkConfig) -> None:
             raise ValueError(f"network.{key}={value} is not known; choose of {', '.join(allowed)}.")
 
 
+def _check_windows(network: NetworkConfig) -> None:
+    """Raises: ValueError naming the key, for windows without a middle or a size, and norms that are no norms.
+
+    An even LRN window is refused as in Caffe (lrn_layer.cpp). cuda-convnet2 takes it, and looks one map further down
+    than up (conv_util.cu, kFCNorm); ours would be one map wider than it says, as its window has a middle.
+    """
+    odd = {"lrn.n": network.lrn, "spatial_norm.n": network.spatial_norm}
+    for key, norm in odd.items():
+        if norm is not None and (norm.n < 1 or norm.n % 2 == 0):
+            raise ValueError(
+                f"network.{key}={norm.n} is not possible; give an odd number such as 5, so that the window reaches "
+                "as far to one side as to the other."
+            )
+    least: list[tuple[str, float, float]] = [
+        ("pool.size", network.pool.size, 1),
+        ("pool.stride", network.pool.stride, 1),
+    ]
+    if network.lrn is not None:
+        least += [("lrn.alpha", network.lrn.alpha, 0), ("lrn.beta", network.lrn.beta, 0)]
+        if not network.lrn.k > 0:
+            raise ValueError(
+                f"network.lrn.k={network.lrn.k:g} is not possible; give more than 0, or maps of zeros are NaN."
+            )
+    if network.spatial_norm is not None:
+        norm = network.spatial_norm
+        least += [("spatial_norm.alpha", norm.alpha, 0), ("spatial_norm.beta", norm.beta, 0)]
+    for key, value, smallest in least:
+        if not value >= smallest:
+            raise ValueError(f"network.{key}={value:g} is not possible; give at least {smallest:g}.")
+
+
 def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     """Works out each layer's widths and sizes, e.g. 224-55-27-27-13-13-13-13-6 for the paper's network.
 
@@ -129,6 +160,7 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     of the image.
     """
     _check_words(network)
+    _check_windows(network)
     if num_classes < 2:
         raise ValueError(f"The data has {num_classes} class; a network needs at least 2.")
     rows: list[Row] = []

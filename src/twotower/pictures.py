@@ -3,6 +3,7 @@
 The images are taken from the batches of the validation as they pass, so nothing is read or decoded twice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twotower.config import UNSCALED
 from twotower.data import Batch
 from twotower.figure3 import mosaic
 from twotower.network import IMAGE_MAPS, Tower
@@ -71,11 +73,13 @@ class Handful:
     Args:
         num_images: that will pass.
         mean: float32 [H, W, 3], what was subtracted from them.
+        std: of R, G and B, by which they were divided then.
     """
 
     num_images: int
     classes: list[str]
     mean: NDArray[np.float32]
+    std: Sequence[float] = UNSCALED
     found: list[Prediction] = field(default_factory=list)
     passed: int = 0
 
@@ -91,7 +95,7 @@ class Handful:
         if not len(rows):
             return
         chosen = torch.from_numpy(rows).to(batch.images.device)
-        pixels = batch.images[chosen].movedim(1, -1).cpu().numpy() + self.mean
+        pixels = batch.images[chosen].movedim(1, -1).cpu().numpy() * np.array(self.std, np.float32) + self.mean
         shown = np.rint(pixels).clip(0, 255).astype(np.uint8)
         best = log_probabilities[chosen].float().exp().topk(min(LIKELIEST, len(self.classes)), dim=1)
         labels, values, places = batch.labels[chosen].tolist(), best.values.tolist(), best.indices.tolist()

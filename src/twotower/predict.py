@@ -23,7 +23,7 @@ from twotower.config import EvaluateConfig, InputConfig, PredictConfig
 from twotower.data.convert import FORMATS, UnusableError, decode, square
 from twotower.data.feed import ten_views
 from twotower.data.folder import SUFFIXES
-from twotower.data.normalise import Normaliser
+from twotower.data.normalise import Normaliser, subtracted_mean
 from twotower.drawing import open_pyplot, save
 from twotower.evaluate import (
     check_settings,
@@ -172,7 +172,8 @@ def crops_of(squares: NDArray[np.uint8], trained: Trained, crops: str, device: t
     )
     shown = torch.from_numpy(np.ascontiguousarray(cut.reshape(-1, side, side, 3)))
     places = np.tile(np.array(views, np.int32), (len(squares), 1))
-    normalise = Normaliser(trained.mean_image, trained.input.mean, side, device)
+    mean = subtracted_mean(trained.mean_image, trained.input)
+    normalise = Normaliser(mean, trained.input.mean, side, device, trained.input.std)
     images = normalise(shown, places[:, :2], places[:, 2])
     return images.view(cut.shape).movedim(-1, -3)
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from twotower.checkpoint import Manifest
-from twotower.config import Config
+from twotower.checkpoint import Manifest, scale_of
+from twotower.config import Config, InputConfig
 from twotower.data import DataSet
 from twotower.data.prepare import INDEX, cache_of, root_of
 from twotower.data.prepared import DATASET, is_prepared, read_dataset_json
@@ -70,6 +70,12 @@ def package_version() -> str:
         return "unknown"
 
 
+def _identity_of_input(given: InputConfig) -> dict[str, Any]:
+    """Without a scale where there is none, so that what was stored before there was a choice still counts."""
+    usual = scale_of(InputConfig())
+    return {key: value for key, value in asdict(given).items() if key not in usual or value != usual[key]}
+
+
 def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str) -> dict[str, Any]:
     """What the predictions of a checkpoint depend on, apart from the view.
 
@@ -93,7 +99,7 @@ def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str
             "num_classes": len(dataset.classes),
         },
         "split": split,
-        "input": asdict(config.input),
+        "input": _identity_of_input(config.input),
         "version": package_version(),
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from twotower import checkpoint
 from twotower.config import Config
@@ -46,7 +47,11 @@ def _interrupted_twin(config: Config) -> Path | None:
         run_dir = path.parent
         if (run_dir / "summary.json").exists() or not checkpoint.checkpoint_steps(run_dir / "checkpoints"):
             continue
-        stored = OmegaConf.to_container(OmegaConf.load(path))
+        try:
+            # Into the schema, as an older run has not all of today's keys.
+            stored = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+        except OmegaConfBaseException:
+            continue
         assert isinstance(stored, dict)
         if _comparable(stored) == wanted:
             return run_dir
@@ -152,4 +157,11 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
         if theirs != ours:
             raise ValueError(
                 f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."
+            )
+    fed = manifest.scale()
+    for key, ours in checkpoint.scale_of(config.input).items():
+        if fed[key] != ours:
+            raise ValueError(
+                f"{path} cannot be resumed: it was trained with input.{key}={fed[key]}, and that is {ours} now; use "
+                "the run's own settings."
             )

@@ -27,6 +27,7 @@ from twotower.data import (
     pixel_checksum,
     steps_per_epoch,
 )
+from twotower.data.normalise import subtracted_mean
 from twotower.exchange import Exchange, InProcessExchange, WireExchange
 from twotower.journal import Journal
 from twotower.memory import peak_megabytes
@@ -95,7 +96,9 @@ class Trainer:
         tower = Tower(config.network, num_classes, world.tower, config.seed)
         self.inheritance: Inheritance | None = None
         if resume_from is None:
-            self.inheritance = inherit(config.initial_weights, config.network, dataset.classes, tower)
+            self.inheritance = inherit(
+                config.initial_weights, config.network, dataset.classes, tower, config.input.std
+            )
         self.tower = tower.on(world.device, world.memory_format)
         precision = config.network.exchange_precision
         self.exchange: Exchange = InProcessExchange(precision)
@@ -182,6 +185,7 @@ class Trainer:
                 progress,
                 identity(self.config, self.world.num_replicas, self.dataset),
                 {},
+                checkpoint.scale_of(self.config.input),
             )
             checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep)
         self.world.barrier()
@@ -297,8 +301,9 @@ class Trainer:
         dataset = self.dataset
         if dataset.mean_image is None:
             return None
-        mean = centre_of(dataset.mean_image, self.config.input.crop_size)
-        return Handful(len(dataset.val) // self.world.num_replicas, dataset.classes, mean)
+        given = self.config.input
+        mean = centre_of(subtracted_mean(dataset.mean_image, given), given.crop_size)
+        return Handful(len(dataset.val) // self.world.num_replicas, dataset.classes, mean, given.std)
 
     @torch.no_grad()
     def validate(self, handful: Handful | None = None) -> Counts:

@@ -5,15 +5,15 @@ then on the largest, then back on ILSVRC-2012 (initw.py of the 2012 source; expe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from twotower import checkpoint, weights
-from twotower.config import InitialWeightsConfig, NetworkConfig
-from twotower.merged import Imported, expected_shapes, split
+from twotower.config import UNSCALED, InitialWeightsConfig, NetworkConfig
+from twotower.merged import Imported, divide_image_weights, expected_shapes, split
 from twotower.network import Tower
 
 IMAGENET_CLASSES = 1000  # of the weights that Caffe and torchvision hand out
@@ -28,11 +28,13 @@ class Inheritance:
     source: str
     taken: list[str]
     new: list[str]
+    rescaled: list[str] = field(default_factory=list)  # as the source was fed another scale of pixels
 
     def describe(self) -> str:
         """One line."""
         new = f"; new: {', '.join(self.new)}" if self.new else ""
-        return f"initial weights of {', '.join(self.taken)} from {self.source}{new}"
+        rescaled = f"; brought to this input's scale: {', '.join(self.rescaled)}" if self.rescaled else ""
+        return f"initial weights of {', '.join(self.taken)} from {self.source}{new}{rescaled}"
 
 
 def locate(path: str) -> str:
@@ -97,12 +99,16 @@ def choose_layers(
 
 
 def plan_inheritance(
-    settings: InitialWeightsConfig, network: NetworkConfig, classes: Sequence[str]
+    settings: InitialWeightsConfig, network: NetworkConfig, classes: Sequence[str], std: Sequence[float] = UNSCALED
 ) -> tuple[Inheritance, dict[str, Tensor]] | None:
     """What is taken, and the tensors that it is taken from; None if initial weights are drawn.
 
+    Weights that read the image are brought from the source's scale of the input to this one's, so that they say of
+    a pixel what they said there.
+
     Args:
         classes: names, by which a last layer of equally many other classes is told.
+        std: input.std of the training that begins.
 
     Raises: ValueError if the source cannot be read or does not fit.
     """
@@ -112,14 +118,24 @@ def plan_inheritance(
     shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
     same_classes = source.classes is None or source.classes == list(classes)
     wanted = expected_shapes(network, len(classes))
-    return choose_layers(shapes, wanted, settings.layers, settings.path, same_classes), source.tensors
+    chosen = choose_layers(shapes, wanted, settings.layers, settings.path, same_classes)
+    if tuple(source.std) == tuple(std):
+        return chosen, source.tensors
+    taken = {name: tensor for name, tensor in source.tensors.items() if name.split(".")[0] in chosen.taken}
+    change = [theirs / ours for theirs, ours in zip(source.std, std, strict=True)]
+    rescaled = [name for name in chosen.taken if network.layers[name].reads == "image"]
+    return replace(chosen, rescaled=rescaled), divide_image_weights(taken, network, change)
 
 
 def inherit(
-    settings: InitialWeightsConfig, network: NetworkConfig, classes: Sequence[str], tower: Tower
+    settings: InitialWeightsConfig,
+    network: NetworkConfig,
+    classes: Sequence[str],
+    tower: Tower,
+    std: Sequence[float] = UNSCALED,
 ) -> Inheritance | None:
     """Copies another training's weights into `tower`; None if none are asked for. Errors as of `plan_inheritance`."""
-    planned = plan_inheritance(settings, network, classes)
+    planned = plan_inheritance(settings, network, classes, std)
     if planned is None:
         return None
     chosen, theirs = planned

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from twotower import plain, weights
-from twotower.config import NetworkConfig
-from twotower.merged import expected_shapes, misfits, sha256_of
+from twotower.config import UNSCALED, NetworkConfig
+from twotower.merged import divide_image_weights, expected_shapes, misfits, sha256_of
 from twotower.network import plan
 
 KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"
 TOLERANCE = 1e-4  # of the largest logit; float32 differs by some 1e-6, another norm or order by 1e-3 and more
+ROUNDING = 1e-6  # of float32 weights that were divided by a std and are multiplied by it again
 SAMPLING_ERRORS = 4.0  # within which weights look as they were drawn
 
 
@@ -33,9 +34,16 @@ def deviation(found: Tensor, true: Tensor) -> float:
     return float((found.double() - true.double()).abs().max() / true.double().abs().max())
 
 
-def untrained_layers(tensors: Mapping[str, Tensor], network: NetworkConfig, num_classes: int) -> list[str]:
-    """The layers that look as they were drawn: spread, mean and biases are those of their initial distribution."""
+def untrained_layers(
+    tensors: Mapping[str, Tensor], network: NetworkConfig, num_classes: int, input_std: Sequence[float] = UNSCALED
+) -> list[str]:
+    """The layers that look as they were drawn: spread, mean and biases are those of their initial distribution.
+
+    Args:
+        input_std: by which the weights that read the image were divided after training.
+    """
     found = []
+    tensors = divide_image_weights(tensors, network, [1 / one for one in input_std])
     for row in plan(network, num_classes):
         weight, bias = tensors[f"{row.name}.weight"].double(), tensors[f"{row.name}.bias"]
         c, (fan_in, fan_out) = row.config, row.fans(0)
@@ -51,9 +59,8 @@ def untrained_layers(tensors: Mapping[str, Tensor], network: NetworkConfig, num_
         spread = abs(float(weight.std()) / std - 1) < sampling / math.sqrt(2)
         centred = abs(float(weight.mean())) < sampling * std
         if c.initial == "torch" and network.initial_bias is None:
-            as_set = bool(
-                (bias.abs() <= 1 / math.sqrt(fan_in)).all() and (weight.abs() <= 1 / math.sqrt(fan_in)).all()
-            )
+            bound = (1 + ROUNDING) / math.sqrt(fan_in)
+            as_set = bool((bias.abs() <= bound).all() and (weight.abs() <= bound).all())
         else:
             constant = c.initial_bias if network.initial_bias is None else network.initial_bias
             as_set = bool((bias == constant).all())
@@ -111,6 +118,9 @@ def verify(path: Path) -> Verified:
     try:
         stored = torch.tensor(json.loads(about["known_answer"])["logits"], dtype=torch.float64)
         errors = {key: float(value) for key, value in json.loads(about["errors"]).items()}
+        input_std = [float(value) for value in json.loads(about.get("std", "[1, 1, 1]"))]
+        if len(input_std) != 3 or not min(input_std) > 0:
+            raise ValueError(f"std is {input_std}")
         with torch.no_grad():
             logits = plain.load(path)(known_images(network.image_size))
         difference = deviation(logits, stored) if stored.shape == logits.shape else math.inf
@@ -129,5 +139,5 @@ def verify(path: Path) -> Verified:
         sum(tensor.numel() for name, tensor in tensors.items() if "mean_image" not in name),
         checksum,
         difference,
-        untrained_layers(tensors, network, len(classes)),
+        untrained_layers(tensors, network, len(classes), input_std),
     )

@@ -94,7 +94,9 @@ def read_checkpoint(path: Path) -> Imported:
     for tower in range(network.towers):
         tensors = load_file(place / f"tower{tower}.safetensors")
         towers.append({name: tensor for name, tensor in tensors.items() if "/" not in name})  # without velocity/
-    return Imported(merge(towers), None, str(place), network, manifest.classes)
+    fed = manifest.scale()
+    mean = None if fed["mean_value"] is None else torch.tensor(fed["mean_value"])
+    return Imported(merge(towers), mean, str(place), network, manifest.classes, std=fed["std"])
 
 
 def read_weights(

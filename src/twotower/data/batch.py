@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """float32 images [B, 3, 224, 224] (or [B, 10, 3, 224, 224]) less the mean, and int64 labels [B]."""
+    """float32 images [B, 3, 224, 224] (or [B, 10, 3, 224, 224]) less the mean, over the std; int64 labels [B]."""
 
     images: Tensor
     labels: Tensor

@@ -14,7 +14,7 @@ from torch.utils.dlpack import from_dlpack
 from twotower.config import InputConfig
 from twotower.data.batch import Batch, Feed, Share
 from twotower.data.dataset import DataSet, Split
-from twotower.data.normalise import Normaliser
+from twotower.data.normalise import Normaliser, subtracted_mean
 from twotower.data.order import Draws, check_crops, crop_span, draws, epoch_order, replica_rows, steps_per_epoch
 from twotower.data.synthetic import SyntheticFeed
 
@@ -112,6 +112,12 @@ def _deliver(images: Tensor, split: Split, indices: Indices, device: torch.devic
     return Batch(images.movedim(-1, -3), torch.from_numpy(split.labels[indices]).to(device))
 
 
+def _normaliser(dataset: DataSet, config: InputConfig, device: torch.device) -> Normaliser:
+    assert dataset.mean_image is not None
+    mean = subtracted_mean(dataset.mean_image, config)
+    return Normaliser(mean, config.mean, config.crop_size, device, config.std)
+
+
 class TrainFeed:
     """Endless batches from global step `first_step` on, the same whatever came before."""
 
@@ -161,7 +167,6 @@ class TrainFeed:
 
         self._indices, self._draws = indices, drawn
         device = decoding_device(config, share.device)
-        assert dataset.mean_image is not None
         pipeline = training_crops(
             source,
             config.crop_size,
@@ -172,7 +177,7 @@ class TrainFeed:
             **_options(share, device),
         )
         self._decoder = _Decoder(pipeline, reader, split, share)
-        self._normalise = Normaliser(dataset.mean_image, config.mean, config.crop_size, share.device)
+        self._normalise = _normaliser(dataset, config, share.device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -220,7 +225,6 @@ class ValidationFeed:
             return reader.take(info.iteration)
 
         device = decoding_device(config, share.device)
-        assert dataset.mean_image is not None
         pipeline = validation_crops(
             source,
             self._views,
@@ -231,7 +235,7 @@ class ValidationFeed:
             **_options(share, device),
         )
         self._decoder = _Decoder(pipeline, reader, split, share)
-        self._normalise = Normaliser(dataset.mean_image, config.mean, config.crop_size, share.device)
+        self._normalise = _normaliser(dataset, config, share.device)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -258,7 +262,7 @@ class ValidationFeed:
 def open_train(dataset: DataSet, config: InputConfig, share: Share, *, seed: int, first_step: int) -> Feed:
     """Endless training batches. Raises: ValueError if the set has not one whole batch."""
     if dataset.is_synthetic:
-        return SyntheticFeed(dataset, share, seed=seed, num_batches=None, crops="centre", crop_size=config.crop_size)
+        return SyntheticFeed(dataset, config, share, seed=seed, num_batches=None, crops="centre")
     return TrainFeed(dataset, config, share, seed=seed, first_step=first_step)
 
 
@@ -272,5 +276,5 @@ def open_validation(
     images = dataset.split(split)
     if dataset.is_synthetic:
         num_batches = max(1, len(images) // share.num_replicas // share.batch_size)
-        return SyntheticFeed(dataset, share, seed=0, num_batches=num_batches, crops=crops, crop_size=config.crop_size)
+        return SyntheticFeed(dataset, config, share, seed=0, num_batches=num_batches, crops=crops)
     return ValidationFeed(dataset, images, config, share, crops=crops)

@@ -1,29 +1,47 @@
-"""The last step of the input: uint8 crops become what conv1 sees, (crop - mean + noise) * scale in float32.
+"""The last step of the input: uint8 crops become what conv1 sees, (crop - mean + noise) * scale / std in float32.
 
 In torch rather than in the DALI graph: crops cross between decoders, towers and devices as bytes, and on a CPU one
 image at a time stays in the cache, which takes a quarter of the time of whole batches.
 """
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twotower.config import UNSCALED, InputConfig
+
+
+def subtracted_mean(mean_image: NDArray[np.float32], config: InputConfig) -> NDArray[np.float32]:
+    """What is subtracted, float32 [size, size, 3], 0..255: `mean_value` everywhere, or else the mean image."""
+    if config.mean_value is None:
+        return mean_image
+    return np.broadcast_to(np.array(config.mean_value, np.float32), mean_image.shape).copy()
+
 
 class Normaliser:
-    """Subtracts the mean image.
+    """Subtracts the mean and divides by the std.
 
     Args:
-        mean_image: float32 [size, size, 3], 0..255.
+        mean_image: float32 [size, size, 3], 0..255, as `subtracted_mean` gives it.
         mean: `central` (the mean image's centre, whatever the crop: convdata_jpeg.py:205-211) or `aligned` (cropped
             and mirrored as the image is).
         crop_size: pixels.
         device: of the results.
+        std: of R, G and B, 0..255.
     """
 
-    def __init__(self, mean_image: NDArray[np.float32], mean: str, crop_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        mean_image: NDArray[np.float32],
+        mean: str,
+        crop_size: int,
+        device: torch.device,
+        std: Sequence[float] = UNSCALED,
+    ) -> None:
         self._aligned, self._crop, self._device = mean == "aligned", crop_size, device
         self._span = len(mean_image) - crop_size
         self.one_by_one = device.type == "cpu"  # a GPU takes all images of a batch in one go
@@ -31,6 +49,7 @@ class Normaliser:
         whole = torch.from_numpy(np.ascontiguousarray(mean_image))
         # Rows of pixels times channels: long inner loops.
         self._means = [m.reshape(len(mean_image), -1).to(device) for m in (whole, whole.flip(1))]
+        self._std = torch.tensor(std).repeat(crop_size).to(device) if tuple(std) != UNSCALED else None
 
     def _memory(self, shape: torch.Size) -> Tensor:
         """Room for a batch. On a CPU fresh pages cost as much as the arithmetic, so old ones are used again.
@@ -85,4 +104,6 @@ class Normaliser:
                 block.add_(shifts[part])
             if scale != 1:
                 block.mul_(scale)
+            if self._std is not None:
+                block.div_(self._std)
         return images.view(crops.shape)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from twotower.config import InputConfig
+from twotower.config import UNSCALED, InputConfig
 from twotower.data import convert
 from twotower.data.batch import Share
 from twotower.data.dataset import DataSet, Split
@@ -24,7 +24,7 @@ CELL, GAP, LABELS, HEAD = 160, 6, 230, 44  # pixels
 EXAGGERATED = 5
 SHOWN = 8  # images
 SHOWS = "shows"  # name of a text in the PNG
-MID_GREY = 128.0  # added to what is fed, which is less the mean and has both signs
+MID_GREY = 128.0  # added to what is fed, which is less the mean image and has both signs
 INK, PAPER, FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 
 Picture = NDArray[np.uint8]
@@ -52,12 +52,17 @@ class _Picked:
 
 
 def _fed(dataset: DataSet, rows: list[int], config: InputConfig, contrast: float = 1.0) -> list[Picture]:
-    """The crops of one training batch, through the pipeline of training, in the order of `rows`."""
+    """The crops of one training batch, through the pipeline of training, in the order of `rows`.
+
+    In grey levels again; constants that were subtracted are added, so that the crop looks as it did.
+    """
     picked = replace(dataset, train=_Picked(dataset.train, rows))
     share = Share(len(rows), 0, 1, torch.device("cpu"), 1)
     with closing(TrainFeed(picked, replace(config, device="cpu"), share, seed=0, first_step=0)) as feed:
         batch = next(feed)
-    images = (batch.images.permute(0, 2, 3, 1) * contrast + MID_GREY).clamp(0, 255).to(torch.uint8).numpy()
+    back = torch.tensor([MID_GREY] * 3 if config.mean_value is None else config.mean_value)
+    levels = batch.images.permute(0, 2, 3, 1) * (contrast * torch.tensor(config.std)) + back
+    images = levels.clamp(0, 255).to(torch.uint8).numpy()
     return [images[place] for place in batch.labels.argsort()]
 
 
@@ -67,9 +72,18 @@ def _fitted(preset: InputConfig, size: int) -> InputConfig:
     return replace(preset, crop_size=crop, offsets=min(preset.offsets or size, size - crop + 1))
 
 
+def _triple(values: Sequence[float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)
+
+
 def _describe(name: str, config: InputConfig) -> str:
     draw = f"one draw for {config.images_per_draw} images" if config.images_per_draw > 1 else "a draw for each image"
-    return f"{name}\ncrops of {config.crop_size} x {config.crop_size}\n{draw}\n{config.mean} mean subtracted"
+    fed = f"{config.mean} mean subtracted"
+    if config.mean_value is not None:
+        fed = f"less {_triple(config.mean_value)}: not shown"
+    if tuple(config.std) != UNSCALED:
+        fed += f"\nover {_triple(config.std)}: not shown"
+    return f"{name}\ncrops of {config.crop_size} x {config.crop_size}\n{draw}\n{fed}"
 
 
 def _rows(
@@ -118,7 +132,7 @@ def draw_picture(
     height = HEAD + (len(rows) + 1) * (CELL + GAP) + GAP
     sheet = Image.new("RGB", (width, height), PAPER)
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(13)
-    pen.text((GAP, 12), f"What the network is fed; less the mean, shown around {MID_GREY:g}", INK, font)
+    pen.text((GAP, 12), f"What the network is fed; less the mean image, shown around {MID_GREY:g}", INK, font)
     for number, (label, pictures) in enumerate(rows):
         top = HEAD + number * (CELL + GAP)
         title, _, rest = label.partition("\n")

@@ -4,25 +4,35 @@ from collections.abc import Iterator
 
 import torch
 
+from twotower.config import UNSCALED, InputConfig
 from twotower.data.batch import Batch, Share
 from twotower.data.dataset import DataSet
 from twotower.streams import torch_stream
 
 
 class SyntheticFeed:
-    """The same few random batches again and again: values as large as those of images less their mean."""
+    """The same few random batches again and again: as large as images less their mean, over the std."""
 
     NUM_DIFFERENT = 2
     STD = 70.0  # grey levels, about that of ILSVRC's pixels
 
     def __init__(
-        self, dataset: DataSet, share: Share, *, seed: int, num_batches: int | None, crops: str, crop_size: int
+        self,
+        dataset: DataSet,
+        config: InputConfig,
+        share: Share,
+        *,
+        seed: int,
+        num_batches: int | None,
+        crops: str,
     ) -> None:
         self._num_batches, self._taken, self._batches = num_batches, 0, []
-        views = (10,) if crops == "ten" else ()
+        views, size = (10,) if crops == "ten" else (), config.crop_size
         for number in range(self.NUM_DIFFERENT):
             stream = torch_stream("synthetic", seed, number)
-            images = torch.randn(share.batch_size, *views, crop_size, crop_size, 3, generator=stream) * self.STD
+            images = torch.randn(share.batch_size, *views, size, size, 3, generator=stream) * self.STD
+            if tuple(config.std) != UNSCALED:
+                images /= torch.tensor(config.std)
             labels = torch.randint(len(dataset.classes), (share.batch_size,), generator=stream)
             self._batches.append(Batch(images.movedim(-1, -3).to(share.device), labels.to(share.device)))
 
