@@ -113,9 +113,7 @@ def main(composed: Any) -> None:
                 "python launch/evaluate.py RUN crops=ten"
             )
         if settings.coefficients and not settings.runs:
-            raise ValueError(
-                "coefficients= is for an ensemble; give several runs: python launch/evaluate.py A B crops=ten"
-            )
+            raise ValueError("coefficients= is for an ensemble; give several runs.")
         if settings.output is not None and settings.run is not None:
             raise ValueError("output= is for several runs and weights=; that of a run is RUN/evaluation.json.")
         if settings.network is not None and settings.weights is None:

@@ -7,8 +7,9 @@ python launch/figure.py confusion RUN
 python launch/figure.py figure1 A B ... [level=25]
 python launch/figure.py curves A B ...
 
-RUN, A and B are folders of runs, or patterns of such; with keys they are run=RUN and 'runs=[A,B]'. What is drawn of one run goes to RUN/figures, and to W&B
-unless the run has it disabled; of several to the current folder. output=FILE.png (.svg, .pdf) says where else.
+RUN, A and B are folders of runs, or patterns of such; with keys they are run=RUN and 'runs=[A,B]'. What is drawn of
+one run goes to RUN/figures, and to W&B unless the run has it disabled; of several to the current folder.
+output=FILE.png (.svg, .pdf) says where else.
 """
 
 import glob

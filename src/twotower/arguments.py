@@ -1,7 +1,7 @@
 """Command lines with paths in them, before Hydra reads them.
 
-Hydra takes a comma for the end of a value, and the folders of a sweep's jobs are called "ablation=no_lrn,seed=0". Paths
-may also stand without a key, as in `evaluate.py A B C crops=ten`; by `is_path`, an argument is then one of
+Hydra takes a comma for the end of a value, and the folders of a sweep's jobs are called "ablation=no_lrn,seed=0".
+Paths may also stand without a key, as in `evaluate.py A B C crops=ten`. How an argument is read, the first that fits:
 
     -m, --help                         begins with a hyphen: Hydra's (what belongs to `--cfg` and the like with it)
     runs/first                         has no equals sign: a path, there or not
@@ -105,7 +105,7 @@ def name_paths(
 
 
 def read_arguments(to_overrides: Callable[[list[str]], list[str]], arguments: list[str]) -> list[str]:
-    """What Hydra is to read in place of the arguments. Raises: SystemExit with a sentence where they cannot be meant."""
+    """What Hydra is to read in place of the arguments. Raises: SystemExit with a sentence if they contradict."""
     try:
         return to_overrides(arguments)
     except ValueError as error:
