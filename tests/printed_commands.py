@@ -1,0 +1,254 @@
+"""Finds every command that the project prints: in texts, headers, results, docstrings, helps and messages.
+
+    python tests/printed_commands.py      lists them by place, with their number
+
+Within a fence, and on lines of comments and docstrings that begin with a program, a command is the whole line up to
+a remark; within backticks it is the whole span; elsewhere it ends before the first word that is no argument.
+"""
+
+import ast
+import io
+import json
+import re
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from shell_lines import FUNCTION, NotUnderstoodError, without_remark
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ("figure1", "figure3", "figure4", "activations", "confusion", "curves")
+KINDS = ("README and docs", "conf", "results", "records", "docstrings", "messages", "comments", "set up")
+
+# How commands begin, in backticks or a fence ...
+_PROGRAMS = (
+    r"(?:LC_ALL=C )?(?:python3?|torchrun|make|pip|conda|wandb|find|sed|tar|mkdir|curl|git|source|\.|export) \S"
+)
+# ... and in other texts, where "make" and "find" are English.
+_PLAIN = (
+    r"(?:python3? (?:launch/|-m )|torchrun (?:--|launch/)|pip install |conda (?:env|activate) |"
+    r"wandb (?:sync|sweep|agent|login)\b|make (?:train|test|lint|install|clean|quick)\b)"
+)
+_LINE = re.compile(rf"(?:{_PLAIN}|\w+\(\) \{{|\.\.\. [a-z])")
+_SENTENCE = re.compile(rf"(?<![\w/.`-]){_PLAIN}")
+_ARGUMENT = re.compile(
+    rf"-\S*|\S*=\S*|\S*/\S*|[A-Z][A-Z0-9_]*(?:\.\w+)?|\.\.\.|[\[\]'\"].*|.*[\]'\"]|\{{.*|{'|'.join(FIGURES)}|install"
+    r"|sync|sweep|agent|login|env|create"
+)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A command as it is printed. `text` has the placeholders of an f-string as {source of the expression}."""
+
+    kind: str
+    file: Path
+    line: int
+    text: str
+    functions: tuple[tuple[str, str], ...] = ()  # name and command of the shell functions that stand before it
+    is_whole: bool = True  # false: only settings of a script, as in `launch/evaluate.py split=test`
+
+    @property
+    def where(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line}"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Something that people read. `form`: markdown | lines (of a comment, a docstring, a help) | message."""
+
+    kind: str
+    file: Path
+    line: int
+    text: str
+    form: str = "lines"
+
+
+def _of_lines(of: Text, lines: list[tuple[int, str]], all_of_them: bool = False) -> Iterator[Printed]:
+    """Commands on lines of their own, with lines that end in a backslash joined, and functions for what follows them.
+
+    Args:
+        all_of_them: whether each line must be a command, or a remark that begins with #.
+    """
+    functions: dict[str, str] = {}
+    before, pending, begin = "", "", 0
+    for number, raw in lines:
+        line = f"{pending} {raw.strip()}".strip() if pending else raw.strip()
+        begin = begin if pending else number
+        pending = ""
+        first = line.split(" ")[0]
+        if not (_LINE.match(line) or first in functions or (all_of_them and line and not line.startswith("#"))):
+            continue
+        if line.endswith("\\"):
+            pending = line[:-1].strip()
+            continue
+        text = without_remark(line)
+        defined = FUNCTION.fullmatch(text)
+        if defined is not None:
+            functions[defined[1]] = text = defined[2]
+        if text.startswith("... "):
+            text = f"{before} {text.removeprefix('... ')}"
+        before = text
+        yield Printed(of.kind, of.file, begin, text, tuple(functions.items()))
+
+
+def _of_spans(of: Text, text: str) -> Iterator[Printed]:
+    """Commands in backticks, and arguments of a launch script in such."""
+    for match in re.finditer(r"(?<!`)`([^`]+)`(?!`)", text):
+        span, is_whole = " ".join(match[1].split()).replace("\\|", "|"), True
+        line = of.line + text.count("\n", 0, match.start())
+        if re.match(r"launch/\w+\.py \S", span):
+            span, is_whole = f"python {span}", False
+        elif re.match(rf"(?:{'|'.join(FIGURES)}) \S", span):
+            span = f"python launch/figure.py {span}"
+        if re.match(_PROGRAMS, span):
+            yield Printed(of.kind, of.file, line, without_remark(span), is_whole=is_whole)
+
+
+def _of_sentences(of: Text, text: str) -> Iterator[Printed]:
+    for match in _SENTENCE.finditer(text):
+        if text.count("`", 0, match.start()) % 2:  # in backticks
+            continue
+        words = re.split(r"\s+", text[match.start() :].strip())
+        taken, depth = words[:1], 0
+        for word in words[1:]:
+            if depth == 0 and not _ARGUMENT.fullmatch(word.rstrip(",.;:)")):
+                break
+            depth += word.count("[") - word.count("]")
+            taken.append(word)
+            if depth <= 0 and re.search(r"[,;:)]$|[^.]\.$", word):
+                break
+        command = re.sub(r"(?<!\.)[.,;:]$", "", " ".join(taken))
+        command = command[:-1] if command.endswith(")") and "(" not in command else command
+        yield Printed(of.kind, of.file, of.line + text.count("\n", 0, match.start()), command)
+
+
+def _of_lines_and_sentences(of: Text) -> Iterator[Printed]:
+    lines = list(enumerate(of.text.splitlines(), of.line))
+    own = {number for number, line in lines if _LINE.match(line.strip())}
+    yield from _of_lines(of, lines)
+    rest = "\n".join("" if number in own else line for number, line in lines)
+    yield from _of_spans(of, rest)
+    yield from _of_sentences(of, rest)
+
+
+def _of_markdown(of: Text) -> Iterator[Printed]:
+    prose: list[str] = []
+    fence: list[tuple[int, str]] | None = None
+    is_shell = False
+    for number, line in enumerate(of.text.splitlines(), 1):
+        if line.startswith("```"):
+            if fence is not None:
+                yield from _of_lines(of, fence, all_of_them=is_shell)
+            is_shell = line.strip() in ("```sh", "```bash", "```shell", "```zsh", "```console")
+            fence = [] if fence is None else None
+        elif fence is not None:
+            fence.append((number, line))
+        prose.append("" if fence is not None or line.startswith("```") else line)
+    yield from _of_spans(of, "\n".join(prose))
+    yield from _of_sentences(of, "\n".join(prose))
+
+
+def _of_yaml(kind: str, file: Path) -> Iterator[Text]:
+    """Comments, and the texts of --help; the rest is left blank."""
+    lines, depth = [], None  # of the key whose text the lines are
+    for line in file.read_text().splitlines():
+        indent = len(line) - len(line.lstrip())
+        depth = None if line.strip() and depth is not None and indent <= depth else depth
+        lines.append(line if depth is not None else line.partition("#")[2])
+        if re.search(r": \|$", line):
+            depth = indent
+    yield Text(kind, file, 1, "\n".join(lines))
+
+
+def _of_python(file: Path) -> Iterator[Text]:
+    """Docstrings, comments and strings; of an f-string the placeholders are {source of the expression}."""
+    source = file.read_text()
+    nodes = list(ast.walk(ast.parse(source)))
+    owners = [one for one in nodes if isinstance(one, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    docstrings = {id(one.body[0].value) for one in owners if ast.get_docstring(one) is not None}  # type: ignore
+    joined = [one for one in nodes if isinstance(one, ast.JoinedStr)]
+    inner = {id(part) for one in joined for part in ast.walk(one)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            if id(node) in docstrings:
+                yield Text("docstrings", file, node.lineno, node.value)
+            else:
+                yield Text("messages", file, node.lineno, node.value, "message")
+    for one in joined:
+        parts = (p.value if isinstance(p, ast.Constant) else f"{{{ast.unparse(p.value)}}}" for p in one.values)  # type: ignore
+        yield Text("messages", file, one.lineno, "".join(str(part) for part in parts), "message")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield Text("comments", file, token.start[0], token.string.lstrip("# "))
+
+
+def texts() -> Iterator[Text]:
+    """All texts of the project, by place."""
+    for file in sorted({*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "results").rglob("*.md")}):
+        kind = "results" if ROOT / "results" in file.parents else "README and docs"
+        yield Text(kind, file, 1, file.read_text(), "markdown")
+    for file in sorted((ROOT / "conf").rglob("*.yaml")):
+        yield from _of_yaml("conf", file)
+    for file in (*sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "src").rglob("*.py"))):
+        yield from _of_python(file)
+    makefile = re.sub(r"(?m)^(?!#|\t.*launch/).*$|^[#\t] ?@?|\$\(BIN\)/", "", (ROOT / "Makefile").read_text())
+    yield Text("set up", ROOT / "Makefile", 1, makefile)
+    for name in ("environment.yml", "pyproject.toml"):
+        yield from _of_yaml("set up", ROOT / name)
+
+
+def _of_records() -> Iterator[Printed]:
+    """`command` of a stored configuration or summary, which is what a report prints."""
+
+    def commands(node: object) -> Iterator[str]:
+        for key, value in (
+            node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else ())
+        ):
+            if key == "command" and isinstance(value, str):
+                yield value
+            else:
+                yield from commands(value)
+
+    for file in sorted((ROOT / "results").rglob("*")):
+        if file.suffix == ".json" or file.name.startswith("config-"):
+            text = file.read_text()
+            content = json.loads(text) if file.suffix == ".json" else OmegaConf.to_container(OmegaConf.load(file))
+            for command in commands(content):
+                yield Printed("records", file, text.count("\n", 0, text.find(command[:60])) + 1, command)
+
+
+def collect() -> list[Printed]:
+    """All commands, by place, each once in a line. Raises: ValueError naming the place of a line that is none."""
+    found: list[Printed] = []
+    for one in texts():
+        try:
+            if one.form == "markdown":
+                found += _of_markdown(one)
+            elif one.form == "lines":
+                found += _of_lines_and_sentences(one)
+            else:
+                found += [*_of_spans(one, one.text), *_of_sentences(one, one.text)]
+        except NotUnderstoodError as error:
+            raise ValueError(f"{one.file.relative_to(ROOT)}:{one.line}: {error}") from error
+    return list(dict.fromkeys([*found, *_of_records()]))
+
+
+def bare_lists() -> list[str]:
+    """Where a list is printed without quotes: `key=[a,b]`, which zsh takes for a pattern."""
+    return [
+        f"{one.file.relative_to(ROOT)}:{one.line + one.text.count(chr(10), 0, match.start())}: {match[0]}"
+        for one in texts()
+        for match in re.finditer(r"(?<![\w.'\"])[a-z][\w.]*=\[[^\]]*\]?", one.text)
+    ]
+
+
+if __name__ == "__main__":
+    for one in collect():
+        print(f"{one.kind:16} {one}")
