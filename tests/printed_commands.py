@@ -13,6 +13,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -49,6 +50,7 @@ class Printed:
     line: int
     text: str
     functions: tuple[tuple[str, str], ...] = ()  # name and command of the shell functions that stand before it
+    problem: str = ""  # why it cannot be typed, as far as that is known from the line
     is_whole: bool = True  # false: only settings of a script, as in `launch/evaluate.py split=test`
 
     @property
@@ -70,11 +72,11 @@ class Text:
     form: str = "lines"
 
 
-def _of_lines(of: Text, lines: list[tuple[int, str]], all_of_them: bool = False) -> Iterator[Printed]:
+def _of_lines(of: Text, lines: list[tuple[int, str]], is_fence: bool = False) -> Iterator[Printed]:
     """Commands on lines of their own, with lines that end in a backslash joined, and functions for what follows them.
 
     Args:
-        all_of_them: whether each line must be a command, or a remark that begins with #.
+        is_fence: whether it is a fence for a shell, in which each line is to be typed.
     """
     functions: dict[str, str] = {}
     before, pending, begin = "", "", 0
@@ -82,20 +84,26 @@ def _of_lines(of: Text, lines: list[tuple[int, str]], all_of_them: bool = False)
         line = f"{pending} {raw.strip()}".strip() if pending else raw.strip()
         begin = begin if pending else number
         pending = ""
-        first = line.split(" ")[0]
-        if not (_LINE.match(line) or first in functions or (all_of_them and line and not line.startswith("#"))):
+        if not (_LINE.match(line) or line.split(" ")[0] in functions or (is_fence and line)):
             continue
         if line.endswith("\\"):
             pending = line[:-1].strip()
             continue
-        text = without_remark(line)
+        text, problem, is_whole = line, "", True
+        try:
+            text = without_remark(line)
+        except NotUnderstoodError as error:
+            problem = str(error)
+        if is_fence and (line.startswith("#") or " #" in line.removeprefix(text)):
+            problem = "zsh at its prompt has no remarks: # and what follows are arguments to it; say it in the text"
         defined = FUNCTION.fullmatch(text)
         if defined is not None:
             functions[defined[1]] = text = defined[2]
+            is_whole = False
         if text.startswith("... "):
             text = f"{before} {text.removeprefix('... ')}"
         before = text
-        yield Printed(of.kind, of.file, begin, text, tuple(functions.items()))
+        yield Printed(of.kind, of.file, begin, text, tuple(functions.items()), problem, is_whole)
 
 
 def _of_spans(of: Text, text: str) -> Iterator[Printed]:
@@ -108,7 +116,7 @@ def _of_spans(of: Text, text: str) -> Iterator[Printed]:
         elif re.match(rf"(?:{'|'.join(FIGURES)}) \S", span):
             span = f"python launch/figure.py {span}"
         if re.match(_PROGRAMS, span):
-            yield Printed(of.kind, of.file, line, without_remark(span), is_whole=is_whole)
+            yield Printed(of.kind, of.file, line, span, is_whole=is_whole)
 
 
 def _of_sentences(of: Text, text: str) -> Iterator[Printed]:
@@ -145,7 +153,7 @@ def _of_markdown(of: Text) -> Iterator[Printed]:
     for number, line in enumerate(of.text.splitlines(), 1):
         if line.startswith("```"):
             if fence is not None:
-                yield from _of_lines(of, fence, all_of_them=is_shell)
+                yield from _of_lines(of, fence, is_fence=is_shell)
             is_shell = line.strip() in ("```sh", "```bash", "```shell", "```zsh", "```console")
             fence = [] if fence is None else None
         elif fence is not None:
@@ -189,8 +197,13 @@ def _of_python(file: Path) -> Iterator[Text]:
             yield Text("comments", file, token.start[0], token.string.lstrip("# "))
 
 
-def texts() -> Iterator[Text]:
+@cache
+def texts() -> tuple[Text, ...]:
     """All texts of the project, by place."""
+    return tuple(_read_texts())
+
+
+def _read_texts() -> Iterator[Text]:
     for file in sorted({*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "results").rglob("*.md")}):
         kind = "results" if ROOT / "results" in file.parents else "README and docs"
         yield Text(kind, file, 1, file.read_text(), "markdown")
@@ -225,18 +238,15 @@ def _of_records() -> Iterator[Printed]:
 
 
 def collect() -> list[Printed]:
-    """All commands, by place, each once in a line. Raises: ValueError naming the place of a line that is none."""
+    """All commands, by place, each once in a line."""
     found: list[Printed] = []
     for one in texts():
-        try:
-            if one.form == "markdown":
-                found += _of_markdown(one)
-            elif one.form == "lines":
-                found += _of_lines_and_sentences(one)
-            else:
-                found += [*_of_spans(one, one.text), *_of_sentences(one, one.text)]
-        except NotUnderstoodError as error:
-            raise ValueError(f"{one.file.relative_to(ROOT)}:{one.line}: {error}") from error
+        if one.form == "markdown":
+            found += _of_markdown(one)
+        elif one.form == "lines":
+            found += _of_lines_and_sentences(one)
+        else:
+            found += [*_of_spans(one, one.text), *_of_sentences(one, one.text)]
     return list(dict.fromkeys([*found, *_of_records()]))
 
 

@@ -3,8 +3,8 @@
     python launch/evaluate.py RUN crops=centre|ten [split=test] ['coefficients=[0.5,1]']    # a remark
 
 RUN, DIR, FILE ... stand as they are: a test has folders of these names. `[part]` may be left out, `[key=value: why]`
-has an explanation, `a|b` are alternatives, `...` is "and more of these". What follows two spaces, or a blank and #, is
-no part of the command. Everything else must be as a shell takes it: sh, bash and zsh alike.
+has an explanation, `a|b` are alternatives, `...` is "and more of these". What follows two spaces, or a blank and #,
+is no part of the command. Everything else must be as a shell takes it: sh, bash and zsh alike.
 """
 
 import re
