@@ -19,7 +19,7 @@ register_schemas()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
-def main(composed: Any) -> None:
+def compose_and_report(composed: Any) -> None:
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, ReportConfig)
     try:
@@ -40,4 +40,4 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    main()
+    compose_and_report()

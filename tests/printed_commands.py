@@ -11,6 +11,7 @@ import io
 import json
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -237,28 +238,31 @@ def _of_records() -> Iterator[Printed]:
                 yield Printed("records", file, text.count("\n", 0, text.find(command[:60])) + 1, command)
 
 
-def collect() -> list[Printed]:
+def commands_in(text: Text) -> Iterator[Printed]:
+    if text.form == "markdown":
+        yield from _of_markdown(text)
+    elif text.form == "lines":
+        yield from _of_lines_and_sentences(text)
+    else:
+        yield from _of_spans(text, text.text)
+        yield from _of_sentences(text, text.text)
+
+
+@cache
+def collect() -> tuple[Printed, ...]:
     """All commands, by place, each once in a line."""
-    found: list[Printed] = []
-    for one in texts():
-        if one.form == "markdown":
-            found += _of_markdown(one)
-        elif one.form == "lines":
-            found += _of_lines_and_sentences(one)
-        else:
-            found += [*_of_spans(one, one.text), *_of_sentences(one, one.text)]
-    return list(dict.fromkeys([*found, *_of_records()]))
+    return tuple(dict.fromkeys([*(one for text in texts() for one in commands_in(text)), *_of_records()]))
 
 
-def bare_lists() -> list[str]:
+def lists_in(text: Text) -> list[str]:
     """Where a list is printed without quotes: `key=[a,b]`, which zsh takes for a pattern."""
     return [
-        f"{one.file.relative_to(ROOT)}:{one.line + one.text.count(chr(10), 0, match.start())}: {match[0]}"
-        for one in texts()
-        for match in re.finditer(r"(?<![\w.'\"])[a-z][\w.]*=\[[^\]]*\]?", one.text)
+        f"{text.file.relative_to(ROOT)}:{text.line + text.text.count(chr(10), 0, match.start())}: {match[0]}"
+        for match in re.finditer(r"(?<![\w.'\"])[a-z][\w.]*=\[[^\]]*\]?", text.text)
     ]
 
 
 if __name__ == "__main__":
-    for one in collect():
-        print(f"{one.kind:16} {one}")
+    for command in collect():
+        print(f"{command.kind:16} {command}")
+    print(dict(Counter(command.kind for command in collect())))

@@ -1,111 +1,32 @@
 """Every command that the project prints can be typed: in sh, bash and zsh, and with what Hydra and the scripts take.
 
 What a command is and where they are looked for: printed_commands.py, shell_lines.py. Each is composed, with and
-without its optional parts, and its script is run up to where its work begins; the shells get each as it is printed.
+without its optional parts, and its script is run up to where its work begins (command_checks.py); the shells get each
+as it is printed. What must not pass is in test_wrong_commands.py, and what takes a second is run in
+test_run_commands.py.
 """
 
-import copy
-import glob
-import importlib.util
 import re
-import signal
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import hydra
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
+from command_checks import OTHERS, check_command, expanded, lines_of, provide, script_of, within_hydra
 from conftest import ROOT
-from printed_commands import KINDS, Printed, bare_lists, collect
-from shell_lines import expand_function, simple_commands, variants
-from twotower.config import check, register_schemas
-from twotower.failure import NotApplicableError
-from twotower.network import plan
-from twotower.schedule import Schedule
-from twotower.sweep import Sweep
-from twotower.world import check_even
-
-# What the placeholders of f-strings stand for, by the expression; several: one after the other.
-STANDS_FOR = {
-    "run": ["RUN"],
-    "shlex.quote(run)": ["RUN"],
-    "quoted": ["RUN"],  # a path, by shlex.quote
-    "chosen": ["", " checkpoint=step-00000120"],
-    "crops": ["centre", "ten"],
-    "flags[0]": ["-m"],
-    "settings.figure": ["figure4", "figure1"],
-    "usual": ["RUN", "A B ..."],
-}
-# Placeholders in capitals that are no path, and for which any word would not do.
-VALUES = {"network=NAME": "network=alexnet", "source=NAME": "source=cifar10", "KEY=VALUE": "seed=1"}
-
-# Where the work of each launch script begins: functions of its own module, or of others by their full names. The test
-# stops there. A script without an entry fails.
-WORK = {
-    "benchmark": ["twotower.benchmark.make_files"],
-    "dashboard": ["build"],
-    "describe": ["describe"],
-    "evaluate": ["twotower.evaluate.open_subject", "twotower.ensemble.open_subject", "twotower.evaluate.prepare"],
-    "export": ["twotower.export.open_subject", "twotower.weights.read_merged"],
-    "figure": ["read_history", "read_kernels", "open_subject"],
-    "labbook": ["twotower.tables.read_config", "render"],
-    "prepare_data": ["pooch.retrieve", "verify", "twotower.data.build.find_source"],
-    "report": ["twotower.collect.look_at"],
-    "two_gpu": [],  # composed and checked as by its main()
-}
-# Programs that are not ours: their arguments are only read, and quoted rightly.
-OTHERS = {"cd", "curl", "export", "find", "git", "mkdir", "sed", "sha256sum", "sort", "tar", "."}
-SHELLS = ("sh", "bash", "zsh")
-
-
-class Reached(BaseException):
-    """The work of a script would begin here."""
-
-
-@cache
-def printed() -> list[Printed]:
-    return collect()
-
-
-def lines_of(one: Printed) -> list[str]:
-    """What can be typed for a printed command. Raises: ValueError."""
-    texts, names = [one.text], re.findall(r"\{([^{}]+)\}", one.text) if one.kind == "messages" else []
-    for name in names:
-        if name not in STANDS_FOR:
-            raise ValueError(
-                f"what {{{name}}} stands for is not known; add it to STANDS_FOR in {Path(__file__).name}"
-            )
-    if names:
-        count = max(len(STANDS_FOR[name]) for name in names)
-        texts = [
-            re.sub(r"\{([^{}]+)\}", lambda m, k=k: STANDS_FOR[m[1]][min(k, len(STANDS_FOR[m[1]]) - 1)], one.text)  # type: ignore[misc]
-            for k in range(count)
-        ]
-    functions = dict(one.functions)
-    lines = [expand_function(line, functions) for text in texts for line in variants(text)]
-    for name, value in VALUES.items():
-        lines = [re.sub(rf"(?<=\s){re.escape(name)}(?=\s|$)", value, line) for line in lines]
-    return lines
-
+from printed_commands import KINDS, Printed, collect, lists_in, texts
+from shell_lines import NotUnderstoodError, expand_function, simple_commands
+from shells import INSTALLED, SHELLS, run_lines
+from twotower.config import Config
 
 # What there is
 
 
-def test_every_kind_of_place_has_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_kind_of_place_has_commands() -> None:
     """So that none is lost by a change of how they are looked for."""
-    counts = Counter(one.kind for one in printed())
+    counts = Counter(one.kind for one in collect())
     least = {
         "README and docs": 30,
         "conf": 80,
@@ -116,18 +37,17 @@ def test_every_kind_of_place_has_commands(capsys: pytest.CaptureFixture[str]) ->
         "comments": 1,
         "set up": 4,
     }
-    with capsys.disabled():
-        print(f"\n{len(printed())} printed commands: {', '.join(f'{counts[kind]} in {kind}' for kind in KINDS)}")
+    print(f"{len(collect())} printed commands: {', '.join(f'{counts[kind]} in {kind}' for kind in KINDS)}")
     assert set(least) == set(KINDS) == set(counts)
     for kind, number in least.items():
         assert counts[kind] >= number, f"only {counts[kind]} commands were found in {kind}"
     scripts = {path.name for path in (ROOT / "launch").glob("*.py")}
-    shown = {match for one in printed() for match in re.findall(r"launch/(\w+\.py)", one.text)}
+    shown = {match for one in collect() for match in re.findall(r"launch/(\w+\.py)", one.text)}
     assert scripts <= shown, f"no command shows {', '.join(scripts - shown)}"
 
 
 def test_lists_are_quoted() -> None:
-    found = bare_lists()
+    found = [one for text in texts() for one in lists_in(text)]
     assert not found, "zsh takes bare brackets for a pattern; quote the argument, 'key=[a,b]':\n" + "\n".join(found)
 
 
@@ -136,223 +56,15 @@ def test_lists_are_quoted() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where commands are given: within the project, as it were, but empty but for what they name."""
+    """Where commands are given: empty but for what they name."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "conf").symlink_to(ROOT / "conf")
-    for name in ("environment.yml", "Makefile"):
-        (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
-
-
-def provide(words: list[str]) -> None:
-    """Makes the folders of runs that arguments without a key name; each * is x."""
-    for word in words:
-        if "=" not in word.split("/")[-1] and not word.startswith("-"):
-            path = Path(word.replace("*", "x"))
-            if not path.exists():
-                path.mkdir(parents=True)
-                (path / "config.yaml").touch()
-
-
-def expanded(words: list[str]) -> list[str]:
-    """As the shell expands patterns."""
-    return [
-        name for word in words for name in (sorted(glob.glob(word)) if "*" in word and "=" not in word else [word])
-    ]
-
-
-@cache
-def script_of(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"launch_{name}", ROOT / "launch" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def stop(*args: Any, **kwargs: Any) -> None:
-    raise Reached
-
-
-def stop_where_it_works(name: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert name in WORK, f"launch/{name}.py is new: name in WORK, in {Path(__file__).name}, where its work begins"
-    for function in WORK[name]:
-        if "." in function:
-            monkeypatch.setattr(function, stop)
-        else:
-            monkeypatch.setattr(module, function, stop)
-    if name == "prepare_data":
-        from twotower.data.source import find_source
-
-        def find(config: Any) -> None:
-            if config.root is None:
-                find_source(config)
-            raise Reached
-
-        monkeypatch.setattr("twotower.data.build.find_source", find)
-        monkeypatch.setattr(module, "catch_stops", lambda: None)
-
-
-def compose_training(arguments: list[str], size: int | None) -> None:
-    """As main() of launch/two_gpu.py does, up to the data. Raises: ValueError and Hydra's errors."""
-    module = script_of("two_gpu")
-
-    def try_one(overrides: list[str]) -> None:
-        config = module.configure(hydra.compose("config", overrides), overrides)
-        check(config)
-        plan(config.network, 10)
-        Schedule(config.schedule, config.optim.learning_rate, config.network)
-        if size is not None:
-            check_even(size, config.network.towers)
-
-    flags = [argument for argument in arguments if argument in module.MULTIRUN]
-    overrides = [argument for argument in arguments if argument not in flags]
-    if not flags:
-        return try_one(overrides)
-    assert size is None, "-m is for python, not for torchrun"
-    jobs = Sweep.plan(overrides).jobs
-    parsed = OverridesParser.create(GlobalHydra.instance().config_loader())
-    values = BasicSweeper.split_arguments(parsed.parse_overrides(overrides), None)[0]
-    assert len(values) == len(jobs)
-    seen: set[str] = set()
-    applicable = 0
-    for job in values:  # each value once, not all that they can be combined to
-        if not job or not set(job) <= seen:
-            seen |= set(job)
-            try:
-                try_one([one for one in job if not one.startswith("hydra/")])
-                applicable += 1
-            except NotApplicableError:
-                continue
-    assert applicable, "no job of the sweep is applicable"
-    return None
-
-
-def run_to_its_work(name: str, arguments: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Composes what a script is given and runs it up to where its work begins. Raises: SystemExit and others."""
-    module = script_of(name)
-    arguments = expanded(arguments)
-    to_overrides: Callable[[list[str]], list[str]] = getattr(module, "to_overrides", list)
-    composed = hydra.compose(name, to_overrides(arguments))
-    if not is_whole:
-        return
-    stop_where_it_works(name, module, monkeypatch)
-    try:
-        module.main.__wrapped__(composed)
-    except Reached:
-        return
-    raise AssertionError("it ended without having done anything")
-
-
-def check_python(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPatch, size: int | None = None) -> None:
-    script = ROOT / words[0]
-    assert words[0].startswith("launch/"), f"{words[0]} is no script of launch/"
-    assert script.is_file(), f"{words[0]} does not exist"
-    provide([word for word in words[1:] if word not in ("figure1", "figure3", "figure4")])
-    if script.stem == "two_gpu":
-        compose_training(words[1:], size)
-    else:
-        assert size is None, "torchrun is for launch/two_gpu.py"
-        run_to_its_work(script.stem, words[1:], is_whole, monkeypatch)
-
-
-def check_wandb(words: list[str]) -> None:
-    assert words[0] in ("sync", "sweep", "agent", "login"), f"wandb {words[0]} is not known here"
-    if words[0] == "sweep":
-        assert (ROOT / words[-1]).is_file(), f"{words[-1]} does not exist"
-        sweep: Any = OmegaConf.to_container(OmegaConf.load(ROOT / words[-1]))
-        common = [one for one in sweep["command"] if not one.startswith("${")]
-        for key, parameter in sweep["parameters"].items():
-            for value in parameter["values"]:
-                check_python([sweep["program"], *common, f"{key}={value}"], True, pytest.MonkeyPatch())
-
-
-def check_command(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raises: anything but nothing, if the command cannot be run as it is."""
-    program, rest = words[0], words[1:]
-    if program == "python":
-        check_python(rest, is_whole, monkeypatch)
-    elif program == "torchrun":
-        match = re.fullmatch(r"--nproc-per-node=(\d+)", rest[0])
-        assert match, f"{rest[0]} is not --nproc-per-node=N"
-        check_python(rest[1:], is_whole, monkeypatch, size=int(match[1]))
-    elif program == "make":
-        assert re.search(rf"(?m)^{rest[0]}:", (ROOT / "Makefile").read_text()), f"make has no target {rest[0]}"
-    elif program == "pip":
-        match = re.fullmatch(r"(?:-e|--editable) \.\[([\w,]+)\]", " ".join(rest[1:]))
-        assert rest[0] == "install", f"pip {rest[0]} is not known here"
-        assert match, "only pip install -e '.[EXTRA]' is known here"
-        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert set(match[1].split(",")) <= set(known), f"pyproject.toml has no such extra: {match[1]}"
-    elif program == "conda":
-        file = OmegaConf.load(ROOT / "environment.yml")
-        assert rest in (["env", "create", "-f", "environment.yml"], ["activate", file.name])
-    elif program == "wandb":
-        check_wandb(rest)
-    else:
-        assert program in OTHERS, f"{program} is not a program that this test knows"
-
-
-COMPOSE, LOAD = hydra.compose, ConfigRepository.load_config
-_CHOSEN: dict[tuple[str, ...], Any] = {}
-_LOADED: dict[str, Any] = {}
-
-
-def load_once(self: ConfigRepository, config_path: str) -> Any:
-    """Reads a yaml only once; with `compose_quickly`, a minute becomes ten seconds."""
-    if config_path not in _LOADED:
-        _LOADED[config_path] = LOAD(self, config_path)
-    return copy.deepcopy(_LOADED[config_path])
-
-
-def compose_quickly(config_name: str, overrides: list[str], return_hydra_config: bool = False) -> Any:
-    """hydra.compose, but a choice of yamls is composed only once; values are then set by Hydra's own function."""
-    loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create(loader).parse_overrides(overrides)
-    if return_hydra_config or any(one.is_sweep_override() for one in parsed):
-        return COMPOSE(config_name, overrides, return_hydra_config)
-    choices = [str(one.input_line) for one in parsed if loader.repository.group_exists(one.key_or_group)]
-    if (config_name, *choices) not in _CHOSEN:
-        _CHOSEN[config_name, *choices] = COMPOSE(config_name, choices)
-    composed = copy.deepcopy(_CHOSEN[config_name, *choices])
-    ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one.input_line not in choices], composed)
-    return composed
 
 
 @pytest.fixture(scope="module")
 def composing() -> Iterator[None]:
-    register_schemas()
-    before = signal.getsignal(signal.SIGTERM)
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hydra, "compose", compose_quickly)
-        patch.setattr(ConfigRepository, "load_config", load_once)
+    with within_hydra():
         yield
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-@pytest.mark.usefixtures("composing")
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["network=alexnet", "data=folder", "data.root=DIR", "+logging.tags=[a,b]", "seed=3"],
-        ["experiment=figure1", "ablation=tanh", "network.layers.conv1.rate=0", "schedule.drop_epochs=[1]"],
-        ["seed=nothing"],
-        ["network.no_such_key=3", "network=caffenet"],
-        ["network=nothing"],
-    ],
-)
-def test_composing_quickly_is_composing(overrides: list[str]) -> None:
-    def outcome(compose: Callable[..., Any]) -> str:
-        try:
-            return str(compose("config", overrides))
-        except HydraException as error:
-            return f"{type(error).__name__} {error}"
-
-    quick = [outcome(compose_quickly) for _ in range(2)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigRepository, "load_config", LOAD)
-        assert quick == 2 * [outcome(COMPOSE)]
 
 
 @cache
@@ -363,13 +75,13 @@ def _composed() -> set[tuple[str, ...]]:
 
 @pytest.mark.usefixtures("composing", "folder")
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_composes(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_composes(kind: str) -> None:
     wrong, commands, before = [], 0, len(_composed())
-    for one in (one for one in printed() if one.kind == kind):
+    for one in (one for one in collect() if one.kind == kind):
         commands += 1
         try:
             for line in lines_of(one):
-                for words in simple_commands(line):
+                for words in simple_commands(expand_function(line, dict(one.functions))):
                     # Records of the same run with other seeds are alike here.
                     key = tuple(word for word in words if kind != "records" or not word.startswith("seed="))
                     if (*key, str(one.is_whole)) not in _composed():
@@ -379,7 +91,98 @@ def test_each_composes(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
         except (Exception, SystemExit) as error:
             cause = f" {error.__cause__}" if error.__cause__ else ""
             wrong.append(f"{one}\n    {type(error).__name__}: {error}{cause}")
-    with capsys.disabled():
-        print(f"\n{kind}: {commands} commands, {len(_composed()) - before} different ones composed", end="")
+    print(f"{kind}: {commands} commands, {len(_composed()) - before} different ones composed")
     assert commands
     assert not wrong, f"{len(wrong)} of {commands} printed commands cannot be run:\n" + "\n".join(wrong)
+
+
+# The shells read each as it is meant
+
+
+def shown_argv(command: str) -> list[list[str]]:
+    return [expanded(words) for words in simple_commands(command)]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_reads_each_as_it_is_meant(shell: str) -> None:
+    """Functions as they are defined, and what is called replaced by a program that notes its arguments."""
+    lines: dict[str, Printed] = {}
+    for one in collect():
+        try:
+            for line in lines_of(one):
+                whole = "".join(f'{name}() {{ {body} "$@"; }}; ' for name, body in one.functions) + line
+                if simple_commands(expand_function(line, dict(one.functions)))[0][0] not in OTHERS:
+                    lines.setdefault(whole, one)
+        except NotUnderstoodError:
+            continue  # which test_each_composes tells
+    for whole, one in lines.items():
+        for words in simple_commands(expand_function(whole.split("; ")[-1], dict(one.functions))):
+            provide(words[1:])
+    wrong = []
+    for (whole, one), found in zip(lines.items(), run_lines(shell, list(lines)), strict=True):
+        wanted = shown_argv(expand_function(whole.split("; ")[-1], dict(one.functions)))
+        if found.calls != wanted or found.said:
+            wrong.append(f"{one}\n    {shell} calls {found.calls}, not {wanted}; {found.said}")
+    print(f"{shell}: {len(lines)} different lines read as they are meant")
+    assert len(lines) > 120
+    assert not wrong, f"{shell} reads {len(wrong)} printed commands in another way:\n" + "\n".join(wrong)
+
+
+def test_recipes_are_functions(folder: Path) -> None:
+    """Each recipe as it is printed, in one piece; what it must call is written out here."""
+    train = ["python", "launch/two_gpu.py"]
+    figure_1 = [*train, "-m", "experiment=figure1", "data.root=datasets/cifar10", "seed=0,1,2"]
+    narrow = [*train, "-m", "experiment=imagenette_narrow"]
+    ablations, seeds = "ablation=none,no_lrn,no_overlap", "seed=0,1,2"
+    relu = ["network.activation=relu", "optim.learning_rate=0.003", "schedule.epochs=10"]
+    tanh = ["network.activation=tanh", "optim.learning_rate=0.02"]
+    sigmoid = ["network.activation=sigmoid", "optim.learning_rate=0.03", "schedule.epochs=2"]
+    here = "data.root=datasets/imagenette"
+    recipes = {
+        "conf/experiment/chain_146_1.yaml": [
+            [*train, "data=folder", f"experiment=chain_146_{step}", f"data.root={root}", f"run_dir=runs/step{step}"]
+            + ([f"initial_weights.path=runs/step{step - 1}"] if step > 1 else [])
+            for step, root in enumerate(("ILSVRC2012", "FALL2009", "FALL2011", "ILSVRC2012"), 1)
+        ],
+        "conf/experiment/figure1.yaml": [[*figure_1, *relu], [*figure_1, *tanh]],
+        "conf/experiment/imagenette_narrow.yaml": [
+            [*narrow, "data.root=DIR", ablations, seeds],
+            [*narrow, "data.root=DIR", "network=no_exchange", seeds],
+        ],
+        "results/figure1_cifar10/README.md": [
+            [*figure_1, *relu],
+            [*figure_1, *tanh, "schedule.epochs=30"],
+            [*figure_1, *sigmoid],
+        ],
+        "results/imagenette_narrow/README.md": [
+            [*narrow, here, ablations, seeds, "sweep_dir=sweeps/ablations"],
+            [*narrow, here, "network=no_exchange", seeds, "sweep_dir=sweeps/no_exchange"],
+        ],
+    }
+    texts = []
+    for name in recipes:
+        lines = [line.removeprefix("#").strip() for line in (ROOT / name).read_text().splitlines()]
+        texts.append("\n".join(line for line in lines if re.match(r"run(\(\) \{| [a-z.]+=)", line)))
+    for shell in INSTALLED:
+        for (name, wanted), outcome in zip(recipes.items(), run_lines(shell, texts), strict=True):
+            assert (outcome.calls, outcome.said) == (wanted, ""), f"{name} in {shell}"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_command_of_a_run_can_be_given_again(shell: str) -> None:
+    """What config.yaml and the report have for it, of arguments that shells would read in their own ways."""
+    overrides = ["schedule.drop_epochs=[2,3]", "logging.notes='a b'", "ablation=glob(no_*)", "name=it's", "seed=1#2"]
+    overrides += [
+        "data.root=~/a $HOME",
+        "logging.tags=[a,'b c']",
+        "+x={a:1}",
+        "name=!a",
+        "name==b",
+        'name="q"',
+        "a\\b",
+    ]
+    command = script_of("two_gpu").with_command(Config(), [*overrides, "run_dir=left/out"]).command
+    (outcome,) = run_lines(shell, [command])
+    assert (outcome.calls, outcome.said) == ([["python", "launch/two_gpu.py", *overrides]], "")
