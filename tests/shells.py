@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = ("python", "torchrun", "make", "pip", "conda", "wandb")
+INSTALLED = [shell for shell in ("sh", "bash", "zsh") if shutil.which(shell) is not None]
 SHELLS = [
     "sh",
     "bash",

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 
 # Hydra's flags that are followed by a value of their own.
-_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn")
-_WITH_VALUE += ("--config-dir", "-cd", "--experimental-rerun")
+_WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+)
 
 
 def quoted(text: str) -> str:
@@ -74,8 +76,8 @@ def name_first(arguments: Sequence[str], schema: type, key: str) -> list[str]:
     if any(argument.startswith(f"{key}=") for argument in arguments):
         return list(arguments)
     marked = list(_marked(arguments, schema))
-    first = next((place for place, (_, is_one) in enumerate(marked) if is_one), None)
-    return [f"{key}={quoted(one)}" if place == first else one for place, one in enumerate(arguments)]
+    first = next((index for index, (_, is_one) in enumerate(marked) if is_one), None)
+    return [f"{key}={quoted(one)}" if index == first else one for index, one in enumerate(arguments)]
 
 
 def name_paths(
