@@ -1,10 +1,13 @@
 """Error rates of a run on its validation set, or of several runs together.
 
-python launch/evaluate.py run=RUN_DIR crops=centre|ten [split=test] [fresh=true]
-python launch/evaluate.py runs=[RUN_A,RUN_B,RUN_C] crops=ten [coefficients=[0.5,0.3,0.8]] [output=FILE.json]
+python launch/evaluate.py RUN crops=centre|ten [split=test] [fresh=true]
+python launch/evaluate.py A B C crops=ten ['coefficients=[0.5,0.3,0.8]'] [output=FILE.json]
 python launch/evaluate.py weights=FILE network=caffenet data_root=DIR crops=centre|ten [mean=FILE] [output=FILE.json]
+
+RUN, A, B and C are folders of runs, or patterns of such; with keys they are run=RUN and 'runs=[A,B,C]'.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from twotower.arguments import quote_paths
+from twotower.arguments import name_paths, quote_paths, read_arguments
 from twotower.config import EvaluateConfig, leave_out_layers, register_schemas
 from twotower.ensemble import evaluate_ensemble
 from twotower.evaluate import evaluate_run, evaluate_weights
@@ -54,7 +57,8 @@ def _one(settings: EvaluateConfig) -> None:
         print(f"{stored}: from stored predictions, images/s of the first time; fresh=true computes again")
     if "ten" not in found:
         chosen = f" checkpoint={settings.checkpoint}" if settings.checkpoint is not None else ""
-        print(f"the mean of ten crops: python launch/evaluate.py run={settings.run}{chosen} crops=ten")
+        run = shlex.quote(str(settings.run))
+        print(f"the mean of ten crops: python launch/evaluate.py {run}{chosen} crops=ten")
     print(f"{result['checkpoint']}, written to {result['report']}")
 
 
@@ -91,7 +95,7 @@ def _several(settings: EvaluateConfig) -> None:
     if searched:
         given = ",".join(f"{coefficient:g}" for coefficient in weighted["coefficients"])
         print("The coefficients were searched on the same images, so their error is optimistic.")
-        print(f"On other images, e.g. split=test: coefficients=[{given}]")
+        print(f"On other images, e.g. split=test: 'coefficients=[{given}]'")
     _write(settings, result)
 
 
@@ -105,19 +109,19 @@ def main(composed: Any) -> None:
         given = [settings.run is not None, bool(settings.runs), settings.weights is not None]
         if sum(given) != 1:
             raise ValueError(
-                "give one of run=RUN_DIR, runs=[RUN_A,RUN_B,...] and weights=FILE: "
-                "python launch/evaluate.py run=RUN_DIR crops=ten"
+                "give a run, several runs or weights=FILE, and only one of these: "
+                "python launch/evaluate.py RUN crops=ten"
             )
         if settings.coefficients and not settings.runs:
-            raise ValueError("coefficients= is for an ensemble; give runs=[RUN_A,RUN_B,...].")
+            raise ValueError("coefficients= is for an ensemble; give several runs.")
         if settings.output is not None and settings.run is not None:
-            raise ValueError("output= is for runs= and weights=; that of a run is RUN_DIR/evaluation.json.")
+            raise ValueError("output= is for several runs and weights=; that of a run is RUN/evaluation.json.")
         if settings.network is not None and settings.weights is None:
             raise ValueError("network= is for weights=FILE; a run knows its own.")
         if settings.mean is not None and settings.weights is None:
             raise ValueError("mean= is for weights=FILE; a run has its own.")
         if settings.weights is not None and (settings.checkpoint is not None or settings.fresh):
-            raise ValueError("checkpoint= and fresh= are for run=; a file of weights is always computed anew.")
+            raise ValueError("checkpoint= and fresh= are for runs; a file of weights is always computed anew.")
         if settings.network is not None:
             leave_out_layers(settings.network)
         output = Path(settings.output or "result.json")
@@ -130,6 +134,12 @@ def main(composed: Any) -> None:
         raise SystemExit("stopped") from None
 
 
+def to_overrides(arguments: list[str]) -> list[str]:
+    """Folders without a key are `run` or `runs`. Raises: ValueError."""
+    named = name_paths(arguments, EvaluateConfig, one="run", several="runs")
+    return quote_paths(named, ("run", "runs", "weights", "mean", "checkpoint", "data_root", "output"))
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("run", "runs", "weights", "mean", "checkpoint", "data_root", "output"))
+    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
     main()

@@ -1,6 +1,6 @@
 """A run's network in one file that others can load, or the check of such a file.
 
-python launch/export.py run=RUN_DIR to=merged|onnx [checkpoint=...] [output=DIR] [force=true]
+python launch/export.py RUN to=merged|onnx [checkpoint=120] [output=DIR] [force=true]
 python launch/export.py verify=FILE.safetensors
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import quote_paths
+from twotower.arguments import name_paths, quote_paths, read_arguments
 from twotower.config import ExportConfig, register_schemas
 from twotower.export import export_run
 from twotower.verify import Verified, verify
@@ -44,7 +44,7 @@ def main(composed: Any) -> None:
     assert isinstance(settings, ExportConfig)
     try:
         if (settings.run is None) == (settings.verify is None):
-            raise ValueError("give either run=RUN_DIR or verify=FILE: python launch/export.py run=RUN_DIR to=merged")
+            raise ValueError("give either a run or verify=FILE: python launch/export.py RUN to=merged")
         if settings.verify is not None:
             _show(Path(settings.verify), verify(Path(settings.verify)))
             return
@@ -56,6 +56,11 @@ def main(composed: Any) -> None:
         raise SystemExit(f"error: {error}") from error
 
 
+def to_overrides(arguments: list[str]) -> list[str]:
+    """A folder without a key is `run`. Raises: ValueError."""
+    return quote_paths(name_paths(arguments, ExportConfig, one="run"), ("run", "verify", "checkpoint", "output"))
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("run", "verify", "checkpoint", "output"))
+    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
     main()

@@ -1,14 +1,15 @@
 """Figures of the paper from one's own runs, and figures about a run.
 
-python launch/figure.py figure3 run=RUN                                   # kernels of both towers
-python launch/figure.py figure4 run=RUN [images=[...]] [queries=[...]] [seed=0]
-python launch/figure.py activations run=RUN [layer=conv1] [image=0]
-python launch/figure.py confusion run=RUN
-python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [level=25]
-python launch/figure.py curves runs=[RUN_A,RUN_B,...]
+python launch/figure.py figure3 RUN                                   # kernels of both towers
+python launch/figure.py figure4 RUN ['images=[0,17]'] ['queries=[3]'] [seed=0]
+python launch/figure.py activations RUN [layer=conv1] [image=0]
+python launch/figure.py confusion RUN
+python launch/figure.py figure1 A B ... [level=25]
+python launch/figure.py curves A B ...
 
-RUN may be a pattern, as in run='sweeps/figure1/*seed=0'. What is drawn of one run goes to RUN/figures, and to W&B
-unless the run has it disabled; of several to the current folder. output=FILE.png (.svg, .pdf) says where else.
+RUN, A and B are folders of runs, or patterns of such; with keys they are run=RUN and 'runs=[A,B]'. What is drawn of
+one run goes to RUN/figures, and to W&B unless the run has it disabled; of several to the current folder.
+output=FILE.png (.svg, .pdf) says where else.
 """
 
 import glob
@@ -21,11 +22,12 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.activations import describe, make_activations, write_activations
-from twotower.arguments import quote_paths
+from twotower.arguments import name_first, name_paths, quote_paths, read_arguments
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
 from twotower.evaluate import Subject, open_subject, predictions_of, read_config
+from twotower.failure import has_note
 from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
 from twotower.figure3 import read_kernels, write_figure3
 from twotower.figure3 import summarise as summarise_kernels
@@ -145,13 +147,15 @@ def _matching(key: str, pattern: str) -> list[Path]:
 def _folders(settings: FigureConfig) -> list[Path]:
     """The runs that are given by run= or runs=. Raises: ValueError for both or none, or a pattern without a match."""
     if settings.run is not None and settings.runs:
-        raise ValueError("give run=RUN or runs=[RUN_A,RUN_B,...], not both.")
+        raise ValueError("give run=RUN or 'runs=[A,B,...]', not both.")
     if settings.run is not None:
         return _matching("run", settings.run)
     if not settings.runs:
-        usual = "run=RUN" if settings.figure in OF_ONE_RUN else "runs=[RUN_A,RUN_B,...]"
-        raise ValueError(f"give the runs to draw: python launch/figure.py {settings.figure} {usual}.")
-    return [folder for pattern in settings.runs for folder in _matching("runs", pattern)]
+        usual = "RUN" if settings.figure in OF_ONE_RUN else "A B ..."
+        raise ValueError(f"give the runs to draw: python launch/figure.py {settings.figure} {usual}")
+    folders = [folder for pattern in settings.runs for folder in _matching("runs", pattern)]
+    # A pattern that the shell has expanded brings along the jobs that never began.
+    return [one for one in folders if (one / "config.yaml").exists() or not has_note(one)] or folders
 
 
 def _check(settings: FigureConfig) -> None:
@@ -212,7 +216,7 @@ def _draw(settings: FigureConfig) -> None:
 def main(composed: Any) -> None:
     if OmegaConf.is_missing(composed, "figure"):
         raise SystemExit(
-            f"error: give the figure to draw, one of {', '.join(FIGURES)}: python launch/figure.py figure3 run=RUN"
+            f"error: give the figure to draw, one of {', '.join(FIGURES)}: python launch/figure.py figure3 RUN"
         )
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, FigureConfig)
@@ -224,9 +228,15 @@ def main(composed: Any) -> None:
         raise SystemExit("stopped") from None
 
 
+def to_overrides(arguments: list[str]) -> list[str]:
+    """The first argument without a key is the figure's name, and folders after it are `run` or `runs`.
+
+    Raises: ValueError.
+    """
+    named = name_paths(name_first(arguments, FigureConfig, "figure"), FigureConfig, one="run", several="runs")
+    return quote_paths(named, PATHS)
+
+
 if __name__ == "__main__":
-    # The figure's name comes first, without a key.
-    if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
-        sys.argv[1] = f"figure={sys.argv[1]}"
-    sys.argv[1:] = quote_paths(sys.argv[1:], PATHS)
+    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
     main()

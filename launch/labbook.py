@@ -1,6 +1,6 @@
 """The lab book of 2012 on one page: Tables 1 and 2 of the paper, the ablations, and our own runs beside them.
 
-python launch/labbook.py [runs=[RUN_A,RUN_B]] [format=text|markdown|csv] [output=FILE]
+python launch/labbook.py [RUN ...] [format=text|markdown|csv] [output=FILE]
 """
 
 import sys
@@ -11,7 +11,7 @@ import hydra
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from twotower.arguments import quote_paths
+from twotower.arguments import name_paths, quote_paths, read_arguments
 from twotower.config import LabbookConfig, register_schemas
 from twotower.tables import make_page, render
 
@@ -34,6 +34,11 @@ def main(composed: Any) -> None:
         raise SystemExit(f"error: {error}") from error
 
 
+def to_overrides(arguments: list[str]) -> list[str]:
+    """Folders without a key are `runs`. Raises: ValueError."""
+    return quote_paths(name_paths(arguments, LabbookConfig, several="runs"), ("runs", "output"))
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("runs", "output"))
+    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
     main()

@@ -1,6 +1,6 @@
 """What a trained network takes photographs for: the five likeliest classes of each, printed and drawn.
 
-python launch/predict.py run=RUN cat.jpg [more photographs or folders of them] [crops=ten] [output=predict.png]
+python launch/predict.py RUN cat.jpg [DIR ...] [crops=ten] [output=predict.png]
 python launch/predict.py weights=FILE [network=caffenet] cat.jpg
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import quote_paths, quoted
+from twotower.arguments import quote_paths, quoted, read_arguments, split_paths
 from twotower.config import PredictConfig, leave_out_layers, register_schemas
 from twotower.predict import (
     MOST_DRAWN,
@@ -35,7 +35,7 @@ def _print(predictions: list[Prediction], names: list[str]) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
-def compose_and_predict(composed: Any) -> None:
+def main(composed: Any) -> None:
     if composed.network is None:
         composed.input = None  # it follows a network
     settings = OmegaConf.to_object(composed)
@@ -63,19 +63,17 @@ def compose_and_predict(composed: Any) -> None:
         raise SystemExit("\n".join(f"error: {problem}" for problem in problems))
 
 
-def _is_photograph(argument: str) -> bool:
-    """Photographs are given without a key; a file may have an equals sign in its name all the same."""
-    return Path(argument).exists() or (not argument.startswith("-") and "=" not in argument)
-
-
-def main() -> None:
-    photographs = [argument for argument in sys.argv[1:] if _is_photograph(argument)]
-    if photographs:
-        others = [argument for argument in sys.argv[1:] if not _is_photograph(argument)]
-        sys.argv[1:] = [*others, f"photographs=[{','.join(quoted(one) for one in photographs)}]"]
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("photographs", "run", "weights", "mean", "checkpoint", "output"))
-    compose_and_predict()
+def to_overrides(arguments: list[str]) -> list[str]:
+    """Paths without a key are photographs, but for a run's folder that comes first."""
+    paths, others = split_paths(arguments, PredictConfig)
+    given = any(other.startswith(("run=", "weights=")) for other in others)
+    if paths and not given and (Path(paths[0]) / "config.yaml").exists():
+        others.append(f"run={quoted(paths.pop(0))}")
+    if paths:
+        others.append(f"photographs=[{','.join(quoted(path) for path in paths)}]")
+    return quote_paths(others, ("photographs", "run", "weights", "mean", "checkpoint", "output"))
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
     main()

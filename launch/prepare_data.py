@@ -1,15 +1,18 @@
 """Makes a prepared data set: every image decoded once, brought to 256 x 256, with mean image and colour PCA.
 
 python launch/prepare_data.py source=ilsvrc2012 source.root=DIR output=datasets/ilsvrc2012
+python launch/prepare_data.py source=imagenette download=true output=datasets/imagenette
 python launch/prepare_data.py output=datasets/ilsvrc2012 verify=true
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
 
+from twotower.arguments import quote_paths
 from twotower.config import PrepareConfig, register_schemas
 from twotower.data.build import build
 from twotower.data.source import download
@@ -41,5 +44,11 @@ def main(composed: Any) -> None:
         raise SystemExit("stopped; the same command goes on from here") from None
 
 
+def to_overrides(arguments: list[str]) -> list[str]:
+    """Paths may have commas in them."""
+    return quote_paths(arguments, ("source.root", "output"))
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = to_overrides(sys.argv[1:])
     main()

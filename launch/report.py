@@ -6,13 +6,12 @@ DIR is the folder of a sweep or of a run, or one that holds several.
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import quote_paths, quoted
+from twotower.arguments import name_paths, quote_paths, read_arguments
 from twotower.config import ReportConfig, register_schemas
 from twotower.report import make_report
 
@@ -33,20 +32,12 @@ def compose_and_report(composed: Any) -> None:
     print(f"\nwritten: {page}, and beside it table.md, table.csv, runs.csv, summary.json and the pictures")
 
 
-def _is_folder(argument: str) -> bool:
-    """Folders are given without a key; that of a job has an equals sign in its name all the same."""
-    key = argument.split("=")[0]
-    return Path(argument).is_dir() or (not argument.startswith("-") and (key == argument or "/" in key))
-
-
-def main() -> None:
-    folders = [argument for argument in sys.argv[1:] if _is_folder(argument)]
-    if folders:
-        others = [argument for argument in sys.argv[1:] if not _is_folder(argument)]
-        sys.argv[1:] = [*others, f"folders=[{','.join(quoted(folder) for folder in folders)}]"]
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("folders", "output", "baseline"))
-    compose_and_report()
+def to_overrides(arguments: list[str]) -> list[str]:
+    """Folders without a key are `folders`. Raises: ValueError."""
+    named = name_paths(arguments, ReportConfig, several="folders")
+    return quote_paths(named, ("folders", "output", "baseline"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
+    compose_and_report()

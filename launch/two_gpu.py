@@ -1,9 +1,9 @@
 """Trains a network, one process for each of its towers.
 
-python launch/two_gpu.py [overrides]                          starts the processes itself
-torchrun --nproc-per-node=2 launch/two_gpu.py [overrides]     the same under torchrun; 4 processes: 2 replicas
-python launch/two_gpu.py -m 'ablation=glob(*)' seed=0,1       a sweep: one job after the other
-python launch/two_gpu.py -m hydra/launcher=slurm ...          or each as a job of a cluster
+python launch/two_gpu.py [KEY=VALUE ...]                          starts the processes itself
+torchrun --nproc-per-node=2 launch/two_gpu.py [KEY=VALUE ...]     the same under torchrun; 4 processes: 2 replicas
+python launch/two_gpu.py -m 'ablation=glob(*)' seed=0,1           a sweep: one job after the other
+python launch/two_gpu.py -m hydra/launcher=slurm ...              or each as a job of a cluster
 """
 
 import importlib.util

@@ -221,5 +221,5 @@ def test_the_command_prints_a_table_like_the_papers(
         launch("runs=[a]")
     with pytest.raises(SystemExit, match="checkpoint= goes with run="):
         launch("runs=[a,b]", "checkpoint=a")
-    with pytest.raises(SystemExit, match=r"coefficients=\[0.5\] do not fit 2 runs"):
+    with pytest.raises(SystemExit, match=r"coefficients=\[0.5\]' do not fit 2 runs"):
         launch("runs=[a,b]", "coefficients=[0.5]")

@@ -186,7 +186,7 @@ def test_the_command_prints_both_views(
 ) -> None:
     monkeypatch.chdir(run.parent)
     launch(monkeypatch, "run=run")
-    assert "the mean of ten crops: python launch/evaluate.py run=run crops=ten" in capsys.readouterr().out
+    assert "the mean of ten crops: python launch/evaluate.py run crops=ten" in capsys.readouterr().out
     launch(monkeypatch, "run=run", "crops=ten")
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if "│ val" in line]
@@ -198,11 +198,11 @@ def test_the_command_prints_both_views(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "give one of run=RUN_DIR, runs=.* and weights=FILE"),
-        (("run=run", "runs=[run,run]"), "give one of run=RUN_DIR, runs=.* and weights=FILE"),
-        (("weights=a.npy", "run=b"), "give one of run=RUN_DIR, runs=.* and weights=FILE"),
+        ((), "give a run, several runs or weights=FILE, and only one"),
+        (("run=run", "runs=[run,run]"), "give a run, several runs or weights=FILE, and only one"),
+        (("weights=a.npy", "run=b"), "give a run, several runs or weights=FILE, and only one"),
         (("run=run", "coefficients=[1]"), "is for an ensemble"),
-        (("run=run", "output=a.json"), "RUN_DIR/evaluation.json"),
+        (("run=run", "output=a.json"), "RUN/evaluation.json"),
         (("run=run", "network=caffenet"), "a run knows its own"),
         (("weights=a.caffemodel",), "give data_root=DIR"),
         (("weights=a.caffemodel", "data_root=b"), "give network=NAME"),

@@ -15,6 +15,7 @@ from PIL import Image
 from conftest import ROOT
 from fake_runs import fake_config
 from twotower.curves import names_of, write_curves
+from twotower.failure import note_failure
 from twotower.figure1 import curves_of, summarise, write_figure1
 from twotower.history import read_history
 
@@ -153,6 +154,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         in printed
     )
     assert all((tmp_path / f"out.{kind}").stat().st_size > 100 for kind in ("svg", "csv", "json"))
+    Path("sweep/never").mkdir()
+    note_failure(Path("sweep/never"), "why")
+    launch(monkeypatch, "figure1", *sorted(str(path) for path in Path("sweep").iterdir()), "output=again.svg")
+    assert capsys.readouterr().out.replace("again", "out") == printed, "as the shell expands a pattern"
     launch(monkeypatch, "curves", "run=sweep/relu0")
     assert (tmp_path / "curves.csv").stat().st_size > 100, "a figure of several runs goes to where one is"
 

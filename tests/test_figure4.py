@@ -342,7 +342,7 @@ def leave_synthetic_run(folder: Path, run: Path) -> None:
         (("figure4", "run=run", "seed=-1"), "seed=-1 is not possible"),
         (("figure4", "run=run", "layer=conv1"), "layer= is for activations; figure4 has no such option"),
         (("figure4", "run=nothing*"), "matches no run"),
-        (("figure4",), r"give the runs to draw: python launch/figure.py figure4 run=RUN"),
+        (("figure4",), r"give the runs to draw: python launch/figure.py figure4 RUN"),
         (("figure4", "run=run", "runs=[run]"), "not both"),
         (("figure4", "runs=[run,images]"), "figure4 draws one run, and 2 were given, the first two run and images"),
         (("figure4", "run=images"), "is not the folder of a run"),

@@ -85,7 +85,7 @@ def test_the_command_prints_and_draws(
     (folder / "page.jpg").write_text("<html>not found</html>")
     single = run.parent / "images" / "val" / "c1" / "0.png"
     with pytest.raises(SystemExit) as end:
-        launch(monkeypatch, f"run={run}", str(folder), str(single))
+        launch(monkeypatch, str(run), str(folder), str(single))
     assert "page.jpg cannot be used" in str(end.value)
     printed = capsys.readouterr().out
     assert printed.index("cat.png") < printed.index(str(single)) < printed.index("drawn: ")

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -850,9 +851,44 @@ def test_downloads_are_compared_with_their_checksums(tmp_path: Path, server: tup
     download(source, said.append)
     assert said.count(f"downloading {right.url}") == 2
     assert len(made(source, tmp_path / "set").train) == 6
-    source.root = None
-    with pytest.raises(ValueError, match=r"needs source\.root=DIR"):
-        download(source, said.append)
+
+
+@pytest.mark.parametrize("name", ["imagenette", "cifar10"])
+def test_a_download_needs_no_folder(
+    name: str,
+    tmp_path: Path,
+    server: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The documented command, with the archive on this machine: source=NAME download=true output=DIR."""
+    served, address = server
+    monkeypatch.chdir(tmp_path)
+    held_out = {"imagenette": "val", "cifar10": "test"}[name]
+    files = [(path.replace("/val/", f"/{held_out}/"), image) for path, image in archives.tree_files()]
+    content = archives.tar_bytes(files, "w:gz")
+    file = str(OmegaConf.load(ROOT / "conf" / "source" / f"{name}.yaml").downloads[0].file)
+    (served / file).write_bytes(content)
+    arguments = [f"source={name}", "size=64", "output=datasets/mine", "workers=1"]
+    arguments += ["++source.expected.train=null", "++source.expected.val=null"]
+    here = f"{{file: {file}, url: '{address}/{file}', checksum: 'sha256:{hashlib.sha256(content).hexdigest()}'}}"
+
+    def launch(*more: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments, *more])
+        monkeypatch.setattr("twotower.launch.catch_stops", lambda: None)
+        runpy.run_path(str(ROOT / "launch" / "prepare_data.py"), run_name="__main__")
+
+    with pytest.raises(SystemExit, match=rf"source={name} needs source\.root=DIR, .*, or download=true"):
+        launch()
+    launch(f"source.downloads=[{here}]", "download=true")
+    assert (tmp_path / "datasets" / "downloads" / name / file).read_bytes() == content
+    assert len(load_prepared(tmp_path / "datasets" / "mine").train) == 6
+    (served / file).unlink()
+    launch(f"source.downloads=[{here}]", "download=true")
+    assert "is finished already" in capsys.readouterr().out
+    arguments = ["source=ilsvrc2012", "output=datasets/other"]
+    with pytest.raises(SystemExit, match=r"ilsvrc2012 cannot be downloaded, only by hand from https.*root=DIR"):
+        launch("download=true")
 
 
 # A finished set: checking and loading

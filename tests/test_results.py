@@ -1,8 +1,13 @@
 """The results in the repository: complete, free of a machine's paths, and their summaries follow from their data."""
 
 import csv
+import hashlib
+import io
 import json
 import re
+import subprocess
+import tarfile
+from collections import Counter
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -10,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import ROOT
+from shells import SHELLS
 from twotower.config import Config
 
 RESULTS = sorted(path for path in (ROOT / "results").iterdir() if path.is_dir())
@@ -102,3 +108,42 @@ def test_figure_1_follows_from_its_curves() -> None:
                     share = (errors[first - 1] - level["level"]) / (errors[first - 1] - errors[first])
                     epochs.append(pytest.approx(first + share, abs=1e-2))
             assert found["epochs"] == epochs
+
+
+# Which images
+
+
+def test_the_thousand_photographs_are_named() -> None:
+    """validation.txt: 100 of each class, sorted, with the fingerprint that the text gives."""
+    lines = (ABLATIONS / "validation.txt").read_text().splitlines()
+    assert lines == sorted(set(lines))
+    assert sorted(Counter(line.split("/")[1] for line in lines).values()) == [100] * 10
+    assert all(re.fullmatch(r"val/(n\d{8})/(ILSVRC2012_val_\d{8}|\1_\d+)\.JPEG", line) for line in lines)
+    listed = hashlib.sha256((ABLATIONS / "validation.txt").read_bytes()).hexdigest()
+    assert f"| names for validation here: `validation.txt` | `{listed}` |" in (ABLATIONS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_thousand_can_be_taken_from_the_public_archive(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe of the text, on an archive with the names of the public one; then the fingerprint by its command."""
+    monkeypatch.chdir(tmp_path)
+    names = (ABLATIONS / "validation.txt").read_text().split()
+    others = ["train/n01440764/a.JPEG", "train/n02102040/b.JPEG", "val/n01440764/not_ours.JPEG"]
+    archive = Path("datasets/downloads/imagenette/imagenette2-320.tgz")
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        for name in [*names, *others]:
+            tar.addfile(tarfile.TarInfo(f"imagenette2-320/{name}"), io.BytesIO())
+    Path("results").symlink_to(ROOT / "results")
+    fences = re.findall(r"```sh\n(.*?)```", (ABLATIONS / "README.md").read_text(), re.DOTALL)
+    (recipe,) = (fence for fence in fences if "mkdir" in fence)
+    (listing,) = (fence for fence in fences if "sha256sum" in fence)
+    subprocess.run([shell, "-c", recipe], check=True, timeout=60)
+    place = Path("datasets/thousand/imagenette2-320")
+    taken = sorted(str(path.relative_to(place)) for path in place.rglob("*.JPEG"))
+    assert taken == sorted([*names, *others[:2]])
+    sums = subprocess.run([shell, "-c", listing], cwd=place, check=True, timeout=60, capture_output=True, text=True)
+    assert sums.stdout.split()[2] == hashlib.sha256((ABLATIONS / "validation.txt").read_bytes()).hexdigest()
+    assert place.parts[1] in next(line for line in recipe.splitlines() if line.startswith("run()"))

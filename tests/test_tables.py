@@ -200,7 +200,7 @@ def test_ours_are_the_means_of_their_runs(make_run: Any) -> None:
 def test_what_is_not_evaluated_says_how(make_run: Any) -> None:
     run = make_run("run")
     page = make_page([str(run)])
-    assert f"{run}, 10-view, not evaluated: python launch/evaluate.py run={run} crops=ten" in page.remarks
+    assert f"{run}, 10-view, not evaluated: python launch/evaluate.py {run} crops=ten" in page.remarks
     assert line_of(page, TABLE_2, "145").own[0].runs == 0
     assert "not evaluated" in render(page, "markdown", 150)
     assert line_of(page, TABLE_2, "5-cnns").own[0].runs is None

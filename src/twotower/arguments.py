@@ -1,17 +1,117 @@
 """Command lines with paths in them, before Hydra reads them.
 
 Hydra takes a comma for the end of a value, and the folders of a sweep's jobs are called "ablation=no_lrn,seed=0".
+Paths may also stand without a key, as in `evaluate.py A B C crops=ten`. How an argument is read, the first that fits:
+
+    -m, --help                         begins with a hyphen: Hydra's (what belongs to `--cfg` and the like with it)
+    runs/first                         has no equals sign: a path, there or not
+    crops=ten, optim.momentum=0        begins with a key of the command: a key; ./seed=0 is the folder of that name
+    sweeps/x/ablation=none,seed=0      has a slash before its first equals sign: a path (hydra/launcher=slurm is none)
+    ablation=none,seed=0               is there, or matches as a pattern: a path
+    crop=ten                           anything else: Hydra's, which says that there is no such key
 """
 
 import glob
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+
+# Hydra's flags that are followed by a value of their own.
+_WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+)
 
 
 def quoted(text: str) -> str:
     """A string of Hydra's grammar, in which backslashes count only before a quotation mark."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text)
     return f"'{escaped}'"
+
+
+def is_path(argument: str, keys: Iterable[str]) -> bool:
+    """Whether an argument is a path without a key, by the rule above; `keys` are those of the command."""
+    if argument.startswith("-"):
+        return False
+    key, is_given, _ = argument.partition("=")
+    if not is_given:
+        return not argument.startswith("~")  # ~key takes a key away, in Hydra's grammar
+    if "/" in key:
+        return not key.startswith("hydra/")
+    first = re.split(r"[.@]", key.lstrip("+~"))[0]
+    return first not in {"hydra", *keys} and (os.path.lexists(argument) or bool(glob.glob(argument)))
+
+
+def _marked(arguments: Iterable[str], schema: type) -> Iterator[tuple[str, bool]]:
+    """Each argument, and whether it is a path without a key; what follows a flag of Hydra's belongs to the flag."""
+    keys, belongs = [field.name for field in fields(schema)], False
+    for argument in arguments:
+        yield argument, not belongs and is_path(argument, keys)
+        belongs = argument in _WITH_VALUE
+
+
+def split_paths(arguments: Iterable[str], schema: type) -> tuple[list[str], list[str]]:
+    """The paths that stand without a key, and all other arguments, both in their order.
+
+    A pattern that matches something stands for what it matches, sorted; the shell has expanded most of them before.
+
+    Args:
+        schema: the dataclass of the command in config.py, whose fields are its keys.
+    """
+    paths: list[str] = []
+    others: list[str] = []
+    for argument, is_one in _marked(arguments, schema):
+        if not is_one:
+            others.append(argument)
+        elif os.path.lexists(argument):
+            paths.append(argument)
+        else:
+            paths += sorted(glob.glob(argument)) or [argument]
+    return paths, others
+
+
+def name_first(arguments: Sequence[str], schema: type, key: str) -> list[str]:
+    """The arguments, with the first that stands without a key as the value of `key`, unless that was given."""
+    if any(argument.startswith(f"{key}=") for argument in arguments):
+        return list(arguments)
+    marked = list(_marked(arguments, schema))
+    first = next((index for index, (_, is_one) in enumerate(marked) if is_one), None)
+    return [f"{key}={quoted(one)}" if index == first else one for index, one in enumerate(arguments)]
+
+
+def name_paths(
+    arguments: Iterable[str], schema: type, one: str | None = None, several: str | None = None
+) -> list[str]:
+    """The arguments, with paths that stand without a key as values of one.
+
+    Args:
+        one: the key of a single path, such as `run`; None: as `several`.
+        several: the key of a list, such as `runs`; None: there can be only one.
+
+    Raises: ValueError if paths are given with and without a key, or several where there can be only one.
+    """
+    paths, others = split_paths(arguments, schema)
+    if not paths:
+        return others
+    keyed = [other for other in others if other.split("=")[0] in (one, several)]
+    if keyed:
+        raise ValueError(
+            f"{' and '.join(paths)} without a key and {' and '.join(keyed)} were given; give all of them in one way."
+        )
+    if one is not None and len(paths) == 1:
+        return [*others, f"{one}={quoted(paths[0])}"]
+    if several is None:
+        raise ValueError(f"{len(paths)} paths were given, {', '.join(paths)}, and this takes one; give {one}=PATH.")
+    return [*others, f"{several}=[{','.join(quoted(path) for path in paths)}]"]
+
+
+def read_arguments(to_overrides: Callable[[list[str]], list[str]], arguments: list[str]) -> list[str]:
+    """What Hydra is to read in place of the arguments. Raises: SystemExit with a sentence if they contradict."""
+    try:
+        return to_overrides(arguments)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def _paths_of(text: str) -> list[str]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +87,7 @@ def find_runs(roots: Sequence[str]) -> list[Found]:
     Raises: ValueError for a folder that does not exist or holds no run.
     """
     if not roots:
-        raise ValueError("give the folders of sweeps and runs: python launch/report.py DIR [DIR ...].")
+        raise ValueError("give the folders of sweeps and runs: python launch/report.py DIR [DIR ...]")
     found: dict[Path, Found] = {}
     for root in roots:
         if not Path(root).is_dir():
@@ -189,15 +190,16 @@ def _finished(begun: Found, config: Config, summary: dict[str, Any]) -> Found:
     if not begun.has_checkpoint:
         remark = "no checkpoint: no ten crops, no kernels"
         return replace(begun, status=FINISHED, remark=remark, summary=summary, errors=errors)
+    quoted = shlex.quote(str(run_dir))
     try:
         for result in stored_results(run_dir):
             identity = result.identity
             if identity["split"] == "val" and _is_same_root(identity["data"]["root"], config):
                 errors[result.view] = (result.top1_error, result.top5_error)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remark = f"its evaluation cannot be read ({error}); python launch/evaluate.py run={run_dir} crops=ten"
+        remark = f"its evaluation cannot be read ({error}); python launch/evaluate.py {quoted} crops=ten"
     if "ten" not in errors:
-        remark = remark or f"ten crops not evaluated: python launch/evaluate.py run={run_dir} crops=ten"
+        remark = remark or f"ten crops not evaluated: python launch/evaluate.py {quoted} crops=ten"
     return replace(begun, status=FINISHED, remark=remark, summary=summary, errors=errors)
 
 

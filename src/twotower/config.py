@@ -337,7 +337,7 @@ class ExportConfig:
     run: str | None = None  # run directory
     to: str = "merged"  # merged | onnx
     checkpoint: str | None = None  # of run; null: the last one
-    output: str | None = None  # a folder; null: RUN_DIR/export
+    output: str | None = None  # a folder; null: RUN/export
     force: bool = False  # also a network that is not better than guessing
     verify: str | None = None  # a merged file, to be checked; instead of run
 

@@ -45,9 +45,9 @@ def counts_of(members: Sequence[Tensor], coefficients: Sequence[float], labels: 
     """
     given = ", ".join(f"{coefficient:g}" for coefficient in coefficients)
     if len(coefficients) != len(members):
-        raise ValueError(f"coefficients=[{given}] do not fit {len(members)} runs; give one for each.")
+        raise ValueError(f"'coefficients=[{given}]' do not fit {len(members)} runs; give one for each.")
     if not all(0 <= c < float("inf") for c in coefficients) or not sum(coefficients) > 0:
-        raise ValueError(f"coefficients=[{given}] must not be negative, and not all 0.")
+        raise ValueError(f"'coefficients=[{given}]' must not be negative, and not all 0.")
     counts, whole = Counts.zero(), sum(coefficients)
     shares = [coefficient / whole for coefficient in coefficients]
     for part in _parts(len(labels)):
@@ -123,9 +123,9 @@ def evaluate_ensemble(settings: EvaluateConfig) -> dict[str, Any]:
     check_settings(settings)
     twice = [run for run in settings.runs if settings.runs.count(run) > 1]
     if twice:
-        raise ValueError(f"runs=[...] has {twice[0]} twice; give it once, and its weight by coefficients=[...].")
+        raise ValueError(f"{twice[0]} is given twice; give it once, and its weight by 'coefficients=[...]'.")
     if len(settings.runs) < 2:
-        raise ValueError(f"runs=[{settings.runs[0]}] is one run; give at least two, or evaluate it with run=.")
+        raise ValueError(f"{settings.runs[0]} is one run; give at least two, or evaluate it with run=.")
     if settings.checkpoint is not None:
         raise ValueError("checkpoint= goes with run=; an ensemble takes the last checkpoint of each run.")
     subjects = [open_subject(run, settings) for run in settings.runs]

@@ -20,6 +20,11 @@ class NotApplicableError(ValueError):
     """The settings ask for nothing that the network could have."""
 
 
+def has_note(run_dir: Path) -> bool:
+    """Whether a run failed or had nothing to run; without config.yaml beside the note it never began."""
+    return any((run_dir / note).exists() for note in NOTES)
+
+
 def _note(path: Path, content: dict[str, Any], job: str | None) -> None:
     # A full or missing disk is often the failure itself, which must not be hidden by one of telling it.
     with suppress(OSError):

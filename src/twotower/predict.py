@@ -127,7 +127,7 @@ def list_photographs(given: Sequence[str]) -> list[Path]:
             raise ValueError(f"{one} has no photographs; they must be named {', '.join(SUFFIXES)}.")
         found += inside or [path]
     if not found:
-        raise ValueError("no photograph is given: python launch/predict.py run=RUN cat.jpg")
+        raise ValueError("no photograph is given: python launch/predict.py RUN cat.jpg")
     return found
 
 
@@ -223,7 +223,7 @@ def open_trained(settings: PredictConfig) -> tuple[Trained, torch.device]:
     """
     check_settings(EvaluateConfig(crops=settings.crops, device=settings.device))
     if (settings.run is None) == (settings.weights is None):
-        raise ValueError("give one of run=RUN and weights=FILE: python launch/predict.py run=RUN cat.jpg")
+        raise ValueError("give one of run=RUN and weights=FILE: python launch/predict.py RUN cat.jpg")
     for key, given in (("network", settings.network), ("mean", settings.mean)):
         if given is not None and settings.weights is None:
             raise ValueError(f"{key}= is for weights=FILE; a run has its own.")

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -225,7 +226,9 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
         wanted = {entry.view for entry in read_labbook() if entry.run in COUNTS_FOR[name]}
         for crops, view in VIEWS.items():
             if view in wanted and view not in {result.view for result in evaluated}:
-                remarks.append(f"{run}, {view}, not evaluated: python launch/evaluate.py run={run} crops={crops}")
+                remarks.append(
+                    f"{run}, {view}, not evaluated: python launch/evaluate.py {shlex.quote(run)} crops={crops}"
+                )
     for differences, alike in unlike.items():
         if differences:
             which = f"{alike[0]} counts" if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more count"

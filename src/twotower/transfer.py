@@ -90,8 +90,8 @@ def choose_layers(
             name = misfits[0]
             raise ValueError(
                 f"initial_weights.path={source} does not fit: {name} is {ours[name]} here and "
-                f"{theirs.get(name, 'not')} there; leave the layer out with initial_weights.layers=[...], or choose "
-                "the same network and width."
+                f"{theirs.get(name, 'not')} there; leave the layer out with 'initial_weights.layers=[...]', or "
+                "choose the same network and width."
             )
     if not taken:
         raise ValueError(f"initial_weights.path={source} has no layer that fits this network; choose another source.")

@@ -5,6 +5,7 @@ Training never meets a file that this pass, with the same decoder, has not decod
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -131,9 +132,10 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
     if content is None or content["fingerprint"] != index.fingerprint or content["size"] != data.size:
         say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
+            quoted = shlex.quote(str(root))
             say(
-                f"(python launch/prepare_data.py source=folder source.root={root} output=DIR can be interrupted, and "
-                "makes a set that is read several times as fast)"
+                f"(python launch/prepare_data.py source=folder source.root={quoted} output=DIR can be "
+                "interrupted, and makes a set that is read several times as fast)"
             )
         fit, rejects, needs_resize = _examine(index, data.size, data.on_error, progress)
         _check_left(index, rejects)

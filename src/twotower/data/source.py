@@ -14,6 +14,7 @@ from twotower.data.archives import Member, printable
 
 CIFAR10 = tree.CIFAR10
 SPLITS = ("train", "val", "test")
+DOWNLOADS = Path("datasets", "downloads")  # git ignores datasets/
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ def find_source(config: SourceConfig) -> Source:
     if config.kind not in ("ilsvrc", "tree"):
         raise ValueError(f"source.kind={config.kind} is not known; choose one of ilsvrc, tree.")
     if config.root is None:
-        raise ValueError(f"source={config.name} needs source.root=DIR, the folder with its archives or images.")
+        instead = ", or download=true" if config.downloads else ""
+        raise ValueError(
+            f"source={config.name} needs source.root=DIR, the folder with its archives or images{instead}."
+        )
     root = Path(config.root)
     if not root.is_dir():
         raise ValueError(f"source.root={root} does not exist or is no folder.")
@@ -127,7 +131,7 @@ def _find_tree(config: SourceConfig, root: Path) -> Source:
                 if other != path:
                     raise ValueError(
                         f"{path} and {other} both hold {member.name}; name those that belong together with "
-                        "source.archives=[...]."
+                        "'source.archives=[...]'."
                     )
                 yield split, _entry(path, class_name, member)
 
@@ -135,12 +139,20 @@ def _find_tree(config: SourceConfig, root: Path) -> Source:
 
 
 def download(config: SourceConfig, say: Callable[[str], None]) -> None:
-    """Fetches the archives that are not there yet, and compares their checksums. Raises: ValueError, OSError."""
+    """Fetches the archives that are not there yet, and compares their checksums.
+
+    Without `root` they go to datasets/downloads/<name>, which becomes the root.
+
+    Raises: ValueError, OSError.
+    """
     import pooch  # here, as only a download needs it
     import requests
 
     if config.root is None:
-        raise ValueError(f"source={config.name} needs source.root=DIR, the folder to download to.")
+        if not config.downloads:
+            by_hand = f", only by hand from {config.page}" if config.page else ""
+            raise ValueError(f"source={config.name} cannot be downloaded{by_hand}; give source.root=DIR.")
+        config.root = str(DOWNLOADS / config.name)
     root = Path(config.root)
     for one in config.downloads:
         if (root / one.file).exists():
