@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import quote_paths, quoted, read_arguments, split_paths
+from twotower.arguments import name_first, name_paths, quote_paths, read_arguments, split_paths
 from twotower.config import PredictConfig, leave_out_layers, register_schemas
 from twotower.predict import (
     MOST_DRAWN,
@@ -66,12 +66,11 @@ def main(composed: Any) -> None:
 def to_overrides(arguments: list[str]) -> list[str]:
     """Paths without a key are photographs, but for a run's folder that comes first."""
     paths, others = split_paths(arguments, PredictConfig)
-    given = any(other.startswith(("run=", "weights=")) for other in others)
-    if paths and not given and (Path(paths[0]) / "config.yaml").exists():
-        others.append(f"run={quoted(paths.pop(0))}")
-    if paths:
-        others.append(f"photographs=[{','.join(quoted(path) for path in paths)}]")
-    return quote_paths(others, ("photographs", "run", "weights", "mean", "checkpoint", "output"))
+    is_given = any(other.startswith(("run=", "weights=")) for other in others)
+    if paths and not is_given and (Path(paths[0]) / "config.yaml").exists():
+        arguments = name_first(arguments, PredictConfig, "run")
+    arguments = name_paths(arguments, PredictConfig, several="photographs")
+    return quote_paths(arguments, ("photographs", "run", "weights", "mean", "checkpoint", "output"))
 
 
 if __name__ == "__main__":
