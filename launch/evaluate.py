@@ -18,7 +18,7 @@ from twotower.arguments import quote_paths
 from twotower.config import EvaluateConfig, register_schemas
 from twotower.ensemble import evaluate_ensemble
 from twotower.evaluate import evaluate_run, evaluate_weights
-from twotower.journal import write_json
+from twotower.files import write_json
 from twotower.predictions import VIEWS
 
 register_schemas()

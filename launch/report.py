@@ -44,7 +44,7 @@ def main() -> None:
     if folders:
         others = [argument for argument in sys.argv[1:] if not _is_folder(argument)]
         sys.argv[1:] = [*others, f"folders=[{','.join(quoted(folder) for folder in folders)}]"]
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("folders", "output", "baseline"))
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("folders", "output", "baseline", "data_root"))
     compose_and_report()
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from twotower.places import make_absolute
+
 LAYER_KINDS = ("conv", "linear")
 READS = ("image", "own", "both")
 STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
@@ -360,6 +362,7 @@ class ReportConfig:
     output: str = "report"  # a folder
     baseline: str | None = None  # what the table calls it; null: the paper's network without an ablation
     evaluate: bool = False  # in ten crops, each finished run that was not
+    data_root: str | None = None  # where the images of all runs are now; null: the folder that each was trained on
     figures: bool = False  # also figure4 and activations of each finished run, where they are not there
 
 
@@ -378,7 +381,7 @@ def register_schemas() -> None:
 
 
 def resolve(composed: Any) -> Config:
-    """Turns what Hydra composed into a plain `Config`, without interpolations.
+    """Turns what Hydra composed into a plain `Config`, without interpolations, and with absolute paths.
 
     Raises: ValueError if a required key was not given.
     """
@@ -394,7 +397,7 @@ def resolve(composed: Any) -> Config:
         raise ValueError(f"{', '.join(sorted(missing))} must be given on the command line or in a yaml of conf/.")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    return config
+    return make_absolute(config)
 
 
 def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from twotower import checkpoint, predictions
 from twotower.config import Config
-from twotower.evaluate import read_config
 from twotower.labbook import Entry, baseline_of, read_labbook
 from twotower.merged import preset
+from twotower.stored import read_config
 
 FORMATS = ("text", "markdown", "csv")
 BASELINE, PRETRAINED = "alexnet_2012", "six_conv"

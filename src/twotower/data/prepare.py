@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,28 +23,33 @@ from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
+from twotower.files import write_npy, write_whole
+from twotower.places import SHAPES_ROOT, from_here
 
 FORMAT = 3
-SHAPES_ROOT = Path("datasets/shapes")
 CACHE = ".twotower"
 INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
+UNFINISHED: dict[str, Any] = {"format": 0, "fingerprint": "", "files": {}}  # an index before its mean image is there
+SEPARATORS = ("/", "\0") if os.name == "posix" else ("/", "\\", ":", "\0")  # what makes more than a name of a name
+TRAINING = "data.root"  # by which training takes the folder of images
 MANY_IMAGES = 50_000  # from here on a prepared set is worth its disk
 
 
 def root_of(data: DataConfig) -> Path:
     """The folder that holds train and val."""
-    return Path(data.root) if data.root is not None else SHAPES_ROOT
+    return from_here(data.root) if data.root is not None else SHAPES_ROOT
 
 
 def cache_of(data: DataConfig) -> Path:
     """The folder that holds what was fitted, one for each size."""
     name = CACHE if data.size == PREPARED_SIZE else f"{CACHE}-{data.size}"
-    return Path(data.cache) if data.cache is not None else root_of(data) / name
+    return from_here(data.cache) if data.cache is not None else root_of(data) / name
 
 
 def _refuse(path: str, reason: str) -> ValueError:
     return ValueError(
-        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out with data.on_error=skip."
+        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out by training with "
+        "data.on_error=skip."
     )
 
 
@@ -69,44 +73,93 @@ def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tu
     return fit, rejects, decoder.needs_resize
 
 
-def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
+def _check_own(cache: Path) -> None:
+    """Raises: ValueError if an index, a mean image or a picture there is not of this project, and would be lost."""
+    if cache.name.startswith(CACHE) and not cache.is_symlink():
+        return
+    present = [name for name in (INDEX, MEAN_IMAGE, PICTURE) if (cache / name).exists()]
+    if not present:
+        return
+    try:
+        found = json.loads((cache / INDEX).read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not UNFINISHED.keys() <= found.keys():
+        raise ValueError(
+            f"{cache} has a {present[0]} that is not of this project, which stays as it is; choose an empty folder "
+            "for the index with data.cache=DIR."
+        )
+
+
+def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32], key: str) -> None:
     """Writes both files, each complete or not at all. The index comes last: without it nothing counts as prepared."""
     # Jobs of a sweep may prepare one folder at once, from several hosts; each writes files of its own.
-    own = uuid4().hex
-    pending_mean, pending_index = cache / f"pending-{own}-{MEAN_IMAGE}", cache / f"pending-{own}-{INDEX}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        (cache / INDEX).unlink(missing_ok=True)
-        np.save(pending_mean, mean_image)
-        os.replace(pending_mean, cache / MEAN_IMAGE)
-        pending_index.write_text(json.dumps(content) + "\n")
-        os.replace(pending_index, cache / INDEX)
+        # Says whose folder this is, should the process be killed between the two.
+        write_whole(cache / INDEX, f"{json.dumps(UNFINISHED)}\n".encode(), shared=True)
+        write_npy(cache / MEAN_IMAGE, mean_image, shared=True)
+        write_whole(cache / INDEX, f"{json.dumps(content)}\n".encode(), shared=True)
     except OSError as error:
-        if cache.is_dir():
-            pending_mean.unlink(missing_ok=True)
-            pending_index.unlink(missing_ok=True)
+        with suppress(OSError):
+            (cache / INDEX).unlink(missing_ok=True)
+        what = "choose another folder for the index with data.cache=DIR"
+        if key != TRAINING:
+            what = f"its index is written into a folder of images, so copy them where that can be, and give {key}=DIR"
+        raise ValueError(f"{cache} cannot be written ({error.strerror}); {what}.") from error
+
+
+def _check_inside(content: dict[str, Any], where: Path) -> None:
+    """Raises: ValueError if an index names anything but files in the folders of their classes."""
+    files = content["files"]
+    names = [*content["classes"], *(name for by_class in files.values() for name in by_class)]
+    names += [file for by_class in files.values() for of_class in by_class.values() for file in of_class]
+    wrong = next((name for name in names if name in ("", ".", "..") or any(one in name for one in SEPARATORS)), None)
+    if wrong is not None or set(files) != {"train", "val"}:
         raise ValueError(
-            f"{cache} cannot be written ({error.strerror}); choose another folder for the index with data.cache=DIR."
-        ) from error
+            f"{where} names {wrong or ', '.join(files)!r}, which is no file in a class's folder of train or val; it "
+            "was not made here, so delete it, and the folder is prepared again."
+        )
 
 
 def _read_index(cache: Path) -> dict[str, Any] | None:
+    """Raises: ValueError if it names files outside of the data set."""
     try:
         content = json.loads((cache / INDEX).read_text())
     except (OSError, ValueError):
         return None
     usable = isinstance(content, dict) and content.get("format") == FORMAT and (cache / MEAN_IMAGE).exists()
+    if usable:
+        _check_inside(content, cache / INDEX)
     return content if usable else None
 
 
-def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | None = None) -> DataSet:
+def has_index(data: DataConfig) -> bool:
+    """Whether `data.cache` has the index of the very files in `data.root`, so that nothing would be written there.
+
+    Raises: ValueError as `prepare`.
+    """
+    content = _read_index(cache_of(data))
+    return content is not None and _is_of(content, index_folder(root_of(data)), data.size)
+
+
+def _is_of(content: dict[str, Any], index: FolderIndex, size: int) -> bool:
+    # The files themselves as well: whoever made the index could write any fingerprint into it.
+    found = (content["fingerprint"], content["size"], content["classes"], content["files"])
+    return found == (index.fingerprint, size, index.classes, index.files)
+
+
+def prepare(
+    data: DataConfig, progress: bool = True, shown_input: InputConfig | None = None, key: str = TRAINING
+) -> DataSet:
     """Makes a data set ready, once; afterwards only looks whether its files are still the same.
 
     Args:
         shown_input: draws a picture of what the network is fed in this way; None: no picture.
+        key: by which the command that runs takes `data.root`.
 
     Raises: ValueError for a folder that cannot be used, a file that cannot be decoded, or a cache that cannot be
-    written.
+    written, or holds something else.
     """
     if data.kind == "synthetic":
         return load(data)
@@ -119,16 +172,18 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
     if is_prepared(root):
         prepared = load_prepared(root)
         if prepared.size != data.size:
+            other = f", or give network.prepared_size={prepared.size}" if key == TRAINING else ""
             raise ValueError(
-                f"data.root={root} was prepared with {prepared.size} pixels, and this network takes its crops from "
-                f"{data.size}; prepare it with size={data.size}, or give network.prepared_size={prepared.size}."
+                f"{key}={root} was prepared with {prepared.size} pixels, and this network takes its crops from "
+                f"{data.size}; prepare it with size={data.size}{other}."
             )
         return prepared
     if is_unfinished(root):
-        raise ValueError(f"data.root={root} is not finished; run launch/prepare_data.py for it again to go on.")
-    index = index_folder(root)
+        raise ValueError(f"{key}={root} is not finished; run launch/prepare_data.py for it again to go on.")
+    index = index_folder(root, key)
     content = _read_index(cache)
-    if content is None or content["fingerprint"] != index.fingerprint or content["size"] != data.size:
+    if content is None or not _is_of(content, index, data.size):
+        _check_own(cache)
         say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             say(
@@ -149,7 +204,7 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
             "eigenvalues": values.tolist(),
             "eigenvectors": vectors.tolist(),
         }
-        _store(cache, content, fit.mean_image())
+        _store(cache, content, fit.mean_image(), key)
         if index.num_ignored:
             say(f"{index.num_ignored} files not named as JPEG or PNG were ignored")
         for path, reason in rejects.items():
