@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from twotower import checkpoint, failure
 from twotower.config import Config
-from twotower.data.prepare import root_of
+from twotower.data.cache import root_of
 from twotower.history import History, read_history
 from twotower.journal import read_events
 from twotower.rundir import MEAN_IMAGE, own_mean

@@ -15,7 +15,8 @@ def commit_of(file: Path) -> str:
     "unknown" unless the repository tracks `file`: an environment within somebody's own repository lies in a
     repository, but is not of it. Untracked files are what commands have written, and change nothing.
     """
-    git = ["git", "--no-optional-locks", "-C", str(file.resolve().parent)]
+    file = file.resolve()
+    git = ["git", "--no-optional-locks", "-C", str(file.parent)]
     environment = {key: value for key, value in os.environ.items() if key not in _ELSEWHERE}
 
     def ask(*arguments: str) -> str:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from twotower.config import EvaluateConfig
 from twotower.data import DataSet, Split
+from twotower.data.cache import root_of
 from twotower.data.convert import UnusableError, decode, square
-from twotower.data.prepare import root_of
 from twotower.data.prepared import is_prepared, read_dataset_json
 from twotower.drawing import open_pyplot, save
 from twotower.evaluate import Subject, predictions_of

@@ -21,7 +21,7 @@ from torch import Tensor
 from twotower.checkpoint import Manifest
 from twotower.config import Config
 from twotower.data import DataSet
-from twotower.data.prepare import INDEX, cache_of, root_of
+from twotower.data.cache import INDEX, cache_of, root_of
 from twotower.data.prepared import DATASET, is_prepared, read_dataset_json
 from twotower.files import written_whole
 from twotower.metrics import Counts, count

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twotower.config import DataConfig
 from twotower.data import DataSet, prepare
-from twotower.data.prepare import has_index, root_of
+from twotower.data.cache import has_index, root_of
 from twotower.data.prepared import is_prepared
 from twotower.data.shapes import read_marker
 

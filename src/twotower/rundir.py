@@ -114,13 +114,13 @@ def hold_home(config: Config) -> Iterator[Home]:
         while True:
             home = find_home(config)
             check_writable(home.run_dir)
-            is_new = config.run_dir is None and not home.run_dir.exists()
             try:
                 stack.enter_context(held(home.run_dir / LOCK, f"run_dir={home.run_dir} is being trained"))
                 break
             except HeldError:
-                if not is_new:  # else two runs were begun in one second, and the other one has the name
+                if config.run_dir is not None or home.resume_from is not None:
                     raise
+                # Two new runs were begun in one second, and the other one has the name.
         # Only now nobody changes any more what is there.
         yield find_home(replace(config, run_dir=str(home.run_dir)))
 

@@ -3,47 +3,37 @@
 Training never meets a file that this pass, with the same decoder, has not decoded.
 """
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twotower.config import DataConfig, InputConfig
+from twotower.data.cache import (
+    FORMAT,
+    INDEX,
+    MEAN_IMAGE,
+    TRAINING,
+    cache_of,
+    check_own,
+    is_of,
+    read_index,
+    root_of,
+    store,
+)
 from twotower.data.convert import UnusableError, decode
-from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit, synthetic_dataset
+from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
 from twotower.data.decode import BATCH, Decoder
 from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
-from twotower.files import write_npy, write_whole
-from twotower.places import SHAPES_ROOT, from_here
 
-FORMAT = 3
-CACHE = ".twotower"
-INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
-UNFINISHED: dict[str, Any] = {"format": 0, "fingerprint": "", "files": {}}  # an index before its mean image is there
-SEPARATORS = ("/", "\0") if os.name == "posix" else ("/", "\\", ":", "\0")  # what makes more than a name of a name
-TRAINING = "data.root"  # by which training takes the folder of images
 MANY_IMAGES = 50_000  # from here on a prepared set is worth its disk
-
-
-def root_of(data: DataConfig) -> Path:
-    """The folder that holds train and val."""
-    return from_here(data.root) if data.root is not None else SHAPES_ROOT
-
-
-def cache_of(data: DataConfig) -> Path:
-    """The folder that holds what was fitted, one for each size."""
-    name = CACHE if data.size == PREPARED_SIZE else f"{CACHE}-{data.size}"
-    return from_here(data.cache) if data.cache is not None else root_of(data) / name
 
 
 def _refuse(path: str, reason: str) -> ValueError:
@@ -71,82 +61,6 @@ def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tu
                         fit.add(image)
                 meter.advance(len(part))
     return fit, rejects, decoder.needs_resize
-
-
-def _check_own(cache: Path) -> None:
-    """Raises: ValueError if an index, a mean image or a picture there is not of this project, and would be lost."""
-    if cache.name.startswith(CACHE) and not cache.is_symlink():
-        return
-    present = [name for name in (INDEX, MEAN_IMAGE, PICTURE) if (cache / name).exists()]
-    if not present:
-        return
-    try:
-        found = json.loads((cache / INDEX).read_text())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or not UNFINISHED.keys() <= found.keys():
-        raise ValueError(
-            f"{cache} has a {present[0]} that is not of this project, which stays as it is; choose an empty folder "
-            "for the index with data.cache=DIR."
-        )
-
-
-def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32], key: str) -> None:
-    """Writes both files, each complete or not at all. The index comes last: without it nothing counts as prepared."""
-    # Jobs of a sweep may prepare one folder at once, from several hosts; each writes files of its own.
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        # Says whose folder this is, should the process be killed between the two.
-        write_whole(cache / INDEX, f"{json.dumps(UNFINISHED)}\n".encode(), shared=True)
-        write_npy(cache / MEAN_IMAGE, mean_image, shared=True)
-        write_whole(cache / INDEX, f"{json.dumps(content)}\n".encode(), shared=True)
-    except OSError as error:
-        with suppress(OSError):
-            (cache / INDEX).unlink(missing_ok=True)
-        what = "choose another folder for the index with data.cache=DIR"
-        if key != TRAINING:
-            what = f"its index is written into a folder of images, so copy them where that can be, and give {key}=DIR"
-        raise ValueError(f"{cache} cannot be written ({error.strerror}); {what}.") from error
-
-
-def _check_inside(content: dict[str, Any], where: Path) -> None:
-    """Raises: ValueError if an index names anything but files in the folders of their classes."""
-    files = content["files"]
-    names = [*content["classes"], *(name for by_class in files.values() for name in by_class)]
-    names += [file for by_class in files.values() for of_class in by_class.values() for file in of_class]
-    wrong = next((name for name in names if name in ("", ".", "..") or any(one in name for one in SEPARATORS)), None)
-    if wrong is not None or set(files) != {"train", "val"}:
-        raise ValueError(
-            f"{where} names {wrong or ', '.join(files)!r}, which is no file in a class's folder of train or val; it "
-            "was not made here, so delete it, and the folder is prepared again."
-        )
-
-
-def _read_index(cache: Path) -> dict[str, Any] | None:
-    """Raises: ValueError if it names files outside of the data set."""
-    try:
-        content = json.loads((cache / INDEX).read_text())
-    except (OSError, ValueError):
-        return None
-    usable = isinstance(content, dict) and content.get("format") == FORMAT and (cache / MEAN_IMAGE).exists()
-    if usable:
-        _check_inside(content, cache / INDEX)
-    return content if usable else None
-
-
-def has_index(data: DataConfig) -> bool:
-    """Whether `data.cache` has the index of the very files in `data.root`, so that nothing would be written there.
-
-    Raises: ValueError as `prepare`.
-    """
-    content = _read_index(cache_of(data))
-    return content is not None and _is_of(content, index_folder(root_of(data)), data.size)
-
-
-def _is_of(content: dict[str, Any], index: FolderIndex, size: int) -> bool:
-    # The files themselves as well: whoever made the index could write any fingerprint into it.
-    found = (content["fingerprint"], content["size"], content["classes"], content["files"])
-    return found == (index.fingerprint, size, index.classes, index.files)
 
 
 def prepare(
@@ -181,9 +95,9 @@ def prepare(
     if is_unfinished(root):
         raise ValueError(f"{key}={root} is not finished; run launch/prepare_data.py for it again to go on.")
     index = index_folder(root, key)
-    content = _read_index(cache)
-    if content is None or not _is_of(content, index, data.size):
-        _check_own(cache)
+    content = read_index(cache)
+    if content is None or not is_of(content, index, data.size):
+        check_own(cache)
         say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             say(
@@ -204,7 +118,7 @@ def prepare(
             "eigenvalues": values.tolist(),
             "eigenvectors": vectors.tolist(),
         }
-        _store(cache, content, fit.mean_image(), key)
+        store(cache, content, fit.mean_image(), key)
         if index.num_ignored:
             say(f"{index.num_ignored} files not named as JPEG or PNG were ignored")
         for path, reason in rejects.items():
@@ -252,7 +166,7 @@ def load(data: DataConfig) -> DataSet:
     root, cache = root_of(data), cache_of(data)
     if is_prepared(root):
         return load_prepared(root)
-    content = _read_index(cache)
+    content = read_index(cache)
     if content is None or content["size"] != data.size:
         raise ValueError(f"{root} has not been prepared; start training with it once.")
     splits = {}
