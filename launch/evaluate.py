@@ -21,7 +21,7 @@ from twotower.arguments import name_paths, quote_paths, read_arguments
 from twotower.config import EvaluateConfig, leave_out_layers, register_schemas
 from twotower.ensemble import evaluate_ensemble
 from twotower.evaluate import evaluate_run, evaluate_weights
-from twotower.journal import write_json
+from twotower.files import write_json
 from twotower.predictions import VIEWS
 
 register_schemas()

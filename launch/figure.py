@@ -26,7 +26,7 @@ from twotower.arguments import name_first, name_paths, quote_paths, read_argumen
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
-from twotower.evaluate import Subject, open_subject, predictions_of, read_config
+from twotower.evaluate import Subject, open_subject, predictions_of
 from twotower.failure import has_note
 from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
 from twotower.figure3 import read_kernels, write_figure3
@@ -34,6 +34,7 @@ from twotower.figure3 import summarise as summarise_kernels
 from twotower.figure4 import Precision, make_figure4, write_figure4
 from twotower.history import read_history
 from twotower.mirror import log_figures
+from twotower.stored import read_config
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")

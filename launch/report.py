@@ -35,7 +35,7 @@ def compose_and_report(composed: Any) -> None:
 def to_overrides(arguments: list[str]) -> list[str]:
     """Folders without a key are `folders`. Raises: ValueError."""
     named = name_paths(arguments, ReportConfig, several="folders")
-    return quote_paths(named, ("folders", "output", "baseline"))
+    return quote_paths(named, ("folders", "output", "baseline", "data_root"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import hydra
@@ -134,6 +136,24 @@ def main() -> None:
     catch_stops()
     if any(argument in MULTIRUN for argument in sys.argv[1:]):
         sweep = plan_sweep(sys.argv[1:])
+    with hold_sweep():
+        run_jobs()
+
+
+@contextmanager
+def hold_sweep() -> Iterator[None]:
+    """The sweep's folder, if there is a sweep. Raises: SystemExit with a sentence if another process has it."""
+    with ExitStack() as stack:
+        try:
+            if sweep is not None:
+                stack.enter_context(sweep.alone())
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+        yield
+
+
+def run_jobs() -> None:
+    """A single run, or all of a sweep's. Raises: SystemExit with the status of the command."""
     try:
         compose_and_run()
     except KeyboardInterrupt:

@@ -38,9 +38,9 @@ from twotower.data import archives as reading
 from twotower.data.build import build
 from twotower.data.prepared import load_prepared
 from twotower.data.progress import Meter
-from twotower.data.shard_work import write_whole
 from twotower.data.source import download
 from twotower.data.verify import verify
+from twotower.files import write_whole
 
 SIZE = 64
 
@@ -568,14 +568,14 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: p
     made(source, tmp_path / "whole", images_per_shard=3)
     full = True
 
-    def write(path: Path, content: Any) -> None:
+    def write(path: Path, content: Any, shared: bool = False) -> None:
         if full and path.name == name:
             path.with_name(f".{path.name}.pending").write_bytes(bytes(content)[:50])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write_whole(path, content)
 
-    monkeypatch.setattr("twotower.data.build.write_whole", write)
-    monkeypatch.setattr("twotower.data.shard_work.write_whole", write)
+    for module in ("files", "data.build", "data.shard_work"):
+        monkeypatch.setattr(f"twotower.{module}.write_whole", write)
     sentence = (
         r"output=\S*set cannot be written \(No space left on device\). Nothing is lost: the same command goes on"
     )

@@ -264,6 +264,8 @@ def test_ten_crops_of_other_images_do_not_count(tmp_path: Path, checkpoint_folde
         (run / "evaluation.json").write_text(json.dumps(other))
         (found,) = find_runs([str(run)])
         assert found.errors == {"centre": (40, 2.0)}
+    (found,) = find_runs([str(run)], data_root="/elsewhere")  # where its own images are said to be now
+    assert found.errors == {"centre": (40, 2.0), "ten": (38, 1.0)}
     (run / "evaluation.json").write_text(json.dumps(content))
     (found,) = find_runs([str(run)])
     assert found.errors is not None

@@ -110,6 +110,33 @@ def test_folders_are_readable_and_never_shared() -> None:
 
 
 @pytest.mark.usefixtures("composing")
+def test_a_sweep_that_another_process_has_is_refused(two_gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweep.plan([*DATA, "seed=0,1", "sweep_dir=here"])
+    monkeypatch.setattr(two_gpu, "sweep", sweep)
+    with sweep.alone():
+        sentence = r"^error: sweep_dir=here is being worked on by another process"
+        with pytest.raises(SystemExit, match=sentence), two_gpu.hold_sweep():
+            raise AssertionError("it began")
+        assert [path.name for path in Path("here").iterdir()] == [".lock"]
+    with two_gpu.hold_sweep():
+        pass
+    assert not Path("here").exists()
+
+
+@pytest.mark.usefixtures("composing")
+def test_a_run_that_is_repeated_from_its_own_folder_is_the_same(two_gpu: ModuleType) -> None:
+    """Its configuration has absolute paths, its command those that were typed."""
+    typed = ["data=folder", "data.root=photos", "run_dir=here/a", "seed=3"]
+    config = two_gpu.configure(hydra.compose("config", typed), typed)
+    assert (config.data.root, config.run_dir) == (str(Path.cwd() / "photos"), str(Path.cwd() / "here" / "a"))
+    assert config.command == "python launch/two_gpu.py data=folder data.root=photos seed=3"
+    sweep = Sweep.plan([*DATA, "seed=0,1", "sweep_dir=here"])
+    seen = []
+    sweep.run_job(0, lambda: two_gpu.configure(hydra.compose("config", typed), typed), lambda c: seen.append(c) or {})
+    assert (seen[0].run_dir, sweep.jobs[0].run_dir) == (str(Path.cwd() / "here" / "seed=0"), Path("here/seed=0"))
+
+
+@pytest.mark.usefixtures("composing")
 def test_one_folder_for_all_jobs_is_refused() -> None:
     with pytest.raises(ValueError, match=r"run_dir is for a single run.*sweep_dir=DIR"):
         Sweep.plan([*DATA, "seed=0,1", "run_dir=here"])

@@ -180,6 +180,11 @@ def test_a_stopped_run_closes_its_files_and_says_how_to_go_on(
         if stop == signal.SIGINT:
             os.killpg(process.pid, stop)
         else:
+            # A second training in the folder of one that runs: refused, and the first one goes on.
+            status, output = train(images, tmp_path, "run_dir=run", "resume=auto")
+            assert status == 1, output
+            assert f"error: run_dir=run is being trained by another process (process {process.pid} on " in output
+            assert process.poll() is None
             process.send_signal(stop)
         output, _ = process.communicate(timeout=DEADLINE)
     finally:

@@ -22,6 +22,7 @@ from twotower.evaluate import Subject, load_towers
 from twotower.exchange import InProcessExchange
 from twotower.features import images_of, outputs_of
 from twotower.figure4 import Photograph, class_names, find_image, photograph, shorten
+from twotower.files import written_whole
 
 MOST = 48  # maps of a tower that are drawn
 PER_ROW = 12
@@ -155,7 +156,7 @@ def mosaic(maps: Tensor) -> NDArray[np.float32]:
 def write_activations(found: Activations, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv: mean and maximum of every map, drawn or not."""
     table = path.with_suffix(".csv")
-    with table.open("w", newline="") as file:
+    with written_whole(table) as pending, pending.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["tower", "map", "mean", "max"])
         for tower, maps in enumerate(found.of_tower):

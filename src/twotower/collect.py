@@ -19,11 +19,11 @@ from yaml import YAMLError
 
 from twotower import checkpoint, failure
 from twotower.config import Config
-from twotower.data.prepare import root_of
-from twotower.evaluate import read_config
+from twotower.data.cache import root_of
 from twotower.history import History, read_history
 from twotower.journal import read_events
-from twotower.rundir import MEAN_IMAGE
+from twotower.rundir import MEAN_IMAGE, own_mean
+from twotower.stored import read_config
 from twotower.tables import stored_results
 
 FINISHED, UNFINISHED, FAILED, DAMAGED, NOT_APPLICABLE = (
@@ -81,8 +81,11 @@ def _folders(root: Path) -> list[Path]:
     return found
 
 
-def find_runs(roots: Sequence[str]) -> list[Found]:
+def find_runs(roots: Sequence[str], data_root: str | None = None) -> list[Found]:
     """All runs below `roots`, each once, under different names.
+
+    Args:
+        data_root: where the images of all runs are now; None: where each was trained on them.
 
     Raises: ValueError for a folder that does not exist or holds no run.
     """
@@ -103,7 +106,7 @@ def find_runs(roots: Sequence[str]) -> list[Found]:
             name = str(below) if below != Path(".") else folder.resolve().name
             if len(roots) > 1 and below != Path("."):
                 name = f"{Path(root).resolve().name}/{name}"
-            found.setdefault(folder.resolve(), look_at(folder, name))
+            found.setdefault(folder.resolve(), look_at(folder, name, data_root))
     names = [run.name for run in found.values()]
     return [
         replace(run, name=str(path.relative_to(path.parents[1]))) if names.count(run.name) > 1 else run
@@ -128,10 +131,10 @@ def _last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
     return next((event for event in reversed(events) if event["event"] == kind), None)
 
 
-def look_at(run_dir: Path, name: str) -> Found:
+def look_at(run_dir: Path, name: str, data_root: str | None = None) -> Found:
     """What became of one run. Whatever is wrong with it is said in its remark."""
     try:
-        return _look_at(run_dir, name)
+        return _look_at(run_dir, name, data_root)
     except OmegaConfBaseException as error:
         return Found(run_dir, name, DAMAGED, f"left out: config.yaml does not fit ({str(error).splitlines()[0]})")
     except ValueError as error:
@@ -142,7 +145,7 @@ def look_at(run_dir: Path, name: str) -> Found:
         return Found(run_dir, name, DAMAGED, "left out: config.yaml cannot be read")
 
 
-def _look_at(run_dir: Path, name: str) -> Found:
+def _look_at(run_dir: Path, name: str, data_root: str | None) -> Found:
     failed, inapplicable = _json(run_dir / failure.FAILURE), _json(run_dir / failure.NOT_APPLICABLE)
     if inapplicable is not None:
         return Found(run_dir, name, NOT_APPLICABLE, inapplicable["not_applicable"])
@@ -153,6 +156,7 @@ def _look_at(run_dir: Path, name: str) -> Found:
     memory, last = _last(events, "memory") or {}, _last(events, "train")
     reached = f"at epoch {last['epoch']:.3g} of {config.schedule.epochs}" if last else "before its first steps"
     mean_image = run_dir / MEAN_IMAGE
+    own_mean(run_dir)  # a damaged one would be that of another data set
     steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
     manifest = checkpoint.read_manifest(checkpoint.place(run_dir / "checkpoints", steps[-1])) if steps else None
     begun = Found(
@@ -175,16 +179,20 @@ def _look_at(run_dir: Path, name: str) -> Found:
     missing = [key for key in _NEEDED if not math.isfinite(summary.get(key, math.nan))]
     if missing:
         return replace(begun, status=DAMAGED, remark=f"left out: summary.json has no finite {missing[0]}")
-    return _finished(begun, config, summary)
+    return _finished(begun, config, summary, data_root)
 
 
-def _is_same_root(stored: str, config: Config) -> bool:
+def _is_same_root(stored: str, config: Config, data_root: str | None) -> bool:
     """Whether predictions were made on the run's own data, wherever the command is given that looks at them."""
-    root = root_of(config.data)
-    return stored == str(root.resolve()) or (not root.is_absolute() and Path(stored).match(str(root)))
+    if data_root is not None and stored == str(Path(data_root).resolve()):
+        return True
+    root = Path(config.data.root) if config.data.root is not None else root_of(config.data)
+    if root.is_absolute():
+        return stored in (str(root), str(root.resolve()))
+    return Path(stored).match(str(root))  # a run of earlier versions
 
 
-def _finished(begun: Found, config: Config, summary: dict[str, Any]) -> Found:
+def _finished(begun: Found, config: Config, summary: dict[str, Any], data_root: str | None) -> Found:
     """With the errors on the validation set of its own data."""
     run_dir, errors, remark = begun.run_dir, {"centre": (summary["top1_error"], summary["top5_error"])}, ""
     if not begun.has_checkpoint:
@@ -194,7 +202,7 @@ def _finished(begun: Found, config: Config, summary: dict[str, Any]) -> Found:
     try:
         for result in stored_results(run_dir):
             identity = result.identity
-            if identity["split"] == "val" and _is_same_root(identity["data"]["root"], config):
+            if identity["split"] == "val" and _is_same_root(identity["data"]["root"], config, data_root):
                 errors[result.view] = (result.top1_error, result.top5_error)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         remark = f"its evaluation cannot be read ({error}); python launch/evaluate.py {quoted} crops=ten"
@@ -233,6 +241,6 @@ def describe_data(run: Found) -> str:
     """`folder imagenette, 10 classes`."""
     assert run.config is not None
     data = run.config.data
-    what = f"{data.kind} {Path(data.root).name}" if data.root is not None else data.kind
+    what = f"{data.kind} {Path(data.root).name}" if data.kind == "folder" and data.root is not None else data.kind
     classes = run.summary["num_classes"] if run.summary is not None else None
     return f"{what}, {classes} classes" if classes else what

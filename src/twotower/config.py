@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from twotower.places import make_absolute
+
 LAYER_KINDS = ("conv", "linear")
 READS = ("image", "own", "both")
 STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
@@ -380,6 +382,7 @@ class ReportConfig:
     output: str = "report"  # a folder
     baseline: str | None = None  # what the table calls it; null: the paper's network without an ablation
     evaluate: bool = False  # in ten crops, each finished run that was not
+    data_root: str | None = None  # where the images of all runs are now; null: the folder that each was trained on
     figures: bool = False  # also figure4 and activations of each finished run, where they are not there
 
 
@@ -422,7 +425,7 @@ def leave_out_layers(network: NetworkConfig) -> None:
 
 
 def resolve(composed: Any) -> Config:
-    """Turns what Hydra composed into a plain `Config`, without interpolations and without layers that it leaves out.
+    """Turns what Hydra composed into a plain `Config`: nothing to interpolate or leave out, and absolute paths.
 
     Raises: ValueError if a required key was not given, or a layer cannot be left out.
     """
@@ -439,7 +442,7 @@ def resolve(composed: Any) -> Config:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     leave_out_layers(config.network)
-    return config
+    return make_absolute(config)
 
 
 def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:

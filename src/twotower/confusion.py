@@ -1,7 +1,6 @@
 """Which classes a run takes for which: the confusion matrix, errors by class, and the pairs mistaken most often."""
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.drawing import open_pyplot, save
+from twotower.files import write_json, written_whole
 
 SHOWN_WHOLE = 30  # classes up to which the matrix is drawn; of more, the worst pairs and classes
 WORST = 15
@@ -69,12 +69,12 @@ def summarise(confusion: Confusion) -> dict[str, Any]:
 def write_confusion(confusion: Confusion, title: str, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (all pairs that occur) and NAME.json (`summarise`)."""
     table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with table.open("w", newline="") as file:
+    with written_whole(table) as pending, pending.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "predicted", "images"])
         for row, column in np.argwhere(confusion.counts):
             writer.writerow([confusion.classes[row], confusion.classes[column], confusion.counts[row, column]])
-    numbers.write_text(json.dumps(summarise(confusion), indent=1) + "\n")
+    write_json(numbers, summarise(confusion))
     _draw(confusion, title, path)
     return [path, table, numbers]
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from twotower.files import written_whole
+
 DOTS_PER_INCH = 120
 
 
@@ -25,5 +27,7 @@ def save(figure: Any, path: Path, **options: Any) -> None:
     from matplotlib import pyplot
 
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, dpi=DOTS_PER_INCH, metadata=dates.get(path.suffix), **options)
+    with written_whole(path) as pending:
+        kind = path.suffix.removeprefix(".")
+        figure.savefig(pending, format=kind, dpi=DOTS_PER_INCH, metadata=dates.get(path.suffix), **options)
     pyplot.close(figure)

@@ -8,33 +8,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from twotower import checkpoint, predictions, weights
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
-from twotower.data import DataSet, Share, load, open_validation, prepare
+from twotower.data import DataSet, Share, open_validation, prepare
 from twotower.data.feed import ten_views
 from twotower.data.progress import metered
 from twotower.exchange import Exchange, InProcessExchange
-from twotower.journal import versions, write_json
+from twotower.files import write_json
+from twotower.journal import versions
 from twotower.merged import Imported
 from twotower.mirror import log_evaluation
 from twotower.network import Tower, forward
 from twotower.predictions import VIEWS, Predictions
+from twotower.reopen import KEY, open_images
 from twotower.rundir import check_classes, check_writable, with_own_mean
+from twotower.stored import read_config
 
 CENTRE = ten_views(2).index((1, 1, 0))  # its place among the ten crops
-
-
-def read_config(run_dir: Path) -> Config:
-    """The resolved configuration that a run stored. Raises: ValueError if there is none."""
-    path = run_dir / "config.yaml"
-    if not path.exists():
-        raise ValueError(f"{run_dir} is not the folder of a run: it has no config.yaml.")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
-    assert isinstance(config, Config)
-    return config
 
 
 def load_towers(path: Path, config: Config, num_classes: int, device: torch.device) -> list[Tower]:
@@ -132,10 +124,7 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     check_writable(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
     manifest = checkpoint.read_manifest(path)
-    if settings.data_root is not None:
-        config.data.root, config.data.cache = settings.data_root, None
-    prepare(config.data)
-    dataset = with_own_mean(load(config.data), run_dir)
+    dataset = with_own_mean(open_images(run_dir, config.data, settings.data_root), run_dir)
     check_classes(path, manifest.classes, dataset.classes)
     checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
     identity = predictions.identity_of(manifest, config, dataset, settings.split)
@@ -204,8 +193,7 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
     network, given, own = open_weights(settings)
     data = DataConfig(kind="folder", root=settings.data_root, size=network.prepared_size)
     config = Config(network=network, data=data, input=given)
-    prepare(config.data)
-    dataset = load(config.data)
+    dataset = prepare(config.data, key=KEY)
     if own is not None and own.classes is not None:
         check_classes(settings.weights, own.classes, dataset.classes)
     device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
@@ -255,7 +243,7 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
         "identity": subject.identity,
     }
     result["report"] = str(report_of(subject.run_dir, settings))
-    write_json(Path(result["report"]), result)
+    write_json(Path(result["report"]), result, shared=True)
     is_own = settings.checkpoint is None and settings.data_root is None  # not what the run's dashboard compares
     if is_own and not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
         log_evaluation(subject.run_dir, subject.config, versions(), result)

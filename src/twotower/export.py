@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,12 +30,13 @@ from torch import Tensor
 from twotower import checkpoint, plain, weights
 from twotower.config import ExportConfig, NetworkConfig
 from twotower.data.normalise import subtracted_mean
-from twotower.evaluate import read_config
 from twotower.exchange import InProcessExchange
+from twotower.files import write_npy, write_whole
 from twotower.journal import versions
 from twotower.merged import divide_image_weights, sha256_of
 from twotower.network import forward
 from twotower.rundir import MEAN_IMAGE, own_mean
+from twotower.stored import read_config
 from twotower.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
@@ -141,7 +141,7 @@ def _about(subject: Subject) -> dict[str, str]:
 def _write_merged(subject: Subject, folder: Path) -> list[Path]:
     path, loader = folder / f"{subject.name}.safetensors", folder / "plain.py"
     pending = path.with_name(f"pending-{os.getpid()}-{path.name}")
-    shutil.copyfile(plain.__file__, loader)
+    write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
     try:
         save_file(subject.tensors, pending, metadata=_about(subject))
         verify(pending)
@@ -207,7 +207,7 @@ def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
         os.replace(pending, path)
     finally:
         pending.unlink(missing_ok=True)
-    np.save(mean, subject.tensors[weights.MEAN_IMAGE].numpy())
+    write_npy(mean, subject.tensors[weights.MEAN_IMAGE].numpy(), shared=True)
     return [path, mean]
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from twotower.journal import write_json
+from twotower.files import write_json
 
 FAILURE = "failure.json"
 NOT_APPLICABLE = "not_applicable.json"
@@ -29,7 +29,7 @@ def _note(path: Path, content: dict[str, Any], job: str | None) -> None:
     # A full or missing disk is often the failure itself, which must not be hidden by one of telling it.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content if job is None else content | {"job": job})
+        write_json(path, content if job is None else content | {"job": job}, shared=True)
 
 
 def note_failure(run_dir: Path, error: str, job: str | None = None) -> None:

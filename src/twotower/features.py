@@ -29,7 +29,7 @@ from twotower.data.feed import ValidationFeed
 from twotower.data.progress import metered
 from twotower.evaluate import Subject, load_towers
 from twotower.exchange import InProcessExchange
-from twotower.journal import write_json
+from twotower.files import write_json
 from twotower.network import Tower, forward
 
 FOLDER = "features"
@@ -123,7 +123,7 @@ def features_of(subject: Subject, split: str, layer: str) -> Features:
         # Without its identity a table counts for nothing, so there is never one beside another's.
         path.with_suffix(".json").unlink(missing_ok=True)
         os.replace(pending, path)
-        write_json(path.with_suffix(".json"), identity)
+        write_json(path.with_suffix(".json"), identity, shared=True)
     finally:
         pending.unlink(missing_ok=True)
     return Features(np.load(path, mmap_mode="r"), layer, stored=False)

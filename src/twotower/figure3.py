@@ -5,7 +5,6 @@ other one largely colour-specific. `scales.colour_selectivity` is the number for
 """
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from twotower import checkpoint, weights
 from twotower.drawing import open_pyplot, save
+from twotower.files import write_json, written_whole
 from twotower.journal import read_events
 from twotower.scales import colour_selectivity
 
@@ -98,12 +98,12 @@ def mosaic(kernels: Tensor, low: float, high: float) -> NDArray[np.float32]:
 def write_figure3(kernels: Kernels, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (each kernel's selectivity) and NAME.json (`summarise`)."""
     table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with table.open("w", newline="") as file:
+    with written_whole(table) as pending, pending.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["tower", "kernel", "colour_selectivity"])
         for tower, values in enumerate(kernels.selectivity()):
             writer.writerows([tower, number, f"{value:.5f}"] for number, value in enumerate(values))
-    numbers.write_text(json.dumps(summarise(kernels), indent=1) + "\n")
+    write_json(numbers, summarise(kernels))
     _draw(kernels, path)
     return [path, table, numbers]
 

@@ -7,7 +7,6 @@ by Euclidean distance (section 6.1). How often the neighbours have the class of 
 """
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ from numpy.typing import NDArray
 
 from twotower.config import EvaluateConfig
 from twotower.data import DataSet, Split
+from twotower.data.cache import root_of
 from twotower.data.convert import UnusableError, decode, square
-from twotower.data.prepare import root_of
 from twotower.data.prepared import is_prepared, read_dataset_json
 from twotower.drawing import open_pyplot, save
 from twotower.evaluate import Subject, predictions_of
 from twotower.features import Features, features_of, images_of, last_hidden
+from twotower.files import write_json, written_whole
 from twotower.neighbours import nearest
 from twotower.streams import numpy_stream
 from twotower.synsets import name_classes
@@ -250,7 +250,7 @@ def summarise(figure: Figure4) -> dict[str, Any]:
 def write_figure4(figure: Figure4, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (each bar and each neighbour) and NAME.json (`summarise`)."""
     table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with table.open("w", newline="") as file:
+    with written_whole(table) as pending, pending.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["part", "image", "rank", "class", "neighbour", "probability", "distance", "is_right"])
         for test in figure.tests:
@@ -263,7 +263,7 @@ def write_figure4(figure: Figure4, path: Path) -> list[Path]:
                 name, is_right = figure.names[other.label], int(other.label == one.query.label)
                 row = ["neighbours", one.query.name, rank, name, other.name, "", f"{distance:.6g}", is_right]
                 writer.writerow(row)
-    numbers.write_text(json.dumps(summarise(figure), indent=1) + "\n")
+    write_json(numbers, summarise(figure))
     _draw(figure, path)
     return [path, table, numbers]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from twotower.config import Config
-from twotower.evaluate import read_config
 from twotower.journal import read_events
+from twotower.stored import read_config
 
 QUANTITIES = ("loss", "top1_error", "top5_error")
 

@@ -74,7 +74,7 @@ def _draw(folder: Path, say: Callable[[str], None]) -> dict[str, list[tuple[str,
 
 
 def _list(root: Path) -> dict[str, list[tuple[str, Path]]]:
-    index = index_folder(root)
+    index = index_folder(root, "data_root")
     return {
         split: [(name, root / split / name / file) for name, files in by_class.items() for file in files]
         for split, by_class in index.files.items()

@@ -13,9 +13,7 @@ same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ...
 """
 
 import json
-import os
 import platform
-import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,14 +25,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from twotower.commit import commit_of
 from twotower.config import Config
+from twotower.files import write_json, write_whole
 from twotower.mirror import open_mirror
 
 PLAIN_LINE_SECONDS = 10.0  # at most one plain line in so many seconds where there is no terminal
 
 
 def versions() -> dict[str, str]:
-    """The versions a result depends on, and the commit of the source where it is a git checkout."""
+    """The versions a result depends on, and the commit of the source, or "unknown": see `commit_of`."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in (
         "twotower",
@@ -49,24 +49,10 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return found
-    if commit.returncode == 0:
-        found["commit"] = commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    found["commit"] = commit_of(Path(__file__))
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, complete or not at all."""
-    pending = path.with_name(path.name + ".pending")
-    pending.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(pending, path)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -94,9 +80,7 @@ def cut_back(path: Path, step: int) -> None:
     """Drops the events after `step`, which the resumed run will write again with the same values."""
     events = read_events(path)
     kept = [event for event in events if event["step"] <= step and event["event"] != "end"]
-    pending = path.with_name(path.name + ".pending")
-    pending.write_text("".join(json.dumps(event) + "\n" for event in kept))
-    os.replace(pending, path)
+    write_whole(path, "".join(json.dumps(event) + "\n" for event in kept).encode())
 
 
 class Journal:
@@ -107,7 +91,7 @@ class Journal:
     ) -> None:
         self.config, self.run_dir = config, run_dir
         self.console = Console(highlight=False, soft_wrap=True)
-        OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
         found = versions()
         write_json(run_dir / "versions.json", found)
         if first_step:

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch.multiprocessing as mp
 
 from twotower import checkpoint
@@ -23,7 +24,8 @@ from twotower.data import check_crops, load, prepare, steps_per_epoch
 from twotower.failure import forget_failure, note_failure, read_failure
 from twotower.journal import Journal
 from twotower.network import count_parameters, plan
-from twotower.rundir import MEAN_IMAGE, check_resumable, check_writable, find_home
+from twotower.places import from_here
+from twotower.rundir import Home, check_resumable, hold_home, keep_mean
 from twotower.schedule import Schedule
 from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
 from twotower.transfer import locate, plan_inheritance
@@ -55,10 +57,11 @@ class Job:
     finished: bool = False
 
 
-def get_ready(config: Config, num_replicas: int) -> Job:
-    """Checks the configuration, prepares the data, and makes the run's folder.
+@contextmanager
+def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
+    """Checks the configuration, prepares the data, makes the run's folder, and holds it while the block lasts.
 
-    Raises: ValueError in one sentence for anything that cannot be run.
+    Raises: ValueError in one sentence for anything that cannot be run, HeldError if the run is being trained.
     """
     check(config)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
@@ -67,8 +70,12 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     if config.initial_weights.path is not None:
         # Its last checkpoint is chosen once for all processes; a run may still be training.
         config.initial_weights.path = locate(config.initial_weights.path)
-    home = find_home(config)
-    check_writable(home.run_dir)
+    with hold_home(config) as home:
+        yield _make_job(config, home, num_replicas)
+
+
+def _make_job(config: Config, home: Home, num_replicas: int) -> Job:
+    """In a folder that is held. Raises: ValueError."""
     dataset = prepare(config.data, shown_input=config.input)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
@@ -81,15 +88,14 @@ def get_ready(config: Config, num_replicas: int) -> Job:
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= total_steps(config, steps):
+            keep_mean(home.run_dir, dataset)
             print(f"{home.run_dir} is finished already.")
             return Job(config, home.run_dir, None, finished=True)
         if same_run:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
-    home.run_dir.mkdir(parents=True, exist_ok=True)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
     forget_failure(home.run_dir)
-    if dataset.mean_image is not None and not (home.run_dir / MEAN_IMAGE).exists():
-        np.save(home.run_dir / MEAN_IMAGE, dataset.mean_image)
+    keep_mean(home.run_dir, dataset)
     return Job(config, home.run_dir, home.resume_from)
 
 
@@ -225,11 +231,11 @@ def run(config: Config) -> dict[str, Any]:
     """
     size = config.network.towers * config.machine.replicas
     choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
-    job = get_ready(config, config.machine.replicas)
-    if job.finished:
-        summary: dict[str, Any] = json.loads((job.run_dir / "summary.json").read_text())
-        return summary
-    return start_towers(job)
+    with get_ready(config, config.machine.replicas) as job:
+        if job.finished:
+            summary: dict[str, Any] = json.loads((job.run_dir / "summary.json").read_text())
+            return summary
+        return start_towers(job)
 
 
 def run_as_worker(config: Config, place: Place) -> int:
@@ -242,8 +248,8 @@ def run_as_worker(config: Config, place: Place) -> int:
         die_with_parent()
         catch_stops()
         config.machine.replicas = place.size // place.num_towers
-        with open_world(config.machine, place) as world:
-            job = _job_from_first(config, world)
+        with ExitStack() as stack, open_world(config.machine, place) as world:
+            job = _job_from_first(config, world, stack)
             run_dir = job.run_dir
             if not job.finished:
                 _train(job, world)
@@ -256,19 +262,23 @@ def run_as_worker(config: Config, place: Place) -> int:
         os._exit(1)
 
 
-def _job_from_first(config: Config, world: World) -> Job:
-    """Rank 0 gets everything ready; the others learn where the run lives, or stop when it could not."""
+def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
+    """Rank 0 gets everything ready; the others learn where the run lives, or stop when it could not.
+
+    Args:
+        stack: rank 0 holds the run's folder until this is closed.
+    """
     failure: list[Exception] = []
 
     def make() -> str:
         try:
-            job = get_ready(config, world.num_replicas)
+            job = stack.enter_context(get_ready(config, world.num_replicas))
         except (ValueError, OSError) as error:
             failure.append(error)
             return json.dumps({"error": str(error)})
         home = {
-            "run_dir": str(job.run_dir),
-            "resume_from": str(job.resume_from or ""),
+            "run_dir": str(job.run_dir.absolute()),
+            "resume_from": str(job.resume_from.absolute()) if job.resume_from else "",
             "initial_weights": config.initial_weights.path,
         }
         return json.dumps(home | {"finished": job.finished})
@@ -278,4 +288,4 @@ def _job_from_first(config: Config, world: World) -> Job:
         raise ValueError(answer["error"])
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
     config.initial_weights.path = answer["initial_weights"]
-    return Job(config, Path(answer["run_dir"]), resume_from, answer["finished"])
+    return Job(config, from_here(answer["run_dir"]), resume_from, answer["finished"])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from twotower.config import UNSCALED, NetworkConfig, leave_out_layers
 from twotower.network import plan
+from twotower.stored import refuse_interpolations
 
 PRESETS = Path(__file__).resolve().parents[2] / "conf" / "network"  # where this is a checkout; else there is none
 
@@ -129,6 +130,8 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
 
 def network_of(table: Any, where: str | Path) -> NetworkConfig:
     """A NetworkConfig from what JSON has of it. Raises: ValueError if it is none."""
+    if isinstance(table, dict):  # from a file; the yamls of conf/ are our own
+        refuse_interpolations(table, where)
     try:
         network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), table))
         assert isinstance(network, NetworkConfig)

@@ -31,12 +31,12 @@ from twotower.evaluate import (
     log_probabilities,
     mean_over_crops,
     open_weights,
-    read_config,
 )
 from twotower.exchange import InProcessExchange
 from twotower.figure4 import NUM_GUESSES, PER_ROW, draw_guesses
 from twotower.network import Tower
 from twotower.rundir import MEAN_IMAGE, own_mean
+from twotower.stored import read_config
 from twotower.synsets import ilsvrc_words, name_classes
 
 AT_ONCE = 32  # photographs

@@ -9,7 +9,6 @@ are used again only if all of that is the same. ILSVRC's 50,000 images take 200 
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,8 +21,9 @@ from torch import Tensor
 from twotower.checkpoint import Manifest, scale_of
 from twotower.config import Config, InputConfig
 from twotower.data import DataSet
-from twotower.data.prepare import INDEX, cache_of, root_of
+from twotower.data.cache import INDEX, cache_of, root_of
 from twotower.data.prepared import DATASET, is_prepared, read_dataset_json
+from twotower.files import written_whole
 from twotower.metrics import Counts, count
 
 VIEWS = ("centre", "ten")
@@ -118,12 +118,8 @@ def store(path: Path, predictions: Predictions, identity: dict[str, Any]) -> Non
         "pass_crops": predictions.pass_crops,
     }
     tensors = {"log_probabilities": predictions.log_probabilities.contiguous(), "labels": predictions.labels}
-    pending = path.with_name(f"{path.name}.{os.getpid()}.pending")
-    try:
+    with written_whole(path, shared=True) as pending:
         save_file(tensors, pending, metadata=about)
-        os.replace(pending, path)
-    finally:
-        pending.unlink(missing_ok=True)
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:

@@ -15,9 +15,10 @@ from twotower.collect import FINISHED, Found, check_one_data_set, describe_data,
 from twotower.compare import Comparison, compare
 from twotower.config import Config, EvaluateConfig, ReportConfig
 from twotower.evaluate import evaluate_run
-from twotower.journal import write_json
+from twotower.files import write_json
 from twotower.mirror import log_figures
 from twotower.page import MARK, Cell, Page, Section, Table, render
+from twotower.places import short_place
 from twotower.report_csv import write_runs_csv, write_table_csv
 from twotower.report_figures import draw, draw_of_run
 from twotower.report_summary import summarise
@@ -58,10 +59,10 @@ def _complete(runs: Sequence[Found], settings: ReportConfig) -> list[str]:
         try:
             if settings.evaluate and "ten" not in run.errors:
                 print(f"evaluating {run.name} in ten crops", flush=True)
-                evaluate_run(EvaluateConfig(run=str(run.run_dir), crops="ten"))
+                evaluate_run(EvaluateConfig(run=str(run.run_dir), crops="ten", data_root=settings.data_root))
             if settings.figures:
                 print(f"drawing {run.name}", flush=True)
-                draw_of_run(run)
+                draw_of_run(run, settings.data_root)
         except (ValueError, OSError) as error:
             remarks.append(f"{run.name}: {error}")
     return remarks
@@ -83,10 +84,18 @@ def _lead(runs: Sequence[Found], comparison: Comparison, roots: Sequence[str]) -
 
 
 def _write_config(config: Config, path: Path) -> None:
-    """Without the places where run and data happened to lie."""
-    root = config.data.root
-    data = replace(config.data, root=None if root is None else Path(root).name, cache=None)
-    OmegaConf.save(OmegaConf.structured(replace(config, data=data, run_dir=None, sweep_dir=None)), path)
+    """Without the places where runs and data happened to lie."""
+    root, weights = config.data.root, config.initial_weights
+    name = None if root is None or config.data.kind == "shapes" else Path(root).name
+    here = replace(
+        config,
+        data=replace(config.data, root=name, cache=None),
+        initial_weights=replace(weights, path=None if weights.path is None else short_place(weights.path)),
+        run_dir=None,
+        sweep_dir=None,
+        resume="none",
+    )
+    OmegaConf.save(OmegaConf.structured(here), path)
 
 
 def _may_be_written(folder: Path) -> bool:
@@ -106,11 +115,11 @@ def make_report(settings: ReportConfig) -> Path:
     folder = Path(settings.output)
     if folder.exists() and not _may_be_written(folder):
         raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
-    runs = find_runs(settings.folders)
+    runs = find_runs(settings.folders, settings.data_root)
     check_one_data_set(runs)
     compare(runs, settings.baseline)  # what is wrong with them is said before anything is computed
     undone = _complete(runs, settings)
-    runs = find_runs(settings.folders)
+    runs = find_runs(settings.folders, settings.data_root)
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(_UNFINISHED)

@@ -116,15 +116,18 @@ def _drawn_before(folder: Path, label: str, run: Found) -> list[Figure]:
     return found
 
 
-def draw_of_run(run: Found) -> None:
+def draw_of_run(run: Found, data_root: str | None = None) -> None:
     """Figure 4 and the maps of the first layer, as launch/figure.py draws them, unless they are there.
+
+    Args:
+        data_root: where the images are now; None: where the run was trained on them.
 
     Raises: ValueError if the images are not there any more.
     """
     folder = run.run_dir / "figures"
     missing = [name for name in ("figure4", "activations") if not (folder / f"{name}.png").exists()]
     if missing:
-        subject = open_subject(str(run.run_dir), EvaluateConfig(run=str(run.run_dir)))
+        subject = open_subject(str(run.run_dir), EvaluateConfig(run=str(run.run_dir), data_root=data_root))
         folder.mkdir(exist_ok=True)
         if "figure4" in missing:
             write_figure4(make_figure4(subject, [], [], 0), folder / "figure4.png")

@@ -1,23 +1,30 @@
 """A run's folder: where it lies, which earlier run or checkpoint it goes on from, what data belong to it."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from twotower import checkpoint
 from twotower.config import Config
 from twotower.data import DataSet
+from twotower.files import write_npy
+from twotower.locks import HeldError, held
+from twotower.places import from_here, make_absolute
+from twotower.stored import read_config
 
 RUNS = Path("runs")
 MEAN_IMAGE = "mean_image.npy"  # of the training set, float32 [size, size, 3], 0..255
+LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
 
 # What may change between the parts of a resumed run without changing its numbers.
 _FREE_KEYS = ("run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
@@ -48,12 +55,11 @@ def _interrupted_twin(config: Config) -> Path | None:
         if (run_dir / "summary.json").exists() or not checkpoint.checkpoint_steps(run_dir / "checkpoints"):
             continue
         try:
-            # Into the schema, as an older run has not all of today's keys.
-            stored = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
-        except OmegaConfBaseException:
-            continue
-        assert isinstance(stored, dict)
-        if _comparable(stored) == wanted:
+            # Runs of earlier versions noted relative paths, as they were typed, probably in this folder.
+            stored = make_absolute(read_config(run_dir))
+        except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError):
+            continue  # no run of this version could go on there
+        if _comparable(asdict(stored)) == wanted:
             return run_dir
     return None
 
@@ -77,7 +83,7 @@ def find_home(config: Config) -> Home:
 
     Raises: ValueError if the folder already holds another run, or there is nothing to resume.
     """
-    given = Path(config.run_dir) if config.run_dir is not None else None
+    given = from_here(config.run_dir) if config.run_dir is not None else None
     if config.resume == "auto":
         if given is not None:
             return _go_on_in(given)
@@ -87,7 +93,7 @@ def find_home(config: Config) -> Home:
         print("resume=auto: no interrupted run of this configuration is found; a new one begins")
         return Home(_new_run_dir(config), None)
     if config.resume != "none":
-        found = checkpoint.find(config.resume)
+        found = checkpoint.find(from_here(config.resume))
         own_run = found.parent.parent if found.parent.name == "checkpoints" else None
         run_dir = given or own_run or _new_run_dir(config)
         if run_dir != own_run and _has_run(run_dir):
@@ -98,10 +104,63 @@ def find_home(config: Config) -> Home:
     return Home(given or _new_run_dir(config), None)
 
 
+@contextmanager
+def hold_home(config: Config) -> Iterator[Home]:
+    """`find_home`, in a folder that no other process trains in while the block lasts; a new folder is made for it.
+
+    Raises: HeldError if another process trains there; ValueError as `find_home`, or if it cannot be written.
+    """
+    with ExitStack() as stack:
+        while True:
+            home = find_home(config)
+            check_writable(home.run_dir)
+            try:
+                stack.enter_context(held(home.run_dir / LOCK, f"run_dir={home.run_dir} is being trained"))
+                break
+            except HeldError:
+                if config.run_dir is not None or home.resume_from is not None:
+                    raise
+                # Two new runs were begun in one second, and the other one has the name.
+        # Only now nobody changes any more what is there.
+        yield find_home(replace(config, run_dir=str(home.run_dir)))
+
+
 def own_mean(run_dir: Path) -> NDArray[np.float32] | None:
-    """The mean image that a run keeps; None for synthetic data."""
+    """The mean image that a run keeps; None for synthetic data. Raises: ValueError if it is damaged."""
     path = run_dir / MEAN_IMAGE
-    return np.load(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        mean_image = np.load(path)
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    if not isinstance(mean_image, np.ndarray) or mean_image.dtype != np.float32:
+        raise ValueError(_damaged(path, "it holds no float32 array"))
+    if mean_image.shape != (len(mean_image), len(mean_image), 3):
+        raise ValueError(_damaged(path, f"its shape is {mean_image.shape}"))
+    return mean_image
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} is damaged ({reason}); the command that started the run writes it again with run_dir={path.parent} "
+        "resume=auto, also when the run is finished."
+    )
+
+
+def keep_mean(run_dir: Path, dataset: DataSet) -> None:
+    """Writes the mean image that training subtracts into the run's folder, unless it is there."""
+    if dataset.mean_image is None:
+        return
+    try:
+        found = own_mean(run_dir)
+        changed = "is not the data set's"
+    except ValueError:
+        found, changed = None, "was damaged"
+    if found is None or not np.array_equal(found, dataset.mean_image):
+        if (run_dir / MEAN_IMAGE).exists():
+            print(f"{run_dir / MEAN_IMAGE} {changed}, and is written again")
+        write_npy(run_dir / MEAN_IMAGE, dataset.mean_image)
 
 
 def with_own_mean(dataset: DataSet, run_dir: Path) -> DataSet:

@@ -8,7 +8,8 @@ import hashlib
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from twotower.failure import (
     read_failure,
     read_not_applicable,
 )
+from twotower.locks import HeldError, held
+from twotower.rundir import LOCK
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -131,6 +134,13 @@ class Sweep:
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
         return Sweep(name, jobs, done_before, elsewhere="BasicLauncher" not in composed.hydra.launcher._target_)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the sweep's folder while the block lasts. Raises: HeldError if another process has this sweep."""
+        folder = self.jobs[0].run_dir.parent
+        with held(folder / LOCK, f"sweep_dir={folder} is being worked on"):
+            yield
+
     def has_begun(self) -> bool:
         """Whether any job has left something, now or before."""
         return any(job.run_dir.exists() for job in self.jobs)
@@ -176,9 +186,11 @@ class Sweep:
         start = time.monotonic()
         try:
             config = compose()
-            config.run_dir, config.resume = str(job.run_dir), "auto"
+            config.run_dir, config.resume = str(job.run_dir.absolute()), "auto"
             config.logging.group = config.logging.group or self.name
             run(config)
+        except HeldError as error:  # nothing is noted in a folder that another process writes to
+            console.print(f"error: {error}", markup=False)
         except NotApplicableError as reason:
             console.print(f"not applicable: {reason}", markup=False)
             note_not_applicable(job.run_dir, str(reason), job.name)

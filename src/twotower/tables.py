@@ -23,10 +23,10 @@ from rich.table import Table
 
 from twotower import checkpoint, predictions
 from twotower.config import Config
-from twotower.evaluate import read_config
 from twotower.labbook import Entry, difference_of, read_labbook
 from twotower.merged import preset
 from twotower.recipe import other_experiment, other_training
+from twotower.stored import read_config
 
 FORMATS = ("text", "markdown", "csv")
 BASELINE, PRETRAINED = "alexnet_2012", "six_conv"

@@ -15,6 +15,7 @@ from twotower import checkpoint, weights
 from twotower.config import UNSCALED, InitialWeightsConfig, NetworkConfig
 from twotower.merged import Imported, divide_image_weights, expected_shapes, split
 from twotower.network import Tower
+from twotower.places import from_here
 
 IMAGENET_CLASSES = 1000  # of the weights that Caffe and torchvision hand out
 
@@ -39,8 +40,8 @@ class Inheritance:
 
 def locate(path: str) -> str:
     """The checkpoint meant by a run's folder; any other path as it is. Raises: ValueError if there is nothing."""
-    where = Path(path)
-    return str(checkpoint.find(where)) if where.is_dir() or not where.exists() else path
+    where = from_here(path)
+    return str(checkpoint.find(where).absolute()) if where.is_dir() or not where.exists() else path
 
 
 def read_source(path: str, network: NetworkConfig) -> Imported:
@@ -118,7 +119,7 @@ def plan_inheritance(
     shapes = {name: tuple(tensor.shape) for name, tensor in source.tensors.items()}
     same_classes = source.classes is None or source.classes == list(classes)
     wanted = expected_shapes(network, len(classes))
-    chosen = choose_layers(shapes, wanted, settings.layers, settings.path, same_classes)
+    chosen = choose_layers(shapes, wanted, settings.layers, str(from_here(settings.path)), same_classes)
     if tuple(source.std) == tuple(std):
         return chosen, source.tensors
     taken = {name: tensor for name, tensor in source.tensors.items() if name.split(".")[0] in chosen.taken}

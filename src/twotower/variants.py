@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
 from twotower.config import Config, register_schemas, resolve
+from twotower.places import short_place
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What has no part in a run's numbers, or is the run's own.
@@ -77,7 +78,8 @@ def changes_of(config: Config, base: Config) -> list[str]:
         is_alike = ours.get(key) == theirs.get(key)
         # An ablation that was undone by hand is alike, and yet no ablation any more.
         if (ours_is_given and not theirs_is_given) if is_alike else (ours_is_given or theirs_is_given):
-            found.append(f"{key}={ours.get(key)}")
+            is_place = key == "initial_weights.path" and ours.get(key) is not None
+            found.append(f"{key}={short_place(ours[key]) if is_place else ours.get(key)}")
     return found
 
 

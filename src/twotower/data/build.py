@@ -11,8 +11,6 @@ A shard is made from fixed images of the source, and counts as done when its fil
 not depend on the number of workers, nor on how often the work was interrupted.
 """
 
-import fcntl
-import io
 import json
 import os
 import shutil
@@ -38,6 +36,7 @@ from twotower.data.prepared import (
     FORMAT,
     MEAN_IMAGE,
     PICTURE,
+    SPLITS,
     WORK,
     assemble,
     is_prepared,
@@ -51,22 +50,17 @@ from twotower.data.shard_work import (
     sha256_of,
     start_worker,
     sums_path,
-    write_whole,
 )
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
-from twotower.data.source import SPLITS, Entry, Source, find_source
+from twotower.data.source import Entry, Source, find_source
+from twotower.files import write_npy, write_whole
+from twotower.locks import held
 
 BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 
 
 class DiskFullError(OSError):
     """Nothing more can be written; what is there is kept."""
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
 
 
 # Conversion
@@ -235,7 +229,7 @@ def _finish(config: PrepareConfig, plan: Plan, output: Path, say: Say) -> None:
         index = np.concatenate(parts)
         for label, count in zip(*np.unique(index["label"], return_counts=True), strict=True):
             counts[plan.classes[label]][split] = int(count)
-        write_whole(output / split / INDEX_FILE, _npy(index))
+        write_npy(output / split / INDEX_FILE, index)
         splits[split] = {
             "images": len(index),
             "index_sha256": sha256_of(output / split / INDEX_FILE),
@@ -247,7 +241,7 @@ def _finish(config: PrepareConfig, plan: Plan, output: Path, say: Say) -> None:
     for split, found in splits.items():
         if found["images"] == 0:
             raise ValueError(f"No image of {split} can be used; each split needs at least one.")
-    write_whole(output / MEAN_IMAGE, _npy(fit.mean_image()))
+    write_npy(output / MEAN_IMAGE, fit.mean_image())
     values, vectors = fit.colour_pca()
     content = {
         "format": FORMAT,
@@ -268,17 +262,6 @@ def _finish(config: PrepareConfig, plan: Plan, output: Path, say: Say) -> None:
         say(f"{split}: {found['images']:,} images in {len(found['shards'])} shards")
     say(f"{len(plan.classes)} classes, {len(rejects)} rejects, listed in {output / DATASET}")
     shutil.rmtree(output / WORK)
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Only one process builds in a folder. Raises: ValueError if another one does."""
-    with (output / WORK / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"output={output} is being built by another process; wait for it or stop it.") from error
-        yield
 
 
 def check(config: PrepareConfig) -> None:
@@ -316,7 +299,7 @@ def build(config: PrepareConfig, say: Say) -> None:
         if output.is_dir() and any(output.iterdir()) and not work.is_dir():
             raise ValueError(f"output={output} holds something else; give a new or empty folder.")
         work.mkdir(parents=True, exist_ok=True)
-        with _alone(output):
+        with held(work / "lock", f"output={output} is being built"):
             if is_prepared(output):
                 raise ValueError(f"output={output} was just finished by another process; verify=true checks it.")
             plan = read_plan(work)

@@ -26,17 +26,20 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def index_folder(root: Path) -> FolderIndex:
+def index_folder(root: Path, key: str = "data.root") -> FolderIndex:
     """Lists the images.
+
+    Args:
+        key: by which the command that runs takes the folder.
 
     Raises: ValueError if a folder is missing or empty, or if train and val do not have the same classes.
     """
     expected = "it should hold train/<class>/* and val/<class>/*"
     if not root.is_dir():
-        raise ValueError(f"data.root={root} does not exist or is no folder; {expected}.")
+        raise ValueError(f"{key}={root} does not exist or is no folder; {expected}.")
     for split in ("train", "val"):
         if not (root / split).is_dir():
-            raise ValueError(f"data.root={root} has no folder {split}; {expected}.")
+            raise ValueError(f"{key}={root} has no folder {split}; {expected}.")
     classes = _subfolders(root / "train")
     in_val = _subfolders(root / "val")
     if not classes:

@@ -3,22 +3,30 @@
 Training never meets a file that this pass, with the same decoder, has not decoded.
 """
 
-import json
 import os
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twotower.config import DataConfig, InputConfig
+from twotower.data.cache import (
+    FORMAT,
+    INDEX,
+    MEAN_IMAGE,
+    TRAINING,
+    cache_of,
+    check_own,
+    is_of,
+    read_index,
+    root_of,
+    store,
+)
 from twotower.data.convert import UnusableError, decode
-from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit, synthetic_dataset
+from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
 from twotower.data.decode import BATCH, Decoder
 from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
@@ -26,27 +34,13 @@ from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_pre
 from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
 
-FORMAT = 3
-SHAPES_ROOT = Path("datasets/shapes")
-CACHE = ".twotower"
-INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
 MANY_IMAGES = 50_000  # from here on a prepared set is worth its disk
-
-
-def root_of(data: DataConfig) -> Path:
-    """The folder that holds train and val."""
-    return Path(data.root) if data.root is not None else SHAPES_ROOT
-
-
-def cache_of(data: DataConfig) -> Path:
-    """The folder that holds what was fitted, one for each size."""
-    name = CACHE if data.size == PREPARED_SIZE else f"{CACHE}-{data.size}"
-    return Path(data.cache) if data.cache is not None else root_of(data) / name
 
 
 def _refuse(path: str, reason: str) -> ValueError:
     return ValueError(
-        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out with data.on_error=skip."
+        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out by training with "
+        "data.on_error=skip."
     )
 
 
@@ -70,44 +64,17 @@ def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tu
     return fit, rejects, decoder.needs_resize
 
 
-def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
-    """Writes both files, each complete or not at all. The index comes last: without it nothing counts as prepared."""
-    # Jobs of a sweep may prepare one folder at once, from several hosts; each writes files of its own.
-    own = uuid4().hex
-    pending_mean, pending_index = cache / f"pending-{own}-{MEAN_IMAGE}", cache / f"pending-{own}-{INDEX}"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        (cache / INDEX).unlink(missing_ok=True)
-        np.save(pending_mean, mean_image)
-        os.replace(pending_mean, cache / MEAN_IMAGE)
-        pending_index.write_text(json.dumps(content) + "\n")
-        os.replace(pending_index, cache / INDEX)
-    except OSError as error:
-        if cache.is_dir():
-            pending_mean.unlink(missing_ok=True)
-            pending_index.unlink(missing_ok=True)
-        raise ValueError(
-            f"{cache} cannot be written ({error.strerror}); choose another folder for the index with data.cache=DIR."
-        ) from error
-
-
-def _read_index(cache: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads((cache / INDEX).read_text())
-    except (OSError, ValueError):
-        return None
-    usable = isinstance(content, dict) and content.get("format") == FORMAT and (cache / MEAN_IMAGE).exists()
-    return content if usable else None
-
-
-def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | None = None) -> DataSet:
+def prepare(
+    data: DataConfig, progress: bool = True, shown_input: InputConfig | None = None, key: str = TRAINING
+) -> DataSet:
     """Makes a data set ready, once; afterwards only looks whether its files are still the same.
 
     Args:
         shown_input: draws a picture of what the network is fed in this way; None: no picture.
+        key: by which the command that runs takes `data.root`.
 
     Raises: ValueError for a folder that cannot be used, a file that cannot be decoded, or a cache that cannot be
-    written.
+    written, or holds something else.
     """
     if data.kind == "synthetic":
         return load(data)
@@ -120,16 +87,18 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
     if is_prepared(root):
         prepared = load_prepared(root)
         if prepared.size != data.size:
+            other = f", or give network.prepared_size={prepared.size}" if key == TRAINING else ""
             raise ValueError(
-                f"data.root={root} was prepared with {prepared.size} pixels, and this network takes its crops from "
-                f"{data.size}; prepare it with size={data.size}, or give network.prepared_size={prepared.size}."
+                f"{key}={root} was prepared with {prepared.size} pixels, and this network takes its crops from "
+                f"{data.size}; prepare it with size={data.size}{other}."
             )
         return prepared
     if is_unfinished(root):
-        raise ValueError(f"data.root={root} is not finished; run launch/prepare_data.py for it again to go on.")
-    index = index_folder(root)
-    content = _read_index(cache)
-    if content is None or content["fingerprint"] != index.fingerprint or content["size"] != data.size:
+        raise ValueError(f"{key}={root} is not finished; run launch/prepare_data.py for it again to go on.")
+    index = index_folder(root, key)
+    content = read_index(cache)
+    if content is None or not is_of(content, index, data.size):
+        check_own(cache)
         say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             quoted = shlex.quote(str(root))
@@ -151,7 +120,7 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
             "eigenvalues": values.tolist(),
             "eigenvectors": vectors.tolist(),
         }
-        _store(cache, content, fit.mean_image())
+        store(cache, content, fit.mean_image(), key)
         if index.num_ignored:
             say(f"{index.num_ignored} files not named as JPEG or PNG were ignored")
         for path, reason in rejects.items():
@@ -199,7 +168,7 @@ def load(data: DataConfig) -> DataSet:
     root, cache = root_of(data), cache_of(data)
     if is_prepared(root):
         return load_prepared(root)
-    content = _read_index(cache)
+    content = read_index(cache)
     if content is None or content["size"] != data.size:
         raise ValueError(f"{root} has not been prepared; start training with it once.")
     splits = {}

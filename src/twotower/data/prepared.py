@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from twotower.data.dataset import DataSet
-from twotower.data.shards import ShardSplit
+from twotower.data.shards import ShardSplit, shard_name
 
 FORMAT = 1
+SPLITS = ("train", "val", "test")
 DATASET, MEAN_IMAGE, PICTURE, WORK = "dataset.json", "mean_image.npy", "picture.png", "work"
 
 
@@ -30,6 +31,13 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
         raise ValueError(f"{root / DATASET} cannot be read ({error}); prepare the data set again.") from error
     if content.get("format") != FORMAT:
         raise ValueError(f"{root} has format {content.get('format')}, not {FORMAT}; prepare the data set again.")
+    for split, about in content["splits"].items():
+        files = [shard["file"] for shard in about["shards"]]
+        if split not in SPLITS or files != [shard_name(number) for number in range(len(files))]:
+            raise ValueError(
+                f"{root / DATASET} names other files than the shards of train, val and test (in {split!r}), so it "
+                "was not made here; prepare the data set again."
+            )
     return content
 
 

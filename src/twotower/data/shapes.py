@@ -66,11 +66,17 @@ def draw_shapes(root: Path, num_train: int, num_val: int) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _check_drawn(root: Path, wanted: dict[str, int]) -> None:
+def read_marker(root: Path) -> dict[str, int] | None:
+    """Which drawing a folder holds: `drawing`, `num_train`, `num_val`; None if none."""
     try:
         found = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
-        found = None
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _check_drawn(root: Path, wanted: dict[str, int]) -> None:
+    found = read_marker(root)
     if found is None:
         raise ValueError(
             f"{root} holds something else than the shapes that data=shapes draws; give data=folder for images of "

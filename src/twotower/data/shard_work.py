@@ -21,6 +21,7 @@ from twotower.data.prepared import WORK
 from twotower.data.shards import ShardWriter, shard_name
 from twotower.data.source import CIFAR10, Entry
 from twotower.data.tree import CIFAR_SIDE
+from twotower.files import write_whole
 
 SHOWN_HEIGHT = 192  # pixels of the originals that are kept for the picture
 
@@ -39,16 +40,6 @@ class Task:
     shown: list[int]  # places of the images whose original is kept for the picture
     size: int
     quality: int
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Complete or not at all, also after a power cut."""
-    pending = path.with_name(f".{path.name}.pending")
-    with pending.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(pending, path)
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,6 @@ from twotower.data import ilsvrc, tree
 from twotower.data.archives import Member, printable
 
 CIFAR10 = tree.CIFAR10
-SPLITS = ("train", "val", "test")
 DOWNLOADS = Path("datasets", "downloads")  # git ignores datasets/
 
 

@@ -1,0 +1,116 @@
+"""One process at a time in a folder: of a training, of a sweep, of a data set that is being prepared.
+
+The lock is the kernel's (flock; on Windows msvcrt.locking), so it ends with the process that holds it, however that
+ends, and a file that is left behind locks nothing. Children do not inherit it: what a killed process leaves running
+for a moment does not keep the next one out.
+
+On network file systems: over NFS Linux asks the server, so it holds between hosts, unless the folder is mounted with
+`nolock` or `local_lock`, where it holds on one host only; Lustre needs the mount option `flock`. Where there are no
+locks at all, that is said, and nothing keeps a second process out.
+"""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_BYTE = 1 << 20  # the one that is locked on Windows, far beyond the text, which could not be read otherwise
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+_open: set[int] = set()  # descriptors of the locks that this process holds
+
+
+class HeldError(ValueError):
+    """Another process holds the folder."""
+
+
+def _close_in_child() -> None:
+    """A lock lasts until every copy of its descriptor is closed, and a fork copies them all."""
+    for descriptor in _open:
+        with suppress(OSError):
+            os.close(descriptor)
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _lock(descriptor: int) -> None:
+    """Raises: OSError if another process has it, or the file system has no locks."""
+    if sys.platform == "win32":
+        os.lseek(descriptor, _BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open_locked(path: Path, what: str) -> int:
+    """The descriptor of the locked file. Raises: HeldError, OSError."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # never inherited (PEP 446)
+        try:
+            _lock(descriptor)
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) == (os.fstat(descriptor).st_dev, os.fstat(descriptor).st_ino):
+                return descriptor
+        except FileNotFoundError:
+            pass  # removed with its folder before it was locked, as below
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                print(f"{path.parent} cannot be locked ({error.strerror}): nothing keeps a second process out of it.")
+                return descriptor
+            os.close(descriptor)
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise
+            with suppress(OSError):
+                holder = path.read_text().strip()
+            about = f" ({holder})" if holder else ""
+            raise HeldError(f"{what} by another process{about}; wait for it or stop it.") from None
+        os.close(descriptor)
+
+
+@contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Holds a folder by the lock file `path` in it until the block, or this process, has ended.
+
+    A folder that had to be made for it is removed again if nothing else has come into it.
+
+    Args:
+        what: begins the sentence about another holder: "run_dir=DIR is being trained".
+
+    Raises: HeldError if another process holds it; OSError if the file cannot be made.
+    """
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    descriptor = _open_locked(path, what)
+    _open.add(descriptor)
+    try:
+        with suppress(OSError):  # on a full disk the lock is worth as much without it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        _open.discard(descriptor)
+        if sys.platform == "win32":  # where an open file cannot be removed
+            os.close(descriptor)
+            _remove_if_alone(path, made)
+        else:
+            _remove_if_alone(path, made)
+            os.close(descriptor)
+
+
+def _remove_if_alone(path: Path, made: list[Path]) -> None:
+    with suppress(OSError):
+        if made and [one.name for one in path.parent.iterdir()] == [path.name]:
+            path.unlink()
+            for folder in made:
+                folder.rmdir()
