@@ -20,6 +20,7 @@ import torch.multiprocessing as mp
 from twotower import checkpoint
 from twotower.config import Config, check
 from twotower.data import check_crops, load, prepare, steps_per_epoch
+from twotower.data.loader import check_loader, describe_loader, notice_fallback
 from twotower.failure import forget_failure, note_failure, read_failure
 from twotower.journal import Journal
 from twotower.network import count_parameters, plan
@@ -61,6 +62,7 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     Raises: ValueError in one sentence for anything that cannot be run.
     """
     check(config)
+    check_loader(config.input)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
@@ -69,7 +71,7 @@ def get_ready(config: Config, num_replicas: int) -> Job:
         config.initial_weights.path = locate(config.initial_weights.path)
     home = find_home(config)
     check_writable(home.run_dir)
-    dataset = prepare(config.data, shown_input=config.input)
+    dataset = prepare(config.data, shown_input=config.input, loader=config.input.loader)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
     if home.resume_from is None:
@@ -107,7 +109,11 @@ def _train(job: Job, world: World) -> None:
     exit_code = 1
     try:
         if journal is not None:
-            journal.say(world.describe())
+            images = "random tensors for images" if dataset.is_synthetic else describe_loader(job.config.input)
+            journal.say(f"{world.describe()}, {images}")
+            notice = None if dataset.is_synthetic else notice_fallback(job.config.input)
+            if notice is not None:
+                journal.say(notice)
             parameters = count_parameters(trainer.tower.rows)
             begin = "from random weights" if trainer.inheritance is None else "from other weights"
             begin = f"from step {trainer.step}" if trainer.step else begin

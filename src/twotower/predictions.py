@@ -22,6 +22,7 @@ from torch import Tensor
 from twotower.checkpoint import Manifest
 from twotower.config import Config
 from twotower.data import DataSet
+from twotower.data.loader import choose_loader
 from twotower.data.prepare import INDEX, cache_of, root_of
 from twotower.data.prepared import DATASET, is_prepared, read_dataset_json
 from twotower.metrics import Counts, count
@@ -93,9 +94,18 @@ def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str
             "num_classes": len(dataset.classes),
         },
         "split": split,
-        "input": asdict(config.input),
+        "input": _input_of(config, dataset),
         "version": package_version(),
     }
+
+
+def _input_of(config: Config, dataset: DataSet) -> dict[str, Any]:
+    """Both loaders give the same bits, unless images are resized."""
+    settings = asdict(config.input)
+    del settings["loader"]
+    if dataset.needs_resize and not dataset.is_synthetic and choose_loader(config.input) == "torch":
+        settings["loader"] = "torch"
+    return settings
 
 
 def path_of(run_dir: Path, checkpoint_name: str, split: str, view: str) -> Path:
