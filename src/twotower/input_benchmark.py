@@ -50,7 +50,7 @@ def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], No
             name, path = originals[split][number % len(originals[split])]
             link = raw / split / name / f"{number:06d}{path.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
+            _link(link, path.resolve())
     files = {"raw": DataConfig(kind="folder", root=str(raw), on_error="skip")}
     prepare(files["raw"])
     began = time.perf_counter()
@@ -58,6 +58,13 @@ def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], No
     build(PrepareConfig(source=source, output=str(output), max_rejects=1.0), lambda line: None)
     say(f"prepared {needed} images in {time.perf_counter() - began:.1f} s on {cores()} cores")
     return files | {"prepared": DataConfig(kind="folder", root=str(output))}
+
+
+def _link(link: Path, path: Path) -> None:
+    try:
+        link.symlink_to(path)
+    except OSError:  # Windows allows it to few
+        shutil.copy(path, link)
 
 
 def _draw(folder: Path, say: Callable[[str], None]) -> dict[str, list[tuple[str, Path]]]:

@@ -37,6 +37,7 @@ from twotower.world import (
     choose_device,
     die_with_parent,
     open_world,
+    stay_on_this_host,
     threads_per_process,
 )
 
@@ -163,8 +164,9 @@ def catch_stops() -> None:
             stopped = True
             raise KeyboardInterrupt
 
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, interrupt)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), interrupt)
 
 
 def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
@@ -193,9 +195,9 @@ def start_towers(job: Job) -> dict[str, Any]:
     choose_device(job.config.machine, Place(0, size, 0, size, towers))
     # These are read when a process imports torch and when gloo looks for an interface.
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(job.config.machine, size))
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this host
-    with tempfile.TemporaryDirectory(prefix="twotower-") as folder:
+    stay_on_this_host()
+    # On Windows a process that was killed may hold the rendezvous for a moment longer.
+    with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as folder:
         context = mp.start_processes(
             _run_tower, (job, size, str(Path(folder) / "rendezvous")), size, join=False, start_method="spawn"
         )

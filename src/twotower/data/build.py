@@ -11,10 +11,8 @@ A shard is made from fixed images of the source, and counts as done when its fil
 not depend on the number of workers, nor on how often the work was interrupted.
 """
 
-import fcntl
 import io
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -55,6 +53,7 @@ from twotower.data.shard_work import (
 )
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.data.source import SPLITS, Entry, Source, find_source
+from twotower.world import cores
 
 BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 
@@ -158,7 +157,13 @@ class _Rejects:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C comes through when the block has ended; in processes that are started within, never."""
+    """Ctrl-C comes through when the block has ended; in processes that are started within, never.
+
+    Windows cannot hold it back; there it may meet a worker that is starting, which then says so.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -167,7 +172,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _convert(config: PrepareConfig, plan: Plan, source: Source, output: Path, say: Say) -> None:
-    workers = config.workers or len(os.sched_getaffinity(0))
+    workers = config.workers or cores()
     done = [
         (len(sums["index"]), len(about_shard(sums)["rejects"]))
         for path in sorted((output / WORK).glob("*-*.npz"))
@@ -273,6 +278,8 @@ def _finish(config: PrepareConfig, plan: Plan, output: Path, say: Say) -> None:
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Only one process builds in a folder. Raises: ValueError if another one does."""
+    import fcntl
+
     with (output / WORK / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

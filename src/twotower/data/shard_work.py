@@ -86,7 +86,8 @@ def start_worker() -> None:
 def _read(entry: Entry) -> bytes:
     try:
         with open(entry.file, "rb") as file:
-            content = os.pread(file.fileno(), entry.size, entry.offset)
+            file.seek(entry.offset)
+            content = file.read(entry.size)
     except OSError as error:
         raise convert.UnusableError(f"it cannot be read ({error.strerror})") from error
     if len(content) < entry.size:
@@ -164,7 +165,8 @@ def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -
         return found
     with path.open("rb") as file:
         for entry in index:
-            content = os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
+            file.seek(int(entry["offset"]))
+            content = file.read(int(entry["length"]))
             try:
                 shape = convert.decode(content).shape
             except convert.UnusableError as error:
