@@ -143,24 +143,25 @@ def test_memory_is_in_the_units_of_the_system(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_folders_that_cannot_be_opened_are_not_synced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("a")
+    """Windows opens no folders, and flushes only what was opened for writing."""
+    file, folder = tmp_path / "file", tmp_path
+    file.write_text("a")
     opened: list[Path] = []
     really = os.open
 
-    def refuse(path: Any, flags: int, *rest: Any) -> int:
-        if Path(path).is_dir():
+    def windows_opens(path: Path, flags: int) -> int:
+        if path == folder or not flags & os.O_RDWR:
             raise PermissionError(13, "Permission denied")
-        assert flags & os.O_RDWR, "Windows flushes only what was opened for writing"
         opened.append(path)
-        return really(path, flags, *rest)
+        return really(path, flags)
 
-    monkeypatch.setattr(os, "open", refuse)
-    file, folder = tmp_path / "file", tmp_path
     with monkeypatch.context() as windows:
+        windows.setattr(os, "open", windows_opens)
         windows.setattr(os, "name", "nt")
         checkpoint._sync(file)
         checkpoint._sync(folder)
     assert opened == [file]
+    monkeypatch.setattr(os, "open", windows_opens)
     with pytest.raises(PermissionError):
         checkpoint._sync(folder)
 

@@ -4,24 +4,21 @@ Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica 
 network of one tower, each rank is a replica.
 """
 
-import ctypes
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import wait
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from twotower.config import MachineConfig
+from twotower.processes import cores as cores
+from twotower.processes import die_with_parent as die_with_parent
 from twotower.transport import LINKS, Link, NoLink, TowerLostError
 
 
@@ -102,11 +99,6 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
     return device, transport
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def threads_per_process(machine: MachineConfig, local_size: int) -> int:
     """Threads of torch in each process: its share of the cores (torchrun's own default is 1, torch's is all)."""
     return machine.threads or max(1, cores() // local_size)
@@ -118,28 +110,6 @@ def stay_on_this_host() -> None:
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     if loopback is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-
-
-def die_with_parent() -> None:
-    """Ends this process when the one that started it ends, however that happens, so that no orphan computes on."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
-            os._exit(1)
-    else:  # where the kernel does not do it
-        threading.Thread(target=_end_after_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_after_parent(parent_id: int) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-    else:  # started by torchrun
-        while os.getppid() == parent_id:  # on Windows for ever, as there a process keeps its parent's number
-            time.sleep(1)
-    os._exit(1)
 
 
 class TowersDifferError(RuntimeError):

@@ -53,7 +53,7 @@ from twotower.data.shard_work import (
 )
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.data.source import SPLITS, Entry, Source, find_source
-from twotower.world import cores
+from twotower.processes import cores
 
 BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 

@@ -88,10 +88,9 @@ def elsewhere(config: InputConfig) -> InputConfig:
     )
 
 
-def open_decoder(loader: str, num_threads: int, size: int) -> Decoder | TorchDecoder:
+def decoder_class(loader: str) -> type[Decoder] | type[TorchDecoder]:
     """What examines files before the loader meets them. Raises: ValueError for a loader that is not there."""
-    chosen = TorchDecoder if choose_loader(InputConfig(loader=loader)) == "torch" else Decoder
-    return chosen(num_threads, size)
+    return TorchDecoder if choose_loader(InputConfig(loader=loader)) == "torch" else Decoder
 
 
 def open_loader(source: Source, split: Split, cutting: Cutting, config: InputConfig, share: Share) -> Loader:

@@ -21,7 +21,7 @@ from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit, synthetic_d
 from twotower.data.decode import BATCH
 from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
-from twotower.data.loader import describe_loader, open_decoder
+from twotower.data.loader import decoder_class, describe_loader
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
@@ -54,7 +54,7 @@ def _examine(
     index: FolderIndex, size: int, on_error: str, progress: bool, loader: str
 ) -> tuple[Fit, dict[str, str], bool]:
     """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
-    decoder, fit, rejects = open_decoder(loader, max(1, os.cpu_count() or 1), size), Fit(size), {}
+    decoder, fit, rejects = decoder_class(loader)(max(1, os.cpu_count() or 1), size), Fit(size), {}
     for split, by_class in index.files.items():
         paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
         with metered(f"preparing {split}", len(paths), silent=not progress) as meter:

@@ -35,7 +35,9 @@ class TorchDecoder:
         try:
             image = convert.decode(path.read_bytes())
         except OSError as error:
-            return error.strerror or "cannot be read"
+            return error.strerror or "it cannot be read"
+        except MemoryError:
+            return "it is too large for the memory of this machine"
         except convert.UnusableError as error:
             return str(error)
         self.needs_resize |= image.shape[:2] != (self.size, self.size)

@@ -11,7 +11,7 @@ from twotower.data.prepared import MEAN_IMAGE, is_unfinished, read_dataset_json
 from twotower.data.progress import metered
 from twotower.data.shard_work import check_file, check_shard, start_worker
 from twotower.data.shards import INDEX_FILE
-from twotower.world import cores
+from twotower.processes import cores
 
 
 def verify(root: Path, workers: int, say: Say) -> None:
