@@ -28,7 +28,7 @@ def compose_and_report(composed: Any) -> None:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("stopped") from None
-    print((page.parent / "table.md").read_text().split("### All runs")[0].rstrip())
+    print((page.parent / "table.md").read_text(encoding="utf-8").split("### All runs")[0].rstrip())
     print(f"\nwritten: {page}, and beside it table.md, table.csv, runs.csv, summary.json and the pictures")
 
 

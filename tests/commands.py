@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,14 +52,20 @@ def environment() -> dict[str, str]:
     return clean | {"WANDB_SILENT": "true", "COLUMNS": "200"}
 
 
-def command(*arguments: str, cwd: Path, torchrun: int = 0, script: str = "two_gpu.py") -> subprocess.Popen[str]:
+def command(
+    *arguments: str,
+    cwd: Path,
+    torchrun: int = 0,
+    script: str = "two_gpu.py",
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[str]:
     python = [sys.executable]
     if torchrun:
         python += ["-m", "torch.distributed.run", f"--nproc-per-node={torchrun}"]
     return subprocess.Popen(
         [*python, str(ROOT / "launch" / script), *arguments],
         cwd=cwd,
-        env=environment(),
+        env=environment() | dict(variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -96,6 +96,8 @@ def test_the_command_times_all_inputs(root: Path, tmp_path: Path) -> None:
         key = name.replace(" ", "_")
         ratio = medians[f"{key}_twotower_images_per_second"] / medians[f"{key}_dataloader_images_per_second"]
         assert medians[f"{key}_ratio"] == pytest.approx(ratio)
+        without = medians[f"{key}_torch_loader_images_per_second"] / medians[f"{key}_twotower_images_per_second"]
+        assert medians[f"{key}_torch_loader_over_dali"] == pytest.approx(without)
     assert medians["preparing_ratio"] > 0
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from twotower.config import DataConfig
 from twotower.data import DataSet, load, prepare
+from twotower.data.decode import Decoder
 from twotower.data.folder import index_folder
-from twotower.data.prepare import Decoder
 from twotower.data.shapes import draw_shapes
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from twotower.config import NetworkConfig
 from twotower.data import Share, Split
 from twotower.data.feed import ValidationFeed
+from twotower.data.loader import say_fallback
 from twotower.drawing import open_pyplot, save
 from twotower.evaluate import Subject, load_towers
 from twotower.exchange import InProcessExchange
@@ -112,6 +113,7 @@ def make_activations(subject: Subject, layer: str | None, image: str | None) -> 
     index = find_image(images, image if image is not None else "0")
     device = torch.device("cpu")
     share = Share(1, 0, 1, device, 1)
+    say_fallback(config.input)
     with closing(ValidationFeed(dataset, _Single(images, index), config.input, share, crops="centre")) as feed:
         batch = next(feed)
     towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)

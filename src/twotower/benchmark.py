@@ -4,7 +4,6 @@ All contestants stay alive and take turns in each round, so that a slow minute o
 ratios are taken within a round, and medians over the rounds.
 """
 
-import os
 import statistics
 import tempfile
 import time
@@ -30,7 +29,7 @@ from twotower.memory import peak_megabytes
 from twotower.network import plan
 from twotower.train import Trainer
 from twotower.transport import Link
-from twotower.world import Place, cores, die_with_parent, open_world, threads_per_process
+from twotower.world import Place, cores, die_with_parent, open_world, stay_on_this_host, threads_per_process
 
 TOWERS = 2  # what is compared with one process
 
@@ -216,7 +215,7 @@ def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str
         with torch.device("meta"):
             build_baseline(settings.network, settings.num_classes)
     found: dict[str, Any] = {"cores": cores()}
-    with tempfile.TemporaryDirectory(prefix="twotower-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as scratch:
         files = make_files(settings, Path(scratch), say)
         if settings.part in ("all", "input"):
             found["input"] = _with_medians(benchmark_input(settings, files, say))
@@ -232,7 +231,7 @@ def _with_medians(rounds: list[dict[str, float]]) -> dict[str, Any]:
 def _benchmark_towers(
     settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    stay_on_this_host()
     towers = Contestant(
         _tower_process,
         [(t, settings, files, str(scratch / "rendezvous")) for t in range(TOWERS)],

@@ -118,8 +118,9 @@ class InputConfig:
     colour_noise: str = "2012"  # none | 2012 | paper
     colour_noise_std: float = 0.1  # of the factors alpha
     colour_noise_epochs: float | None = None  # epochs with colour noise; null: all, or as the schedule says
+    loader: str = "auto"  # dali | torch (any system) | auto: DALI where it can be imported, else torch
     device: str = "auto"  # auto | cpu | gpu: where DALI decodes
-    threads: int = 0  # of DALI per process; 0: the process's share of the cores
+    threads: int = 0  # of the loader per process; 0: the process's share of the cores
     decode_once: str = "auto"  # yes | no | auto: each tower decodes half of the batch, and they swap finished crops
 
 

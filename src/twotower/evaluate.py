@@ -14,6 +14,7 @@ from twotower import checkpoint, predictions, weights
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.data import DataSet, Share, open_validation, prepare
 from twotower.data.feed import ten_views
+from twotower.data.loader import elsewhere, say_fallback
 from twotower.data.progress import metered
 from twotower.exchange import Exchange, InProcessExchange
 from twotower.files import write_json
@@ -72,6 +73,8 @@ def predict(
     labels, began, warm = [], time.perf_counter(), 0
     share = Share(batch_size, 0, 1, device, config.input.threads or torch.get_num_threads())
     exchange = InProcessExchange(config.network.exchange_precision)
+    if not dataset.is_synthetic:
+        say_fallback(config.input)
     feed = open_validation(dataset, config.input, share, crops=crops, split=split)
     try:
         with metered("evaluating", len(dataset.split(split))) as meter:
@@ -121,6 +124,7 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     """
     run_dir = Path(run)
     config = read_config(run_dir)
+    config.input = elsewhere(config.input)
     check_writable(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
     manifest = checkpoint.read_manifest(path)

@@ -26,6 +26,7 @@ from torch import Tensor
 from twotower.config import NetworkConfig
 from twotower.data import DataSet, Share, Split
 from twotower.data.feed import ValidationFeed
+from twotower.data.loader import say_fallback
 from twotower.data.progress import metered
 from twotower.evaluate import Subject, load_towers
 from twotower.exchange import InProcessExchange
@@ -136,6 +137,7 @@ def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path
     exchange = InProcessExchange(config.network.exchange_precision)
     share = Share(BATCH, 0, 1, device, config.input.threads or torch.get_num_threads())
     table, done = None, 0
+    say_fallback(config.input)
     with (
         closing(ValidationFeed(dataset, images, config.input, share, crops="centre")) as feed,
         metered(title, len(images)) as meter,

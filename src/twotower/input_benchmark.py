@@ -1,4 +1,4 @@
-"""How fast the input is by itself, beside a torch DataLoader with Pillow on as many cores, in turns."""
+"""How fast the input is by itself, with DALI and without, beside a torch DataLoader with Pillow on as many cores."""
 
 import shutil
 import time
@@ -21,6 +21,7 @@ from twotower.data.dataset import PREPARED_SIZE
 from twotower.data.feed import PREFETCH
 from twotower.data.fit import Fit
 from twotower.data.folder import index_folder
+from twotower.data.loader import choose_loader
 from twotower.data.prepared import is_prepared
 from twotower.data.shapes import CLASSES, draw_image
 from twotower.world import cores, die_with_parent
@@ -50,7 +51,7 @@ def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], No
             name, path = originals[split][number % len(originals[split])]
             link = raw / split / name / f"{number:06d}{path.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
+            _link(link, path.resolve())
     files = {"raw": DataConfig(kind="folder", root=str(raw), on_error="skip")}
     prepare(files["raw"])
     began = time.perf_counter()
@@ -58,6 +59,13 @@ def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], No
     build(PrepareConfig(source=source, output=str(output), max_rejects=1.0), lambda line: None)
     say(f"prepared {needed} images in {time.perf_counter() - began:.1f} s on {cores()} cores")
     return files | {"prepared": DataConfig(kind="folder", root=str(output))}
+
+
+def _link(link: Path, path: Path) -> None:
+    try:
+        link.symlink_to(path)
+    except OSError:  # Windows allows it to few
+        shutil.copy(path, link)
 
 
 def _draw(folder: Path, say: Callable[[str], None]) -> dict[str, list[tuple[str, Path]]]:
@@ -92,22 +100,23 @@ def _unpacked(dataset: DataSet, root: Path) -> FileSplit:
 
 
 def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connection) -> None:
-    """This project's pipeline: answers the names of INPUTS with a Turn."""
+    """This project's pipeline: answers the names of INPUTS with a Turn, and those with ` torch` without DALI."""
     die_with_parent()
     torch.set_num_threads(1)
     device = torch.device("cuda" if settings.machine.device != "cpu" and torch.cuda.is_available() else "cpu")
     share = Share(settings.optim.batch_size, 0, 1, device, settings.input.threads or cores())
     datasets = {name: load(one) for name, one in files.items()}
     while (what := pipe.recv()) != "end":
-        name, _, mode = what.partition(" ")
+        name, mode, *loader = what.split(" ")
         dataset = datasets[name]
         if what == PREPARING:
             pipe.send(_preparing(_contents(dataset), pillow=False))
             continue
+        config = replace(settings.input, loader=loader[0], device="auto") if loader else settings.input
         if mode == "training":
-            feed = open_train(dataset, settings.input, share, seed=0, first_step=0)
+            feed = open_train(dataset, config, share, seed=0, first_step=0)
         else:
-            feed = open_validation(replace(dataset, val=dataset.train), settings.input, share)
+            feed = open_validation(replace(dataset, val=dataset.train), config, share)
         with closing(feed):
             for _ in range(WARM):
                 next(feed)
@@ -175,12 +184,15 @@ def _preparing_speed(ours: Contestant, theirs: Contestant) -> dict[str, float]:
 def benchmark_input(
     settings: BenchmarkConfig, files: dict[str, DataConfig], say: Callable[[str], None]
 ) -> list[dict[str, float]]:
-    """Images/s of both for each kind of input, and their ratio, for each round."""
+    """Images/s of all for each kind of input, and their ratios, for each round."""
     scratch = Path(next(iter(files.values())).root or ".").parent / "loader"
     scratch.mkdir(exist_ok=True)
     inputs = [name for name in INPUTS if name.split()[0] in files]
     ours = Contestant(_ours, [(settings, files)], cores())
     theirs = Contestant(_theirs, [(settings, files, scratch)], cores(), daemon=False)
+    turns = [("dataloader", theirs, ""), ("twotower", ours, "")]
+    if choose_loader(settings.input) == "dali":
+        turns.append(("torch_loader", ours, " torch"))
     rounds = []
     try:
         for number in range(settings.rounds):
@@ -188,26 +200,45 @@ def benchmark_input(
             if "raw" in files:
                 result |= _preparing_speed(ours, theirs)
             for name in inputs:
-                key = name.replace(" ", "_")
-                for who, contestant in (("dataloader", theirs), ("twotower", ours)):
-                    (turn,) = contestant.turn(name)
-                    result[f"{key}_{who}_images_per_second"] = settings.optim.batch_size / turn.seconds_per_step
+                for who, contestant, loader in turns:
+                    (turn,) = contestant.turn(name + loader)
+                    result[f"{_key(name)}_{who}_images_per_second"] = (
+                        settings.optim.batch_size / turn.seconds_per_step
+                    )
                     time.sleep(REST)
-                result[f"{key}_ratio"] = (
-                    result[f"{key}_twotower_images_per_second"] / result[f"{key}_dataloader_images_per_second"]
-                )
-            text = ", ".join(
-                f"{name} {result[name.replace(' ', '_') + '_twotower_images_per_second']:.0f} images/s "
-                f"({result[name.replace(' ', '_') + '_ratio']:.2f} x DataLoader)"
-                for name in inputs
-            )
-            if "preparing_ratio" in result:
-                text += f"; preparing {result['preparing_twotower_images_per_second_per_core']:.0f} images/s a core "
-                text += f"({result['preparing_ratio']:.2f} x Pillow)"
-            say(f"input, round {number + 1}/{settings.rounds}: {text}")
+                result |= _ratios(result, _key(name))
+            say(f"input, round {number + 1}/{settings.rounds}: {_describe(result, inputs)}")
             rounds.append(result)
     finally:
         ours.end()
         theirs.end()
         shutil.rmtree(scratch, ignore_errors=True)
     return rounds
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def _ratios(result: dict[str, float], key: str) -> dict[str, float]:
+    ours = result[f"{key}_twotower_images_per_second"]
+    ratios = {f"{key}_ratio": ours / result[f"{key}_dataloader_images_per_second"]}
+    if f"{key}_torch_loader_images_per_second" in result:
+        ratios[f"{key}_torch_loader_over_dali"] = result[f"{key}_torch_loader_images_per_second"] / ours
+    return ratios
+
+
+def _describe(result: dict[str, float], inputs: list[str]) -> str:
+    parts = []
+    for name in inputs:
+        key = _key(name)
+        part = f"{name} {result[f'{key}_twotower_images_per_second']:.0f} images/s "
+        part += f"({result[f'{key}_ratio']:.2f} x DataLoader"
+        if f"{key}_torch_loader_over_dali" in result:
+            part += f", without DALI {result[f'{key}_torch_loader_over_dali']:.2f} of it"
+        parts.append(part + ")")
+    text = ", ".join(parts)
+    if "preparing_ratio" in result:
+        text += f"; preparing {result['preparing_twotower_images_per_second_per_core']:.0f} images/s a core "
+        text += f"({result['preparing_ratio']:.2f} x Pillow)"
+    return text

@@ -21,6 +21,7 @@ import torch.multiprocessing as mp
 from twotower import checkpoint
 from twotower.config import Config, check
 from twotower.data import check_crops, load, prepare, steps_per_epoch
+from twotower.data.loader import check_loader, describe_loader, notice_fallback
 from twotower.failure import forget_failure, note_failure, read_failure
 from twotower.journal import Journal
 from twotower.network import count_parameters, plan
@@ -38,6 +39,7 @@ from twotower.world import (
     choose_device,
     die_with_parent,
     open_world,
+    stay_on_this_host,
     threads_per_process,
 )
 
@@ -64,6 +66,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
     Raises: ValueError in one sentence for anything that cannot be run, HeldError if the run is being trained.
     """
     check(config)
+    check_loader(config.input)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
@@ -76,7 +79,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
 
 def _make_job(config: Config, home: Home, num_replicas: int) -> Job:
     """In a folder that is held. Raises: ValueError."""
-    dataset = prepare(config.data, shown_input=config.input)
+    dataset = prepare(config.data, shown_input=config.input, loader=config.input.loader)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
     if home.resume_from is None:
@@ -113,7 +116,11 @@ def _train(job: Job, world: World) -> None:
     exit_code = 1
     try:
         if journal is not None:
-            journal.say(world.describe())
+            images = "random tensors for images" if dataset.is_synthetic else describe_loader(job.config.input)
+            journal.say(f"{world.describe()}, {images}")
+            notice = None if dataset.is_synthetic else notice_fallback(job.config.input)
+            if notice is not None:
+                journal.say(notice)
             parameters = count_parameters(trainer.tower.rows)
             begin = "from random weights" if trainer.inheritance is None else "from other weights"
             begin = f"from step {trainer.step}" if trainer.step else begin
@@ -163,8 +170,9 @@ def catch_stops() -> None:
             stopped = True
             raise KeyboardInterrupt
 
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, interrupt)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), interrupt)
 
 
 def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
@@ -193,9 +201,9 @@ def start_towers(job: Job) -> dict[str, Any]:
     choose_device(job.config.machine, Place(0, size, 0, size, towers))
     # These are read when a process imports torch and when gloo looks for an interface.
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(job.config.machine, size))
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this host
-    with tempfile.TemporaryDirectory(prefix="twotower-") as folder:
+    stay_on_this_host()
+    # On Windows a process that was killed may hold the rendezvous for a moment longer.
+    with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as folder:
         context = mp.start_processes(
             _run_tower, (job, size, str(Path(folder) / "rendezvous")), size, join=False, start_method="spawn"
         )

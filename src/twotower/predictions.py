@@ -22,6 +22,7 @@ from twotower.checkpoint import Manifest, scale_of
 from twotower.config import Config, InputConfig
 from twotower.data import DataSet
 from twotower.data.cache import INDEX, cache_of, root_of
+from twotower.data.loader import choose_loader
 from twotower.data.prepared import DATASET, is_prepared, read_dataset_json
 from twotower.files import written_whole
 from twotower.metrics import Counts, count
@@ -99,9 +100,18 @@ def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str
             "num_classes": len(dataset.classes),
         },
         "split": split,
-        "input": _identity_of_input(config.input),
+        "input": _input_of(config, dataset),
         "version": package_version(),
     }
+
+
+def _input_of(config: Config, dataset: DataSet) -> dict[str, Any]:
+    """Both loaders give the same bits, unless images are resized."""
+    settings = _identity_of_input(config.input)
+    del settings["loader"]
+    if dataset.needs_resize and not dataset.is_synthetic and choose_loader(config.input) == "torch":
+        settings["loader"] = "torch"
+    return settings
 
 
 def path_of(run_dir: Path, checkpoint_name: str, split: str, view: str) -> Path:

@@ -103,7 +103,9 @@ def _may_be_written(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     page = folder / PAGE
-    return not any(folder.iterdir()) or (page.is_file() and MARK in page.read_text(errors="replace")[:4000])
+    return not any(folder.iterdir()) or (
+        page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")[:4000]
+    )
 
 
 def make_report(settings: ReportConfig) -> Path:
@@ -122,7 +124,7 @@ def make_report(settings: ReportConfig) -> Path:
     runs = find_runs(settings.folders, settings.data_root)
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PAGE).write_text(_UNFINISHED)
+    (folder / PAGE).write_text(_UNFINISHED, encoding="utf-8")
     figures, remarks = draw(folder, runs, comparison)
     errors, differences, commands = (
         errors_table(comparison),
@@ -150,8 +152,9 @@ def make_report(settings: ReportConfig) -> Path:
     parts = [*lead, *comparison.remarks, *remarks, *undone, *(as_markdown(one) for one in main_tables)]
     parts += [as_markdown(one) for one in (all_runs, commands, *([colour] if colour is not None else []))]
     parts += [as_markdown(table) for table in labbook.tables]
-    (folder / "table.md").write_text(f"# {page.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n")
-    (folder / PAGE).write_text(render(page))
+    text = f"# {page.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    (folder / PAGE).write_text(render(page), encoding="utf-8")
     drawn = {figure.png.stem: figure.png for several in figures.values() for figure in several}
     log_figures(folder, comparison.baseline.config, drawn)
     return folder / PAGE

@@ -4,9 +4,7 @@ Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica 
 network of one tower, each rank is a replica.
 """
 
-import ctypes
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from twotower.config import MachineConfig
+from twotower.processes import cores as cores
+from twotower.processes import die_with_parent as die_with_parent
 from twotower.transport import LINKS, Link, NoLink, TowerLostError
 
 
@@ -63,19 +63,31 @@ def check_even(size: int, num_towers: int) -> None:
         )
 
 
+def check_distributed() -> None:
+    """Raises: ValueError if this build of torch cannot connect processes, as some for macOS and Windows cannot."""
+    if not dist.is_available() or not dist.is_gloo_available():
+        missing = "gloo" if dist.is_available() else "torch.distributed"
+        raise ValueError(
+            f"This build of torch ({torch.__version__}) has no {missing}, over which the towers' processes talk; "
+            "install one that has it, as those of pip install torch have. Evaluation and figures need none."
+        )
+
+
 def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, str]:
     """The device of this process, and the transport that suits it.
 
-    GPUs enough for all: one each, NCCL. Fewer: the towers of a replica share one. None: CPU and gloo.
+    GPUs enough for all: one each, NCCL. Fewer, or no NCCL (Windows): the towers of a replica share one. None: CPU
+    and gloo.
 
-    Raises: ValueError if what is asked for is not there.
+    Raises: ValueError if what is asked for is not there, or torch cannot connect processes.
     """
+    check_distributed()
     gpus = torch.cuda.device_count() if machine.device != "cpu" and torch.cuda.is_available() else 0
     if machine.device == "cuda" and gpus == 0:
         raise ValueError("machine.device=cuda, but torch sees no GPU; use machine.device=cpu or auto.")
     if gpus == 0:
         device, transport = torch.device("cpu"), "gloo"
-    elif gpus >= place.local_size and machine.transport != "shared_gpu":
+    elif gpus >= place.local_size and machine.transport != "shared_gpu" and dist.is_nccl_available():
         device, transport = torch.device("cuda", place.local_rank), "nccl"
     else:
         device, transport = torch.device("cuda", place.local_rank // place.num_towers % gpus), "shared_gpu"
@@ -87,24 +99,17 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
     return device, transport
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def threads_per_process(machine: MachineConfig, local_size: int) -> int:
     """Threads of torch in each process: its share of the cores (torchrun's own default is 1, torch's is all)."""
     return machine.threads or max(1, cores() // local_size)
 
 
-def die_with_parent() -> None:
-    """Ends this process when the one that started it ends, however that happens, so that no orphan computes on."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
-            os._exit(1)
+def stay_on_this_host() -> None:
+    """Lets gloo talk over the loopback interface, unless another one was chosen; for processes that share a host."""
+    # Windows has no such names; there torch looks up the host's own.
+    loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
+    if loopback is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 
 class TowersDifferError(RuntimeError):
@@ -114,7 +119,7 @@ class TowersDifferError(RuntimeError):
 class World:
     """This process among its peers, once they have found each other. Made by `open_world`."""
 
-    def __init__(self, machine: MachineConfig, place: Place, store: dist.Store) -> None:
+    def __init__(self, machine: MachineConfig, place: Place, store: "dist.Store") -> None:
         self.place, self._store = place, store
         self.rank, self.tower, self.replica = place.rank, place.tower, place.replica
         self.num_towers = place.num_towers
@@ -226,7 +231,7 @@ class World:
             raise TowerLostError(f"The first swap over {self.transport} failed: {error}.{hint}") from error
 
 
-def _meet(place: Place, rendezvous: str | None) -> dist.Store:
+def _meet(place: Place, rendezvous: str | None) -> "dist.Store":
     """The board on which processes leave notes for each other."""
     if rendezvous is not None:
         return dist.FileStore(rendezvous, place.size)

@@ -33,7 +33,7 @@ class Share:
     Attributes:
         batch_size: images in a batch of one replica.
         device: on which the batches are delivered.
-        threads: of DALI.
+        threads: of the loader.
         partner: the other tower decodes half of each batch; None: this process decodes all of it.
     """
 

@@ -12,7 +12,6 @@ not depend on the number of workers, nor on how often the work was interrupted.
 """
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -55,6 +54,7 @@ from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.data.source import Entry, Source, find_source
 from twotower.files import write_npy, write_whole
 from twotower.locks import held
+from twotower.processes import cores
 
 BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 
@@ -152,7 +152,13 @@ class _Rejects:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C comes through when the block has ended; in processes that are started within, never."""
+    """Ctrl-C comes through when the block has ended; in processes that are started within, never.
+
+    Windows cannot hold it back; there it may meet a worker that is starting, which then says so.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -161,7 +167,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _convert(config: PrepareConfig, plan: Plan, source: Source, output: Path, say: Say) -> None:
-    workers = config.workers or len(os.sched_getaffinity(0))
+    workers = config.workers or cores()
     done = [
         (len(sums["index"]), len(about_shard(sums)["rejects"]))
         for path in sorted((output / WORK).glob("*-*.npz"))

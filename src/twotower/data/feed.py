@@ -1,114 +1,31 @@
-"""Batches for one replica: bytes from files or shards, through DALI, some of them by way of the other tower."""
+"""Batches for one replica: bytes from files or shards, through a loader, some of them by way of the other tower."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from twotower.config import InputConfig
 from twotower.data.batch import Batch, Feed, Share
+from twotower.data.crops import PREFETCH, Crops, Cutting, Encoded, Indices, View
 from twotower.data.dataset import DataSet, Split
+from twotower.data.loader import open_loader
 from twotower.data.normalise import Normaliser, subtracted_mean
 from twotower.data.order import Draws, check_crops, crop_span, draws, epoch_order, replica_rows, steps_per_epoch
+from twotower.data.read_ahead import ReadAhead
 from twotower.data.synthetic import SyntheticFeed
 
-PREFETCH = 2  # batches that DALI works ahead
-READERS = 4  # threads that wait for the disk
 
-Indices = NDArray[np.int64]
-
-
-def decoding_device(config: InputConfig, device: torch.device) -> str:
-    """`cpu` or `gpu`. Raises: ValueError if decoding is asked of a GPU that is not used."""
-    if config.device == "gpu" and device.type != "cuda":
-        raise ValueError("input.device=gpu, but the towers are on the CPU; use input.device=auto.")
-    return config.device if config.device != "auto" else ("gpu" if device.type == "cuda" else "cpu")
-
-
-def ten_views(span: int) -> list[tuple[int, int, int]]:
+def ten_views(span: int) -> list[View]:
     """Four corners and the centre, then their mirrors, in the order of the 2012 code (convdata_jpeg.py:224-236)."""
     places = ((0, 0), (0, span), (span // 2, span // 2), (span, 0), (span, span))
     return [(y, x, mirror) for mirror in (0, 1) for y, x in places]
 
 
-class _ReadAhead:
-    """Reads the bytes of the batch after the one that is asked for."""
-
-    def __init__(self, split: Split, rows: Callable[[int], Indices | None]) -> None:
-        self._split, self._rows = split, rows
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
-        self._coming: dict[int, list[Future[list[NDArray[np.uint8]]]]] = {}
-
-    def _start(self, number: int) -> None:
-        rows = self._rows(number)
-        if rows is not None and number not in self._coming:
-            parts = np.array_split(rows, min(READERS, len(rows)))
-            self._coming[number] = [self._threads.submit(self._read, part) for part in parts]
-
-    def _read(self, rows: Indices) -> list[NDArray[np.uint8]]:
-        return [self._split.read(int(row)) for row in rows]
-
-    def take(self, number: int) -> list[NDArray[np.uint8]]:
-        """The encoded images of batch `number`. Raises: OSError naming the file that cannot be read any more."""
-        self._start(number)
-        self._start(number + 1)
-        return [image for part in self._coming.pop(number) for image in part.result()]
-
-    def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
-
-
-class _Decoder:
-    """A DALI pipeline that decodes this process's rows of each batch, and gets the other rows from its partner."""
-
-    def __init__(self, pipeline: Any, reader: _ReadAhead, split: Split, share: Share) -> None:
-        pipeline.build()
-        self._pipeline, self._reader, self._split, self._share = pipeline, reader, split, share
-
-    def run(self, indices: Indices) -> Tensor:
-        """The next batch, uint8; `indices` are those of all its rows. It is overwritten by the next call."""
-        share, own = self._share, self._share.own_rows(len(indices))
-        try:
-            (images,) = self._pipeline.run(self._stream())
-        except RuntimeError as error:
-            names = ", ".join(self._split.name(int(i)) for i in indices[own])
-            raise RuntimeError(
-                f"DALI failed on a batch of these files, which it once could decode: {names}"
-            ) from error
-        crops = from_dlpack(images.as_tensor())
-        num_missing = len(indices) - len(crops)
-        if share.partner is None or num_missing == 0:
-            return crops
-        mine = crops.to(share.device)
-        theirs = share.partner.swap_images(mine, num_missing)
-        return torch.cat((theirs, mine) if share.partner.tower else (mine, theirs))
-
-    def _stream(self) -> Any:
-        """In the order of torch's kernels, so that DALI writes to its memory again only after they have read it."""
-        return torch.cuda.current_stream(self._share.device) if self._share.device.type == "cuda" else None
-
-    def close(self) -> None:
-        self._pipeline = None  # DALI frees its memory and threads with the object
-        self._reader.close()
-
-
-def _options(share: Share, device: str) -> dict[str, Any]:
-    return {
-        "batch_size": len(range(*share.own_rows(share.batch_size).indices(share.batch_size))),
-        "num_threads": share.threads,
-        "device_id": (share.device.index or 0) if device == "gpu" else None,
-        "prefetch_queue_depth": PREFETCH,
-    }
-
-
 def _deliver(images: Tensor, split: Split, indices: Indices, device: torch.device) -> Batch:
-    """DALI's layout NHWC is torch's channels_last."""
+    """The loaders' layout NHWC is torch's channels_last."""
     return Batch(images.movedim(-1, -3), torch.from_numpy(split.labels[indices]).to(device))
 
 
@@ -122,8 +39,6 @@ class TrainFeed:
     """Endless batches from global step `first_step` on, the same whatever came before."""
 
     def __init__(self, dataset: DataSet, config: InputConfig, share: Share, *, seed: int, first_step: int) -> None:
-        from twotower.data.pipeline import training_crops
-
         check_crops(config, dataset.size)
         split, span = dataset.train, crop_span(config, dataset.size)
         self._split, self._share, self._first_step, self._taken = split, share, first_step, 0
@@ -157,26 +72,16 @@ class TrainFeed:
             )
 
         own = share.own_rows(share.batch_size)
-        reader = _ReadAhead(split, lambda step: indices(step)[own])
+        self._reader = ReadAhead(split, lambda step: indices(step)[own])
 
-        def source(info: Any) -> Any:
-            step = first_step + info.iteration
+        def source(number: int) -> Encoded:
+            step = first_step + number
             batch = drawn(step)
-            inputs = (reader.take(step), batch.offsets[own], batch.flips[own])
-            return inputs if config.flip else inputs[:2]
+            return Encoded(self._reader.take(step), batch.offsets[own], batch.flips[own])
 
         self._indices, self._draws = indices, drawn
-        device = decoding_device(config, share.device)
-        pipeline = training_crops(
-            source,
-            config.crop_size,
-            dataset.size,
-            dataset.needs_resize,
-            config.flip,
-            device,
-            **_options(share, device),
-        )
-        self._decoder = _Decoder(pipeline, reader, split, share)
+        cutting = Cutting(config.crop_size, dataset.size, dataset.needs_resize, mirrors=config.flip)
+        self._crops = Crops(open_loader(source, split, cutting, config, share), share)
         self._normalise = _normaliser(dataset, config, share.device)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -186,7 +91,7 @@ class TrainFeed:
         step = self._first_step + self._taken
         self._taken += 1
         indices, batch = self._indices(step), self._draws(step)
-        crops = self._decoder.run(indices)
+        crops = self._crops.run(indices)
         images = self._normalise(crops, batch.offsets, batch.flips, batch.noise, batch.scale)
         return _deliver(images, self._split, indices, self._share.device)
 
@@ -195,15 +100,14 @@ class TrainFeed:
         return self._length
 
     def close(self) -> None:
-        self._decoder.close()
+        self._crops.close()
+        self._reader.close()
 
 
 class ValidationFeed:
     """This replica's share of a split, once, the last partial batch included."""
 
     def __init__(self, dataset: DataSet, split: Split, config: InputConfig, share: Share, *, crops: str) -> None:
-        from twotower.data.pipeline import validation_crops
-
         count, span = len(split), crop_span(config, dataset.size)
         part = np.arange(
             share.replica * count // share.num_replicas, (share.replica + 1) * count // share.num_replicas
@@ -217,24 +121,16 @@ class ValidationFeed:
                 self._parts[number][share.own_rows(len(self._parts[number]))] if number < len(self._parts) else None
             )
 
-        reader = _ReadAhead(split, own)
+        self._reader = ReadAhead(split, own)
+        nowhere = np.zeros((share.batch_size, 2), np.int32)  # all have the same views
 
-        def source(info: Any) -> Any:
-            if info.iteration >= len(self._parts):
-                raise StopIteration
-            return reader.take(info.iteration)
+        def source(number: int) -> Encoded | None:
+            if number >= len(self._parts):
+                return None
+            return Encoded(self._reader.take(number), nowhere, nowhere[:, 0])
 
-        device = decoding_device(config, share.device)
-        pipeline = validation_crops(
-            source,
-            self._views,
-            config.crop_size,
-            dataset.size,
-            dataset.needs_resize,
-            device,
-            **_options(share, device),
-        )
-        self._decoder = _Decoder(pipeline, reader, split, share)
+        cutting = Cutting(config.crop_size, dataset.size, dataset.needs_resize, self._views)
+        self._crops = Crops(open_loader(source, split, cutting, config, share), share)
         self._normalise = _normaliser(dataset, config, share.device)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -245,7 +141,7 @@ class ValidationFeed:
             raise StopIteration
         indices = self._parts[self._next]
         self._next += 1
-        crops = self._decoder.run(indices)
+        crops = self._crops.run(indices)
         views = np.tile(np.array(self._views, np.int32), (len(indices), 1))
         single = crops.view(-1, *crops.shape[-3:])
         images = self._normalise(single, views[:, :2], views[:, 2]).view(crops.shape)
@@ -256,7 +152,8 @@ class ValidationFeed:
         return len(self._parts)
 
     def close(self) -> None:
-        self._decoder.close()
+        self._crops.close()
+        self._reader.close()
 
 
 def open_train(dataset: DataSet, config: InputConfig, share: Share, *, seed: int, first_step: int) -> Feed:

@@ -27,9 +27,10 @@ from twotower.data.cache import (
 )
 from twotower.data.convert import UnusableError, decode
 from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
-from twotower.data.decode import BATCH, Decoder
+from twotower.data.decode import BATCH
 from twotower.data.fit import Fit
 from twotower.data.folder import FolderIndex, index_folder
+from twotower.data.loader import decoder_class, describe_loader
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
@@ -44,9 +45,11 @@ def _refuse(path: str, reason: str) -> ValueError:
     )
 
 
-def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tuple[Fit, dict[str, str], bool]:
+def _examine(
+    index: FolderIndex, size: int, on_error: str, progress: bool, loader: str
+) -> tuple[Fit, dict[str, str], bool]:
     """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
-    decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1), size), Fit(size), {}
+    decoder, fit, rejects = decoder_class(loader)(max(1, os.cpu_count() or 1), size), Fit(size), {}
     for split, by_class in index.files.items():
         paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
         with metered(f"preparing {split}", len(paths), silent=not progress) as meter:
@@ -65,13 +68,18 @@ def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tu
 
 
 def prepare(
-    data: DataConfig, progress: bool = True, shown_input: InputConfig | None = None, key: str = TRAINING
+    data: DataConfig,
+    progress: bool = True,
+    shown_input: InputConfig | None = None,
+    key: str = TRAINING,
+    loader: str = "auto",
 ) -> DataSet:
     """Makes a data set ready, once; afterwards only looks whether its files are still the same.
 
     Args:
         shown_input: draws a picture of what the network is fed in this way; None: no picture.
         key: by which the command that runs takes `data.root`.
+        loader: `auto`, `dali` or `torch`, which decodes every image once.
 
     Raises: ValueError for a folder that cannot be used, a file that cannot be decoded, or a cache that cannot be
     written, or holds something else.
@@ -99,14 +107,15 @@ def prepare(
     content = read_index(cache)
     if content is None or not is_of(content, index, data.size):
         check_own(cache)
-        say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
+        how = describe_loader(InputConfig(loader=loader))
+        say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once ({how})")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             quoted = shlex.quote(str(root))
             say(
                 f"(python launch/prepare_data.py source=folder source.root={quoted} output=DIR can be "
                 "interrupted, and makes a set that is read several times as fast)"
             )
-        fit, rejects, needs_resize = _examine(index, data.size, data.on_error, progress)
+        fit, rejects, needs_resize = _examine(index, data.size, data.on_error, progress, loader)
         _check_left(index, rejects)
         values, vectors = fit.colour_pca()
         content = {

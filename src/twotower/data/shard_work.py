@@ -22,6 +22,7 @@ from twotower.data.shards import ShardWriter, shard_name
 from twotower.data.source import CIFAR10, Entry
 from twotower.data.tree import CIFAR_SIDE
 from twotower.files import write_whole
+from twotower.processes import die_with_parent
 
 SHOWN_HEIGHT = 192  # pixels of the originals that are kept for the picture
 
@@ -64,8 +65,6 @@ def start_worker() -> None:
     """Called once in each worker process."""
     import torch
 
-    from twotower.world import die_with_parent
-
     die_with_parent()
     parent = parent_process()
     if parent is not None and not parent.is_alive():  # it was killed while this process was starting
@@ -77,7 +76,8 @@ def start_worker() -> None:
 def _read(entry: Entry) -> bytes:
     try:
         with open(entry.file, "rb") as file:
-            content = os.pread(file.fileno(), entry.size, entry.offset)
+            file.seek(entry.offset)
+            content = file.read(entry.size)
     except OSError as error:
         raise convert.UnusableError(f"it cannot be read ({error.strerror})") from error
     if len(content) < entry.size:
@@ -155,7 +155,8 @@ def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -
         return found
     with path.open("rb") as file:
         for entry in index:
-            content = os.pread(file.fileno(), int(entry["length"]), int(entry["offset"]))
+            file.seek(int(entry["offset"]))
+            content = file.read(int(entry["length"]))
             try:
                 shape = convert.decode(content).shape
             except convert.UnusableError as error:

@@ -1,6 +1,5 @@
 """Checks a finished prepared set: all checksums, and every image decoded."""
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,6 +11,7 @@ from twotower.data.prepared import MEAN_IMAGE, is_unfinished, read_dataset_json
 from twotower.data.progress import metered
 from twotower.data.shard_work import check_file, check_shard, start_worker
 from twotower.data.shards import INDEX_FILE
+from twotower.processes import cores
 
 
 def verify(root: Path, workers: int, say: Say) -> None:
@@ -21,7 +21,7 @@ def verify(root: Path, workers: int, say: Say) -> None:
     content = read_dataset_json(root)
     wrong = check_file(root / MEAN_IMAGE, content["mean_image_sha256"])
     total = sum(split["images"] for split in content["splits"].values())
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
     try:
         with metered("verifying", total) as meter:

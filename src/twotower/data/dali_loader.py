@@ -1,0 +1,72 @@
+"""Crops by DALI, on the CPU or on a GPU: the graph of `pipeline.py`, fed from a source."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from twotower.data.batch import Share
+from twotower.data.crops import PREFETCH, Cutting, Indices, Source
+from twotower.data.dataset import Split
+
+
+class DaliLoader:
+    """The loader of `input.loader=dali`; see `crops.Loader`.
+
+    Args:
+        device: `cpu` or `gpu`, where it decodes.
+    """
+
+    def __init__(self, source: Source, split: Split, cutting: Cutting, share: Share, device: str) -> None:
+        self._split, self._share = split, share
+        self._pipeline = _pipeline(source, cutting, share, device)
+        self._pipeline.build()
+
+    def run(self, rows: Indices) -> Tensor:
+        try:
+            (images,) = self._pipeline.run(self._stream())
+        except RuntimeError as error:
+            names = ", ".join(self._split.name(int(row)) for row in rows)
+            raise RuntimeError(
+                f"DALI failed on a batch of these files, which it once could decode: {names}"
+            ) from error
+        return from_dlpack(images.as_tensor())
+
+    def _stream(self) -> Any:
+        """In the order of torch's kernels, so that DALI writes to its memory again only after they have read it."""
+        return torch.cuda.current_stream(self._share.device) if self._share.device.type == "cuda" else None
+
+    def close(self) -> None:
+        self._pipeline = None  # DALI frees its memory and threads with the object
+
+
+def _pipeline(source: Source, cutting: Cutting, share: Share, device: str) -> Any:
+    from twotower.data import pipeline
+
+    options = {
+        "batch_size": len(range(*share.own_rows(share.batch_size).indices(share.batch_size))),
+        "num_threads": share.threads,
+        "device_id": (share.device.index or 0) if device == "gpu" else None,
+        "prefetch_queue_depth": PREFETCH,
+    }
+
+    def drawn(info: Any) -> Any:
+        encoded = source(info.iteration)
+        assert encoded is not None, "training does not end"
+        inputs = (encoded.contents, encoded.offsets, encoded.flips)
+        return inputs if cutting.mirrors else inputs[:2]
+
+    def fixed(info: Any) -> Any:
+        encoded = source(info.iteration)
+        if encoded is None:
+            raise StopIteration
+        return encoded.contents
+
+    if cutting.views is None:
+        return pipeline.training_crops(
+            drawn, cutting.crop_size, cutting.size, cutting.resize, cutting.mirrors, device, **options
+        )
+    return pipeline.validation_crops(
+        fixed, cutting.views, cutting.crop_size, cutting.size, cutting.resize, device, **options
+    )

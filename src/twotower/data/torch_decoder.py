@@ -1,0 +1,44 @@
+"""Decodes files without DALI, and finds out which of them cannot be decoded: what TorchLoader does, ahead of it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.data import convert
+from twotower.data.dataset import PREPARED_SIZE
+
+Picture = NDArray[np.uint8]
+
+
+class TorchDecoder:
+    """Decodes files to uint8 [N, size, size, 3], as `decode.Decoder` does, and names those that cannot be decoded."""
+
+    def __init__(self, num_threads: int, size: int = PREPARED_SIZE) -> None:
+        self.num_threads, self.size = num_threads, size
+        self.needs_resize = False  # whether any image so far is not a square of `size` pixels
+
+    def decode(self, paths: list[Path]) -> tuple[Picture, dict[Path, str]]:
+        """The images that could be decoded, in order, and the reason for each that could not."""
+        images, rejects = [np.empty((0, self.size, self.size, 3), np.uint8)], {}
+        with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as threads:
+            for path, found in zip(paths, threads.map(self._decode, paths), strict=True):
+                if isinstance(found, str):
+                    rejects[path] = found
+                else:
+                    images.append(found[None])
+        return np.concatenate(images), rejects
+
+    def _decode(self, path: Path) -> Picture | str:
+        """The square, or the reason why there is none."""
+        try:
+            image = convert.decode(path.read_bytes())
+        except OSError as error:
+            return error.strerror or "it cannot be read"
+        except MemoryError:
+            return "it is too large for the memory of this machine"
+        except convert.UnusableError as error:
+            return str(error)
+        self.needs_resize |= image.shape[:2] != (self.size, self.size)
+        return convert.square(image, self.size)
