@@ -4,10 +4,7 @@ Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica 
 network of one tower, each rank is a replica.
 """
 
-import ctypes
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from twotower.config import MachineConfig
+from twotower.processes import cores as cores
+from twotower.processes import die_with_parent as die_with_parent
 from twotower.transport import LINKS, Link, NoLink, TowerLostError
 
 
@@ -87,24 +86,9 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
     return device, transport
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def threads_per_process(machine: MachineConfig, local_size: int) -> int:
     """Threads of torch in each process: its share of the cores (torchrun's own default is 1, torch's is all)."""
     return machine.threads or max(1, cores() // local_size)
-
-
-def die_with_parent() -> None:
-    """Ends this process when the one that started it ends, however that happens, so that no orphan computes on."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
-            os._exit(1)
 
 
 class TowersDifferError(RuntimeError):

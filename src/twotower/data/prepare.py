@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from twotower.config import DataConfig, InputConfig
 from twotower.data.convert import UnusableError, decode
 from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit, synthetic_dataset
-from twotower.data.decode import BATCH, Decoder
-from twotower.data.fit import Fit
+from twotower.data.examine import examine, refusal
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
-from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
 
 FORMAT = 3
@@ -41,32 +39,6 @@ def cache_of(data: DataConfig) -> Path:
     """The folder that holds what was fitted, one for each size."""
     name = CACHE if data.size == PREPARED_SIZE else f"{CACHE}-{data.size}"
     return Path(data.cache) if data.cache is not None else root_of(data) / name
-
-
-def _refuse(path: str, reason: str) -> ValueError:
-    return ValueError(
-        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out with data.on_error=skip."
-    )
-
-
-def _examine(index: FolderIndex, size: int, on_error: str, progress: bool) -> tuple[Fit, dict[str, str], bool]:
-    """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
-    decoder, fit, rejects = Decoder(max(1, os.cpu_count() or 1), size), Fit(size), {}
-    for split, by_class in index.files.items():
-        paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
-        with metered(f"preparing {split}", len(paths), silent=not progress) as meter:
-            for begin in range(0, len(paths), BATCH):
-                part = paths[begin : begin + BATCH]
-                images, bad = decoder.decode(part)
-                for path, reason in bad.items():
-                    if on_error == "stop":
-                        raise _refuse(str(path), reason)
-                    rejects[path.relative_to(index.root).as_posix()] = reason
-                if split == "train":
-                    for image in images:
-                        fit.add(image)
-                meter.advance(len(part))
-    return fit, rejects, decoder.needs_resize
 
 
 def _store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
@@ -135,7 +107,7 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
                 f"(python launch/prepare_data.py source=folder source.root={root} output=DIR can be interrupted, and "
                 "makes a set that is read several times as fast)"
             )
-        fit, rejects, needs_resize = _examine(index, data.size, data.on_error, progress)
+        fit, rejects, needs_resize = examine(index, data.size, data.on_error, progress)
         _check_left(index, rejects)
         values, vectors = fit.colour_pca()
         content = {
@@ -156,7 +128,7 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
             say(f"left out: {path} ({reason})")
     rejects = content["rejects"]
     if rejects and data.on_error == "stop":
-        raise _refuse(*next(iter(rejects.items())))
+        raise refusal(*next(iter(rejects.items())))
     if rejects:
         say(f"left out as they cannot be decoded: {len(rejects)}; {cache / INDEX} lists them")
     if shown_input is not None:

@@ -21,6 +21,7 @@ from twotower.data.prepared import WORK
 from twotower.data.shards import ShardWriter, shard_name
 from twotower.data.source import CIFAR10, Entry
 from twotower.data.tree import CIFAR_SIDE
+from twotower.processes import die_with_parent
 
 SHOWN_HEIGHT = 192  # pixels of the originals that are kept for the picture
 
@@ -72,8 +73,6 @@ def name_in_shard(entry: Entry) -> str:
 def start_worker() -> None:
     """Called once in each worker process."""
     import torch
-
-    from twotower.world import die_with_parent
 
     die_with_parent()
     parent = parent_process()
