@@ -1,7 +1,7 @@
 """A process that decodes files which nobody has looked at yet, seen from the process that survives it.
 
-It is a command of its own (examiner_process.py), not one of multiprocessing: that would import the caller's main
-module first, which here brings torch, and would need `if __name__ == "__main__"` in the scripts of others.
+It is a command of its own (twotower/examiner_process.py), not one of multiprocessing: that would import the caller's
+main module first, which here brings torch, and would need `if __name__ == "__main__"` in the scripts of others.
 """
 
 import json
@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
@@ -20,7 +21,8 @@ import numpy as np
 
 from twotower.data.fit import Fit
 
-PROCESS = "twotower.data.examiner_process"
+PROCESS = "twotower.examiner_process"
+START_SECONDS = 120.0  # until the decoder must be there; half a second where the disk is not busy
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Examiner:
     """
 
     def __init__(self, decoder: type, size: int, patience: float) -> None:
-        self._size, self._patience, self._late = size, patience, False
+        self._size, self._patience = size, patience
+        self._late = 0.0  # the seconds that were waited for in vain
         self.num_requests = 0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # open for as long as the process
         found = [entry or os.getcwd() for entry in sys.path]
@@ -74,31 +77,30 @@ class Examiner:
 
         Raises: ExaminerDiedError, OSError if it could not even start.
         """
-        timer = Timer(self._patience, self._end_late)
-        timer.start()
+        if self.num_requests == 0:
+            self._await_start()
+        self.num_requests += 1
+        request = {"paths": [str(path) for path in paths], "fit": fit}
+        findings = Findings(Fit(self._size))
         try:
-            if self.num_requests == 0:
-                self._await_start()
-            self.num_requests += 1
-            request = {"paths": [str(path) for path in paths], "fit": fit}
-            self._requests.write(json.dumps(request).encode() + b"\n")
-            self._requests.flush()
-            answer = self._read_answer()
-            if "problem" in answer:
-                raise ExaminerDiedError(f"decoding it fails with {answer['problem']}"[:200])
-            findings = Findings(Fit(self._size), answer["rejects"], answer["needs_resize"])
-            shape = findings.fit.image_sum.shape
-            sums = np.frombuffer(self._read(4 * findings.fit.image_sum.size), np.uint32).reshape(shape)
+            with self._limited(self._patience):
+                self._requests.write(json.dumps(request).encode() + b"\n")
+                self._requests.flush()
+                answer = self._read_answer()
+                if "problem" in answer:
+                    raise ExaminerDiedError(f"decoding it fails with {answer['problem']}"[:200])
+                sums = np.frombuffer(self._read(4 * findings.fit.image_sum.size), np.uint32)
         except (BrokenPipeError, EOFError) as error:
             raise ExaminerDiedError(f"decoding it {self._end()}") from error
-        finally:
-            timer.cancel()
+        findings.rejects, findings.needs_resize = answer["rejects"], answer["needs_resize"]
+        sums = sums.reshape(findings.fit.image_sum.shape)
         findings.fit.merge(answer["num_images"], sums, np.array(answer["products"]))
         return findings
 
     def _await_start(self) -> None:
         try:
-            problem = self._read_answer().get("problem")
+            with self._limited(START_SECONDS):
+                problem = self._read_answer().get("problem")
         except EOFError:
             end = self._end()
             self._errors.seek(0)
@@ -120,15 +122,26 @@ class Examiner:
             raise EOFError
         return content
 
-    def _end_late(self) -> None:
-        self._late = True
-        self.kill()
+    @contextmanager
+    def _limited(self, seconds: float) -> Iterator[None]:
+        """Ends the process if the block takes longer, which then meets the end of its answers."""
+
+        def end() -> None:
+            self._late = seconds
+            self.kill()
+
+        timer = Timer(seconds, end)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _end(self) -> str:
         """How it ended, as the predicate of a sentence."""
         status = self._process.wait()
         if self._late:
-            return f"did not come to an end within {self._patience:g} seconds"
+            return f"did not come to an end within {self._late:g} seconds"
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         return f"ends the process with {how}"
 

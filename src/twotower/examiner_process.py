@@ -1,6 +1,6 @@
-"""What an examining process runs (examiner.py is the other end): it decodes files, and may die of one.
+"""What an examining process runs (data/examiner.py is the other end): it decodes files, and may die of one.
 
-    python -m twotower.data.examiner_process MODULE:CLASS SIZE
+    python -m twotower.examiner_process MODULE:CLASS SIZE
 
 A request is a line of JSON, and so is its answer, after which come the sums of the images, uint32 [SIZE, SIZE, 3]:
 
@@ -16,12 +16,19 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from twotower.data.fit import Fit
 from twotower.processes import die_with_parent
+
+# Without twotower/data/__init__.py, which imports torch: that would take twice as long as all the rest, and as much
+# memory, in each process, for nothing.
+_data = ModuleType("twotower.data")
+_data.__path__ = [str(Path(__file__).with_name("data"))]
+sys.modules[_data.__name__] = _data
+from twotower.data.fit import Fit  # noqa: E402
 
 
 def _take_streams() -> tuple[BinaryIO, BinaryIO]:
