@@ -24,6 +24,7 @@ class Decoder:
         self.num_threads, self.size = num_threads, size
         self.needs_resize = False  # whether any image so far is not a square of `size` pixels
         self._pipeline: Any = self._open()
+        self._images = np.empty((0, size, size, 3), np.uint8)  # fresh pages would take as long as the decoding
 
     def _open(self) -> Any:
         from twotower.data.pipeline import prepared_images
@@ -42,23 +43,29 @@ class Decoder:
         pipeline.build()
         return pipeline
 
-    def _run(self, content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _run(self, content: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
+        """Decodes into `image`, uint8 [size, size, 3]."""
         self._pipeline.feed_input("encoded", [content])
         images, sizes = self._pipeline.run()
         self.needs_resize |= bool((np.array(sizes.as_array())[:, :2] != self.size).any())
-        array: NDArray[np.uint8] = np.array(images.as_array())
-        return array
+        image[:] = images.as_array()[0]
 
     def decode(self, paths: list[Path]) -> tuple[NDArray[np.uint8], dict[Path, str]]:
-        """The images that could be decoded, in order, and the reason for each that could not."""
-        images, rejects = [np.empty((0, self.size, self.size, 3), np.uint8)], {}
+        """The images that could be decoded, in order, and the reason for each that could not.
+
+        The images are overwritten by the next call.
+        """
+        if len(self._images) < len(paths):
+            self._images = np.empty((len(paths), *self._images.shape[1:]), np.uint8)
+        count, rejects = 0, {}
         for path in paths:
             try:
                 content = np.fromfile(path, np.uint8)
                 if len(content) == 0:
                     rejects[path] = "the file is empty"
                 else:
-                    images.append(self._run(content))
+                    self._run(content, self._images[count])
+                    count += 1
             except OSError as error:
                 rejects[path] = error.strerror or "it cannot be read"
             except MemoryError:
@@ -66,7 +73,7 @@ class Decoder:
             except RuntimeError as error:
                 self._pipeline = self._open()  # a failure costs DALI the pipeline
                 rejects[path] = _reason(str(error), content.tobytes())
-        return np.concatenate(images), rejects
+        return self._images[:count], rejects
 
 
 def _reason(text: str, content: bytes) -> str:
