@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from twotower.lazy_help import allow_lazy_help
+
 LAYER_KINDS = ("conv", "linear")
 READS = ("image", "own", "both")
 STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
@@ -365,6 +367,7 @@ class ReportConfig:
 
 def register_schemas() -> None:
     """Makes the schemas known to Hydra, named as the yamls of conf/: `config_schema`, `figure_schema` ..."""
+    allow_lazy_help()
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("dashboard_schema", node=DashboardConfig)
