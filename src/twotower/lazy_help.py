@@ -7,8 +7,8 @@ from typing import Any
 def allow_lazy_help() -> None:
     """Lets argparse take a help text that is not a string before it is printed.
 
-    Since 3.14 argparse formats each text as soon as it is given, only to find mistakes of the programmer in it. Hydra's
-    for `--shell-completion` is made when it is printed (all releases up to 1.3.8), so none of its commands would start.
+    Since 3.14 argparse formats each text as soon as it is given, only to find mistakes in it. That of Hydra's
+    `--shell-completion` is made when it is printed (in all releases up to 1.3.8), and no command would start.
     """
 
     def accept(self: argparse.ArgumentParser, action: Any) -> None:
