@@ -21,7 +21,7 @@ from twotower.data.progress import metered
 from twotower.processes import cores
 
 BATCH = 32  # files in a request
-MAX_EXAMINERS = 16
+MAX_EXAMINERS = 16  # of 60 MB each, besides the libraries that they share
 PATIENCE_SECONDS = 120.0  # for a batch, and for a file alone; a PNG of 16000 x 16000 pixels was seen to take 32
 AHEAD = 4  # batches of each process that may be done before their turn to be counted
 
