@@ -3,7 +3,9 @@
 import gc
 import io
 import os
+import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from twotower.config import InputConfig
 from twotower.data import (
@@ -886,6 +889,46 @@ def test_normaliser_is_exact(
         wrong = window(mean_image, y, x, not flip, 8)
         other = (crops[i].astype(np.float32) - wrong + shift) * np.float32(scale) / np.array(std, np.float32)
         assert not np.array_equal(images[i].numpy(), other)
+
+
+def filled(normaliser: Normaliser, value: int, count: int = 4) -> Tensor:
+    """A batch of one value, from crops of 16 x 16."""
+    crops = torch.full((count, 16, 16, 3), value, dtype=torch.uint8)
+    return normaliser(crops, np.zeros((count, 2), np.int32), np.zeros(count, np.int32))
+
+
+def test_batches_that_are_held_stay_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or any part of them, in torch or in NumPy, whatever a Python makes of counting references (3.14: one fewer)."""
+    monkeypatch.setattr(sys, "getrefcount", lambda _: 3)
+    normaliser = Normaliser(np.zeros((16, 16, 3), np.float32), "central", 16, CPU)
+    held = [filled(normaliser, value) for value in range(6)]
+    parts = [filled(normaliser, 6)[1, 2:4], filled(normaliser, 7).movedim(-1, 1), filled(normaliser, 8).view(-1)]
+    arrays = [filled(normaliser, 9).numpy(), np.from_dlpack(filled(normaliser, 10))]
+    for value in range(100, 110):
+        filled(normaliser, value)
+    for value, one in enumerate([*held, *parts, *map(torch.from_numpy, arrays)]):
+        assert one.unique().tolist() == [value]
+
+
+def test_memory_of_batches_is_used_again() -> None:
+    """Two batches alternate while one is held at a time; after many were held at once, no more than two are kept."""
+    normaliser = Normaliser(np.zeros((16, 16, 3), np.float32), "central", 16, CPU)
+    batch, places = filled(normaliser, 0), set()
+    for value in range(20):
+        batch = filled(normaliser, value)
+        places.add(batch.data_ptr())
+    assert len(places) == 2
+    size = batch.numel() * batch.element_size()
+    tracemalloc.start()
+    try:
+        many = [filled(normaliser, value) for value in range(12)]
+        assert tracemalloc.get_traced_memory()[0] > 9 * size  # NumPy's memory is counted
+        del many
+        batch = filled(normaliser, 1, count=3)
+        assert tracemalloc.get_traced_memory()[0] < 3 * size
+    finally:
+        tracemalloc.stop()
+    assert batch.unique().tolist() == [1]
 
 
 # Refusals

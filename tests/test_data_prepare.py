@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from PIL import Image
 
 from twotower.config import DataConfig
 from twotower.data import DataSet, load, prepare
-from twotower.data.decode import Decoder
-from twotower.data.folder import index_folder
+from twotower.data.examiner import Findings
+from twotower.data.fit import Fit
+from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.shapes import draw_shapes
 
 
@@ -34,6 +36,32 @@ def root(tmp_path: Path) -> Path:
             for i in range(count):
                 save_image(tmp_path / "set" / split / name / f"{i}.jpg", stream)
     return tmp_path / "set"
+
+
+class InThisProcess:
+    """An examiner without the half second that a process takes to start; test_examine.py has those that do."""
+
+    num_requests = 0
+
+    def __init__(self, decoder: type, size: int, patience: float) -> None:
+        self._decoder = decoder(1, size)
+
+    def examine(self, paths: list[Path], fit: bool) -> Findings:
+        images, rejects = self._decoder.decode(paths)
+        sums = Fit(self._decoder.size)
+        for image in images if fit else ():
+            sums.add(image)
+        return Findings(sums, {str(path): reason for path, reason in rejects.items()}, self._decoder.needs_resize)
+
+    def kill(self) -> None:
+        pass
+
+    close = kill
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("twotower.data.examine"), "Examiner", InThisProcess)
 
 
 def folder(root: Path, **options: Any) -> DataConfig:
@@ -58,10 +86,10 @@ def assert_nothing_half_written(*folders: Path) -> None:
 
 
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(self: Decoder, paths: list[Path]) -> None:
-        raise AssertionError(f"decoded again: {len(paths)} files")
+    def examine(index: FolderIndex, *_: Any, **__: Any) -> None:
+        raise AssertionError(f"decoded again: {index.root}")
 
-    monkeypatch.setattr(Decoder, "decode", decode)
+    monkeypatch.setattr(import_module("twotower.data.prepare"), "examine", examine)
 
 
 # Folders

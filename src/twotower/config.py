@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from twotower.lazy_help import allow_lazy_help
 from twotower.places import make_absolute
 
 LAYER_KINDS = ("conv", "linear")
@@ -389,6 +390,7 @@ class ReportConfig:
 
 def register_schemas() -> None:
     """Makes the schemas known to Hydra, named as the yamls of conf/: `config_schema`, `figure_schema` ..."""
+    allow_lazy_help()
     ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
     ConfigStore.instance().store("config_schema", node=Config)
     ConfigStore.instance().store("dashboard_schema", node=DashboardConfig)

@@ -3,7 +3,6 @@
 Training never meets a file that this pass, with the same decoder, has not decoded.
 """
 
-import os
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,44 +26,13 @@ from twotower.data.cache import (
 )
 from twotower.data.convert import UnusableError, decode
 from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
-from twotower.data.decode import BATCH
-from twotower.data.fit import Fit
+from twotower.data.examine import examine, refusal
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.loader import decoder_class, describe_loader
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
-from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
 
 MANY_IMAGES = 50_000  # from here on a prepared set is worth its disk
-
-
-def _refuse(path: str, reason: str) -> ValueError:
-    return ValueError(
-        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out by training with "
-        "data.on_error=skip."
-    )
-
-
-def _examine(
-    index: FolderIndex, size: int, on_error: str, progress: bool, loader: str
-) -> tuple[Fit, dict[str, str], bool]:
-    """Decodes everything. Raises: ValueError naming a file that cannot be decoded, unless such are skipped."""
-    decoder, fit, rejects = decoder_class(loader)(max(1, os.cpu_count() or 1), size), Fit(size), {}
-    for split, by_class in index.files.items():
-        paths = [index.root / split / name / file for name, files in by_class.items() for file in files]
-        with metered(f"preparing {split}", len(paths), silent=not progress) as meter:
-            for begin in range(0, len(paths), BATCH):
-                part = paths[begin : begin + BATCH]
-                images, bad = decoder.decode(part)
-                for path, reason in bad.items():
-                    if on_error == "stop":
-                        raise _refuse(str(path), reason)
-                    rejects[path.relative_to(index.root).as_posix()] = reason
-                if split == "train":
-                    for image in images:
-                        fit.add(image)
-                meter.advance(len(part))
-    return fit, rejects, decoder.needs_resize
 
 
 def prepare(
@@ -115,7 +83,7 @@ def prepare(
                 f"(python launch/prepare_data.py source=folder source.root={quoted} output=DIR can be "
                 "interrupted, and makes a set that is read several times as fast)"
             )
-        fit, rejects, needs_resize = _examine(index, data.size, data.on_error, progress, loader)
+        fit, rejects, needs_resize = examine(index, data.size, data.on_error, progress, decoder_class(loader))
         _check_left(index, rejects)
         values, vectors = fit.colour_pca()
         content = {
@@ -136,7 +104,7 @@ def prepare(
             say(f"left out: {path} ({reason})")
     rejects = content["rejects"]
     if rejects and data.on_error == "stop":
-        raise _refuse(*next(iter(rejects.items())))
+        raise refusal(*next(iter(rejects.items())))
     if rejects:
         say(f"left out as they cannot be decoded: {len(rejects)}; {cache / INDEX} lists them")
     if shown_input is not None:
