@@ -14,6 +14,7 @@ from rich.table import Table
 
 from twotower.benchmark import benchmark
 from twotower.config import BenchmarkConfig, register_schemas
+from twotower.screen import print_table
 
 register_schemas()
 
@@ -34,12 +35,12 @@ def main(composed: Any) -> None:
             table = Table(f"{part}, median of the rounds", "")
             for name, value in found[part]["medians"].items():
                 table.add_row(name.replace("_", " "), f"{value:.2f}")
-            console.print(table)
+            print_table(table)
     if "parts_ms" in found:
         table = Table("part of a step, tower 0", "ms")
         for name, value in found["parts_ms"].items():
             table.add_row(name, f"{value:.1f}")
-        console.print(table)
+        print_table(table)
     Path(settings.output).write_text(json.dumps(found, indent=1) + "\n")
     console.print(f"written to {settings.output}")
 

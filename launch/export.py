@@ -15,6 +15,7 @@ from twotower.arguments import quote_paths
 from twotower.config import ExportConfig, register_schemas
 from twotower.export import export_run
 from twotower.verify import Verified, verify
+from twotower.words import counted
 
 register_schemas()
 
@@ -23,7 +24,8 @@ def _show(path: Path, found: Verified) -> None:
     network = found.network
     print(
         f"{path}: {network.name}, width {network.width:g}, {found.num_parameters:,} parameters, "
-        f"{len(found.classes)} classes ({found.classes[0]} ... {found.classes[-1]}), step {found.step}"
+        f"{counted(len(found.classes), 'class', 'classes')} ({found.classes[0]} ... {found.classes[-1]}), "
+        f"step {found.step}"
     )
     if found.errors:
         print(

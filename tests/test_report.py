@@ -404,7 +404,7 @@ def test_an_unpaired_table_would_be_wrong(tmp_path: Path) -> None:
         (lambda root: (root / "empty").mkdir() or root / "empty", r"error: .*empty holds no run"),
         (
             lambda root: leave_run(root / "begun", 3, finished=False),
-            r"error: none of the 1 runs is finished.*begun is unfinished: stopped",
+            r"error: of 1 run none is finished.*begun is unfinished: stopped",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from twotower.config import Config
 from twotower.labbook import baseline_of, read_labbook
 from twotower.tables import BASELINE, COUNTS_FOR, counts_for, overridden
 from twotower.variants import changes_of, labels_of, names_of, settings_of
+from twotower.words import counted
 
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
@@ -172,8 +173,8 @@ def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
     if not done:
         reasons = [f"{run.name} is {run.status}: {run.remark}" for run in runs[:_TOLD]]
         raise ValueError(
-            f"none of the {len(runs)} runs is finished, so there is nothing to compare ({'; '.join(reasons)}); the "
-            "command that started them goes on with those that were stopped."
+            f"of {counted(len(runs), 'run')} none is finished, so there is nothing to compare "
+            f"({'; '.join(reasons)}); the command that started them goes on with those that were stopped."
         )
     for _, members in done:
         _check_seeds([run for run in members if run.status == FINISHED])

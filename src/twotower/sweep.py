@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from twotower.config import Config
 from twotower.failure import (
@@ -31,6 +31,7 @@ from twotower.failure import (
     read_failure,
     read_not_applicable,
 )
+from twotower.screen import print_table
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -206,7 +207,7 @@ class Sweep:
 
     def print_table(self) -> None:
         """All jobs with their validation errors in percent (`best`: the lowest top-1), speed and time."""
-        table = Table(Column("job", overflow="fold"), "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
+        table = Table("job", "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
         for job in self.jobs:
             outcome = self.outcome(job)
             s = outcome.summary
@@ -217,9 +218,7 @@ class Sweep:
                 else ["", "", "", "", ""]
             )
             table.add_row(job.name, outcome.status, *numbers)
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(table)
-        console.print(f"the runs lie in {self.jobs[0].run_dir.parent}", markup=False)
+        print_table(table, f"runs in {self.jobs[0].run_dir.parent}")
 
     def exit_status(self) -> int:
         """0 if all jobs are done, or at least one is and the others are not applicable."""

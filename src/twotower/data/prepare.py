@@ -24,6 +24,7 @@ from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.progress import metered
 from twotower.data.shapes import draw_shapes
+from twotower.words import counted
 
 FORMAT = 3
 SHAPES_ROOT = Path("datasets/shapes")
@@ -129,7 +130,7 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
     index = index_folder(root)
     content = _read_index(cache)
     if content is None or content["fingerprint"] != index.fingerprint or content["size"] != data.size:
-        say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once")
+        say(f"preparing {root}: {counted(len(index.classes), 'class', 'classes')}; every image is decoded once")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             say(
                 f"(python launch/prepare_data.py source=folder source.root={root} output=DIR can be interrupted, and "
@@ -151,7 +152,7 @@ def prepare(data: DataConfig, progress: bool = True, shown_input: InputConfig | 
         }
         _store(cache, content, fit.mean_image())
         if index.num_ignored:
-            say(f"{index.num_ignored} files not named as JPEG or PNG were ignored")
+            say(f"ignored: {counted(index.num_ignored, 'file')} not named as JPEG or PNG")
         for path, reason in rejects.items():
             say(f"left out: {path} ({reason})")
     rejects = content["rejects"]
