@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.benchmark import benchmark
+from twotower.command import start
 from twotower.config import BenchmarkConfig, register_schemas
 from twotower.screen import print_table
 
@@ -46,4 +47,4 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "benchmark")

@@ -8,6 +8,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
+from twotower.command import start
 from twotower.config import DashboardConfig, register_schemas
 from twotower.dashboard import build, describe, push, validate
 
@@ -31,4 +32,4 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "dashboard")

@@ -10,6 +10,7 @@ import hydra
 from omegaconf import OmegaConf
 from rich.table import Table
 
+from twotower.command import start
 from twotower.config import DescribeConfig, register_schemas
 from twotower.describe import READS, LayerNumbers, describe, totals
 from twotower.figure2 import draw_figure2
@@ -80,4 +81,4 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "describe")

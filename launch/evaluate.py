@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from twotower.arguments import quote_paths
+from twotower.command import start
 from twotower.config import EvaluateConfig, register_schemas
 from twotower.ensemble import evaluate_ensemble
 from twotower.evaluate import evaluate_run, evaluate_weights
@@ -132,4 +133,4 @@ def main(composed: Any) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = quote_paths(sys.argv[1:], ("run", "runs", "weights", "mean", "checkpoint", "data_root", "output"))
-    main()
+    start(main, "evaluate")

@@ -12,6 +12,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.arguments import quote_paths
+from twotower.command import start
 from twotower.config import ExportConfig, register_schemas
 from twotower.export import export_run
 from twotower.verify import Verified, verify
@@ -60,4 +61,4 @@ def main(composed: Any) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = quote_paths(sys.argv[1:], ("run", "verify", "checkpoint", "output"))
-    main()
+    start(main, "export")

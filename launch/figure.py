@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from twotower.activations import describe, make_activations, write_activations
 from twotower.arguments import quote_paths
+from twotower.command import start
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
@@ -230,4 +231,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"figure={sys.argv[1]}"
     sys.argv[1:] = quote_paths(sys.argv[1:], PATHS)
-    main()
+    start(main, "figure")

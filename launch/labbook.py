@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from twotower.arguments import quote_paths
+from twotower.command import start
 from twotower.config import LabbookConfig, register_schemas
 from twotower.tables import make_page, render
 
@@ -36,4 +37,4 @@ def main(composed: Any) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = quote_paths(sys.argv[1:], ("runs", "output"))
-    main()
+    start(main, "labbook")

@@ -10,6 +10,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
+from twotower.command import start
 from twotower.config import PrepareConfig, register_schemas
 from twotower.data.build import build
 from twotower.data.source import download
@@ -42,4 +43,4 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "prepare_data")

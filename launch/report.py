@@ -13,6 +13,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.arguments import quote_paths, quoted
+from twotower.command import start
 from twotower.config import ReportConfig, register_schemas
 from twotower.report import make_report
 
@@ -45,7 +46,7 @@ def main() -> None:
         others = [argument for argument in sys.argv[1:] if not _is_folder(argument)]
         sys.argv[1:] = [*others, f"folders=[{','.join(quoted(folder) for folder in folders)}]"]
     sys.argv[1:] = quote_paths(sys.argv[1:], ("folders", "output", "baseline"))
-    compose_and_report()
+    start(compose_and_report, "report")
 
 
 if __name__ == "__main__":
