@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
+from twotower.arguments import quoted
 from twotower.command import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
 from twotower.config import Config, register_schemas, resolve
 from twotower.failure import NotApplicableError
@@ -143,6 +144,8 @@ def main() -> None:
     catch_stops()
     if any(argument in MULTIRUN for argument in sys.argv[1:]) and not any(one in HELP for one in sys.argv[1:]):
         sweep = plan_sweep(sys.argv[1:])
+        # Hydra's record of the command, which would be overwritten in sweeps/ by that of the next sweep.
+        sys.argv.append(f"hydra.sweep.dir={quoted(str(sweep.folder))}")
     try:
         start(compose_and_run, "config")
     except KeyboardInterrupt:

@@ -107,6 +107,11 @@ class Comparison:
     def baseline(self) -> Group:
         return self.groups[0]
 
+    @property
+    def baseline_name(self) -> str:
+        """The baseline in a title: its network where it has no ablation, as its label `none` would say nothing."""
+        return self.baseline.config.network.name if self.baseline.label == "none" else self.baseline.label
+
     def difference(self, group: Group, view: str, measure: str) -> Estimate | None:
         """Mean of the differences to the baseline, seed by seed; None for itself or without a common seed."""
         if group is self.baseline:

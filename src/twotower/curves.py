@@ -16,6 +16,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MAX_LINES = 2 * len(COLOURS)
 MAX_POINTS = 500  # of a training line: about one for each two pixels of the drawing
 MAX_MARKERS = 40  # of a validation line; more would hide it
+RATE_MARGIN = 1.5  # factor between the rates and the edges of their axis
+TICK_ROOM = 1 / 6  # of the axis of rates, for each number beside it
 UNITS = {"loss": "loss, nats", "top1_error": "top-1 error, %", "top5_error": "top-5 error, %"}
 
 
@@ -107,27 +109,28 @@ def _mean_windows(histories: Sequence[History]) -> list[TrainWindow]:
     ]
 
 
-def choose_rate_ticks(rates: Sequence[float], room: float = 1 / 5) -> list[float]:
+def choose_rate_ticks(rates: Sequence[float]) -> list[float]:
     """Where a logarithmic axis of rates is marked: at those that occur, or where they are many at 1, 2, 5, 10 ...
 
-    The lowest and the highest rate have a mark, and no two are nearer than `room` of the whole axis, so that their
-    numbers do not run into each other.
+    The highest rate has a mark, the lowest too unless the two are nearly alike, and no two marks are nearer than
+    `TICK_ROOM` of the whole axis, so that their numbers do not run into each other.
 
     Args:
         rates: positive, at least one.
     """
     occurring = sorted(set(rates))
     low, high = occurring[0], occurring[-1]
+    least = TICK_ROOM * (math.log(high / low) + 2 * math.log(RATE_MARGIN))
+    if math.log(high / low) < least:
+        return [high]
     if len(occurring) > MAX_LINES:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        between = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-        occurring = [low, *(rate for rate in between if low < rate < high), high]
+        occurring = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
     found = [low]
-    least = room * math.log(high / low) if high > low else 0.0
-    for rate in occurring[1:-1]:
-        if math.log(rate / found[-1]) >= least and math.log(high / rate) >= least:
+    for rate in occurring:
+        if rate > low and math.log(rate / found[-1]) >= least and math.log(high / rate) >= least:
             found.append(rate)
-    return found if high == low else [*found, high]
+    return [*found, high]
 
 
 def _draw_rates(axes: Any, courses: Sequence[Sequence[TrainWindow]], lines: Sequence[dict[str, Any]]) -> None:
@@ -141,7 +144,7 @@ def _draw_rates(axes: Any, courses: Sequence[Sequence[TrainWindow]], lines: Sequ
     if min(rates) > 0:
         axes.set_yscale("log")
         # Room around a constant rate too, which would otherwise lie on the edge of an axis without a number.
-        axes.set_ylim(min(rates) / 1.5, max(rates) * 1.5)
+        axes.set_ylim(min(rates) / RATE_MARGIN, max(rates) * RATE_MARGIN)
         axes.yaxis.set_major_locator(FixedLocator(choose_rate_ticks(rates)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.3g}"))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -163,6 +166,8 @@ def _draw_quantity(
             values = [{epoch.epoch: epoch.validation[key] for epoch in history.epochs} for history in histories]
             low, high = ([bound(one[place] for one in values) for place in places] for bound in (min, max))
             axes.fill_between(places, low, high, color=line["color"], alpha=0.15, lw=0)
+            if len(places) == 1:  # a band without a width
+                axes.vlines(places, low, high, color=line["color"], alpha=0.3, lw=4)
         validation = [epoch.validation[key] for epoch in epochs]
         # Whole points, also on an axis.
         mark_steps(axes, places, validation, MAX_MARKERS, lw=1.8, ms=5, clip_on=False, **line)
@@ -184,7 +189,7 @@ def _draw(members: dict[str, list[History]], path: Path) -> None:
         _draw_quantity(axes, key, runs, lines)
         axes.set_ylabel(UNITS[key])
         if key != "loss":
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * (axes.dataLim.ymax or 1))
     _draw_rates(panels[-1], [_mean_windows(histories) for histories in runs], lines)
     by_layer = any(_is_by_layer(history) for histories in runs for history in histories)
     panels[-1].set_ylabel("highest\nlearning rate" if by_layer else "learning rate")

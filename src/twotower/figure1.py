@@ -182,11 +182,11 @@ def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
         label = f"{NAMES[activation]}, rate {runs[0].learning_rate:g} ({seeds})"
         mark_steps(axes, places, means, lw=2.2, ms=4, label=label, **style)
     axes.axhline(level, color="#555555", lw=0.8)
-    axes.text(0.995, level + 0.8, f"{level:g} %", ha="right", transform=axes.get_yaxis_transform(), size=9)
+    axes.text(0.005, level + 0.8, f"{level:g} %", ha="left", transform=axes.get_yaxis_transform(), size=9)
     axes.set_xlabel("epochs")
     axes.set_ylabel("training error (top-1), %")
     axes.set_title("The four-layer network: training error by epoch", size=11)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max([level, *(error for curve in curves for error in curve.errors)]))
     axes.set_xlim(0, 1.02 * max(curve.epochs[-1] for curve in curves))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -118,7 +118,7 @@ def differences_table(comparison: Comparison) -> Table:
         "is where nothing differs. An interval holds what other seeds would change, not what other validation images "
         "would. The differences of 2012 are from the lab book: the full network, all of ILSVRC-2012, one run each."
     )
-    return Table(f"Differences to the baseline ({comparison.baseline.label})", heads, rows, note)
+    return Table(f"Differences to the baseline ({comparison.baseline_name})", heads, rows, note)
 
 
 def commands_table(comparison: Comparison) -> Table:

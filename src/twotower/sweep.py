@@ -132,6 +132,11 @@ class Sweep:
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
         return Sweep(name, jobs, done_before, elsewhere="BasicLauncher" not in composed.hydra.launcher._target_)
 
+    @property
+    def folder(self) -> Path:
+        """Where all jobs lie."""
+        return self.jobs[0].run_dir.parent
+
     def has_begun(self) -> bool:
         """Whether any job has left something, now or before."""
         return any(job.run_dir.exists() for job in self.jobs)
@@ -218,7 +223,7 @@ class Sweep:
                 else ["", "", "", "", ""]
             )
             table.add_row(job.name, outcome.status, *numbers)
-        print_table(table, f"runs in {self.jobs[0].run_dir.parent}")
+        print_table(table, f"runs in {self.folder}")
 
     def exit_status(self) -> int:
         """0 if all jobs are done, or at least one is and the others are not applicable."""

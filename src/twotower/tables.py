@@ -105,6 +105,7 @@ class Page:
     headings: list[str]
     has_runs: bool
     remarks: list[str]
+    has_comparable: bool = False  # whether any of ours was measured on the paper's images, at the paper's width
 
 
 def counts_for(config: Config) -> str | None:
@@ -296,7 +297,9 @@ def make_page(runs: Sequence[str] = ()) -> Page:
         ("Table 2: ILSVRC-2012, validation set", [line(e) for e in entries if e.paper_item.startswith("Table 2")]),
         ("Ablations: sections 3.2, 3.3 and 3.4, and the rest of the lab book", ablations),
     ]
-    return Page(sections, [f"ours ({images})" for images in headings] or ["ours"], bool(runs), remarks)
+    return Page(
+        sections, [f"ours ({images})" for images in headings] or ["ours"], bool(runs), remarks, bool(comparable)
+    )
 
 
 HEADS = ("network", "run", "baseline", "images, view")
