@@ -73,7 +73,8 @@ def list_keys(schema: type, values: Mapping[str, Any], width: int, prefix: str =
         if get_origin(kind) is dict and is_dataclass(get_args(kind)[1]) and isinstance(value, Mapping) and value:
             row = get_args(kind)[1]
             yield ""
-            yield f"{prefix}{name}.NAME.KEY, with NAME one of {', '.join(value)}:"
+            about = f" ({meaning})" if meaning else ""
+            yield f"{prefix}{name}.NAME.KEY{about}, with NAME one of {', '.join(value)}:"
             yield from list_keys(row, next(iter(value.values())), width, "  ")
             yield ""
         elif is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):

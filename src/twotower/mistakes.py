@@ -18,7 +18,7 @@ _ALIKE = 0.6  # of two words: difflib's own threshold
 # Lines that Hydra and OmegaConf add, and that tell a person nothing more.
 _NOISE = re.compile(r"\s*(full_key|reference_type|object_type|See http|To append|Config search path|provider=)")
 # What OmegaConf converts to, and what a person has to give.
-_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+_KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def _without_null(kind: Any) -> Any:
@@ -159,8 +159,9 @@ def explain_composition(error: BaseException) -> str:
         text = f"{text}\n{error.__cause__}"
     merged = re.match(r"Error merging override (.*)\n(.*)", text)
     if merged is not None:
-        kind = re.search(r"could not be converted to (\w+)", merged[2])
-        wanted = f"it must be {_KINDS[kind[1]]}" if kind is not None and kind[1] in _KINDS else merged[2].rstrip(".")
+        kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", merged[2])
+        name = "" if kind is None else kind[1] or kind[2]
+        wanted = f"it must be {_KINDS[name]}" if name in _KINDS else merged[2].rstrip(".")
         return f"{merged[1]} does not fit: {wanted}."
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
     return ": ".join(dict.fromkeys(line.rstrip(".") for line in lines)) + "."
