@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.benchmark import benchmark
+from twotower.command import start
 from twotower.config import BenchmarkConfig, leave_out_layers, register_schemas
+from twotower.screen import print_table
 
 register_schemas()
 
@@ -35,15 +37,15 @@ def main(composed: Any) -> None:
             table = Table(f"{part}, median of the rounds", "")
             for name, value in found[part]["medians"].items():
                 table.add_row(name.replace("_", " "), f"{value:.2f}")
-            console.print(table)
+            print_table(table)
     if "parts_ms" in found:
         table = Table("part of a step, tower 0", "ms")
         for name, value in found["parts_ms"].items():
             table.add_row(name, f"{value:.1f}")
-        console.print(table)
+        print_table(table)
     Path(settings.output).write_text(json.dumps(found, indent=1) + "\n")
     console.print(f"written to {settings.output}")
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "benchmark")

@@ -8,6 +8,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
+from twotower.command import start
 from twotower.config import DashboardConfig, leave_out_layers, register_schemas
 from twotower.dashboard import build, describe, push, validate
 
@@ -32,4 +33,4 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "dashboard")

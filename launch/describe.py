@@ -8,12 +8,14 @@ from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
+from twotower.command import start
 from twotower.config import DescribeConfig, leave_out_layers, register_schemas
 from twotower.describe import READS, LayerNumbers, describe, totals
 from twotower.figure2 import draw_figure2
+from twotower.screen import print_table
+from twotower.words import counted
 
 register_schemas()
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -49,7 +51,7 @@ def main(composed: Any) -> None:
             raise ValueError(f"output={settings.output} must end in one of {', '.join(SUFFIXES)}.")
         leave_out_layers(settings.network)
         layers = describe(settings.network, settings.num_classes, settings.batch_size)
-        table = Table(title=f"{settings.network.name}, {settings.num_classes} classes, batch {settings.batch_size}")
+        table = Table()
         for head in ("layer", "input", "reads", "kernel / stride", "output"):
             table.add_column(head)
         heads = ("units", "parameters\na tower", "in all", "M mult.-adds\na tower", "in all", "MB kept\na tower")
@@ -69,7 +71,8 @@ def main(composed: Any) -> None:
             f"{whole['activation_bytes'] / 1e6:,.1f}",
             f"{whole['exchanged_bytes'] / 1e6:,.2f}",
         )
-        Console(width=max(158, Console().width)).print(table)
+        classes = counted(settings.num_classes, "class", "classes")
+        print_table(table, f"{settings.network.name}, {classes}, batches of {counted(settings.batch_size, 'image')}")
         if settings.output is not None:
             size, path = settings.network.image_size, Path(settings.output)
             draw_figure2(layers, settings.network.name, size, settings.batch_size, path)
@@ -79,4 +82,4 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "describe")

@@ -14,15 +14,17 @@ from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from twotower.arguments import name_paths, quote_paths, read_arguments
+from twotower.command import start
 from twotower.config import EvaluateConfig, leave_out_layers, register_schemas
 from twotower.ensemble import evaluate_ensemble
 from twotower.evaluate import evaluate_run, evaluate_weights
 from twotower.files import write_json
 from twotower.predictions import VIEWS
+from twotower.screen import print_table
+from twotower.words import counted, split_common
 
 register_schemas()
 CROPS = {"centre": "centre", "ten": "ten, mean"}
@@ -44,7 +46,7 @@ def _print_views(split: str, found: dict[str, dict[str, Any]]) -> None:
             str(one["num_images"]),
             f"{one['images_per_second']:.0f}" + (" (ten crops)" if one["pass_crops"] != view else ""),
         )
-    Console().print(table)
+    print_table(table)
 
 
 def _one(settings: EvaluateConfig) -> None:
@@ -82,16 +84,17 @@ def _several(settings: EvaluateConfig) -> None:
     equal, weighted = result["equal"], result["weighted"]
     size, searched = len(result["members"]), weighted["searched_on_these_images"]
     how = "searched here" if searched else "given"
-    title = f"{result['split']}, {result['num_images']} images, crops: {CROPS[result['crops']]}"
-    table = Table("model", "coefficient", "top-1\nerror, %", "top-5\nerror, %", title=title)
-    for member, coefficient in zip(result["members"], weighted["coefficients"], strict=True):
+    title = f"{result['split']}, {counted(result['num_images'], 'image')}, crops: {CROPS[result['crops']]}"
+    folder, names = split_common([Path(member["run"]) for member in result["members"]])
+    table = Table("model", "coefficient", "top-1\nerror, %", "top-5\nerror, %")
+    for member, leaf, coefficient in zip(result["members"], names, weighted["coefficients"], strict=True):
         changed = "" if member["ablation"] == "none" else f", {member['ablation']}"
-        name = f"{member['run']} ({member['network']}{changed}, {member['checkpoint']})"
+        name = f"{leaf} ({member['network']}{changed}, {member['checkpoint']})"
         table.add_row(name, f"{coefficient:g}", *_percent(member))
     table.add_section()
     table.add_row(f"mean of {size}", "equal", *_percent(equal))
     table.add_row(f"mean of {size}", how, *_percent(weighted))
-    Console().print(table)
+    print_table(table, f"{title}; runs in {folder}" if folder else title)
     if searched:
         given = ",".join(f"{coefficient:g}" for coefficient in weighted["coefficients"])
         print("The coefficients were searched on the same images, so their error is optimistic.")
@@ -142,4 +145,4 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    main()
+    start(main, "evaluate")

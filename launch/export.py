@@ -12,9 +12,11 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.arguments import name_paths, quote_paths, read_arguments
+from twotower.command import start
 from twotower.config import ExportConfig, register_schemas
 from twotower.export import export_run
 from twotower.verify import Verified, verify
+from twotower.words import counted
 
 register_schemas()
 
@@ -23,7 +25,8 @@ def _show(path: Path, found: Verified) -> None:
     network = found.network
     print(
         f"{path}: {network.name}, width {network.width:g}, {found.num_parameters:,} parameters, "
-        f"{len(found.classes)} classes ({found.classes[0]} ... {found.classes[-1]}), step {found.step}"
+        f"{counted(len(found.classes), 'class', 'classes')} ({found.classes[0]} ... {found.classes[-1]}), "
+        f"step {found.step}"
     )
     if found.errors:
         print(
@@ -63,4 +66,4 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    main()
+    start(main, "export")

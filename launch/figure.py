@@ -23,18 +23,21 @@ from omegaconf import OmegaConf
 
 from twotower.activations import describe, make_activations, write_activations
 from twotower.arguments import name_first, name_paths, quote_paths, read_arguments
+from twotower.command import start
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
 from twotower.confusion import confusion_of, write_confusion
 from twotower.curves import write_curves
 from twotower.evaluate import Subject, open_subject, predictions_of
 from twotower.failure import has_note
 from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
+from twotower.figure1 import describe as describe_curves
 from twotower.figure3 import read_kernels, write_figure3
 from twotower.figure3 import summarise as summarise_kernels
 from twotower.figure4 import Precision, make_figure4, write_figure4
 from twotower.history import read_history
 from twotower.mirror import log_figures
 from twotower.stored import read_config
+from twotower.words import counted
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -50,9 +53,8 @@ def _figure1(settings: FigureConfig, runs: list[Path]) -> Writer:
     for history in histories:
         if not history.finished:
             print(f"not finished, drawn as far as it is: {history.run_dir}")
-    for activation, one in found["activations"].items():
-        epochs = ", ".join("never" if epoch is None else f"{epoch:.2f}" for epoch in one["epochs"])
-        print(f"{NAMES[activation]}, rate {one['learning_rate']:g}: {settings.level:g} % after {epochs} epochs")
+    for line in describe_curves(curves, settings.level):
+        print(line)
     for activation, ratio in found["ratios_to_relu"].items():
         span = f"{ratio['lowest']:.2f} to {ratio['highest']:.2f} over pairs of runs"
         paper = "; the paper: about 6" if activation == "tanh" else ""
@@ -91,8 +93,8 @@ def _figure4(settings: FigureConfig, run: Path) -> Writer:
         print(f"images have the query's class (by chance {one.by_chance:.1f} %)")
 
     print(f"nearest in {figure.layer}, {figure.dimensions} units")
-    say(f"{figure.shown.num_queries} queries shown", figure.shown)
-    say(f"{figure.validation.num_queries:,} validation images", figure.validation)
+    say(counted(figure.shown.num_queries, "query", "queries") + " shown", figure.shown)
+    say(counted(figure.validation.num_queries, "validation image"), figure.validation)
     return lambda path: write_figure4(figure, path)
 
 
@@ -109,7 +111,7 @@ def _confusion(settings: FigureConfig, run: Path) -> Writer:
     centre = predictions_of(subject, EvaluateConfig(run=str(run)))["centre"]
     found = confusion_of(centre.log_probabilities, centre.labels, subject.dataset.classes)
     for one, other, count, share in found.worst_pairs()[:5]:
-        print(f"{one} taken for {other}: {count} images, {share:.0f} % of the class")
+        print(f"{one} taken for {other}: {counted(count, 'image')}, {share:.0f} % of the class")
     title = f"{run.resolve().name}, {subject.checkpoint.name}, centre crop"
     return lambda path: write_confusion(found, title, path)
 
@@ -240,4 +242,4 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    main()
+    start(main, "figure")

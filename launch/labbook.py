@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from twotower.arguments import name_paths, quote_paths, read_arguments
+from twotower.command import start
 from twotower.config import LabbookConfig, register_schemas
 from twotower.tables import make_page, render
 
@@ -41,4 +42,4 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    main()
+    start(main, "labbook")

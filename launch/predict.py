@@ -12,6 +12,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.arguments import name_first, name_paths, quote_paths, read_arguments, split_paths
+from twotower.command import start
 from twotower.config import PredictConfig, leave_out_layers, register_schemas
 from twotower.predict import (
     MOST_DRAWN,
@@ -75,4 +76,4 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    main()
+    start(main, "predict")

@@ -13,6 +13,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.arguments import quote_paths
+from twotower.command import start
 from twotower.config import PrepareConfig, register_schemas
 from twotower.data.build import build
 from twotower.data.source import download
@@ -51,4 +52,4 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = to_overrides(sys.argv[1:])
-    main()
+    start(main, "prepare_data")

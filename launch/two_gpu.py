@@ -17,17 +17,19 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
+from twotower.arguments import quoted
+from twotower.command import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
 from twotower.config import Config, register_schemas, resolve
 from twotower.failure import NotApplicableError
 from twotower.launch import catch_stops, explain, run, run_as_worker
+from twotower.mistakes import explain_composition
 from twotower.network import plan
 from twotower.sweep import Sweep
 from twotower.world import Place
 
 register_schemas()
+HELP = ("-h", "--help")
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 sweep: Sweep | None = None  # of -m; a launcher that runs jobs elsewhere sends it along with `compose_and_run`
 
@@ -104,14 +106,18 @@ def plan_sweep(arguments: list[str]) -> Sweep:
     overrides = [one for one in arguments if one not in MULTIRUN and not one.startswith("-")]
     try:
         check_launcher(overrides)
+        check_command_line(overrides, "config")
         with hydra.initialize(version_base="1.3", config_path="../conf"):
             return Sweep.plan(overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SystemExit(f"error: {error} {error.__cause__ or ''}".rstrip()) from error
+    except COMPOSITION_ERRORS as error:
+        raise SystemExit(f"error: {explain_composition(error)}") from error
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def main() -> None:
     global sweep
+    sys.argv[1:] = without_plus(sys.argv[1:], groups_of("config"))
     place = Place.from_torchrun()
     flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
     if place is not None and flags:
@@ -122,10 +128,14 @@ def main() -> None:
         sys.exit(1)
     if place is not None and place.size > 1:
         try:
+            check_command_line(sys.argv[1:], "config")
             with hydra.initialize(version_base="1.3", config_path="../conf"):
                 config = configure(hydra.compose("config", sys.argv[1:]), sys.argv[1:])
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            explain(ValueError(f"{error} {error.__cause__ or ''}"), place)
+        except COMPOSITION_ERRORS as error:
+            explain(ValueError(explain_composition(error)), place)
+            sys.exit(1)
+        except ValueError as error:
+            explain(error, place)
             sys.exit(1)
         sys.exit(run_as_worker(config, place))
     # A world of one: plain `python`, or `torchrun` without --nproc-per-node. Its variables are not for the towers.
@@ -134,8 +144,10 @@ def main() -> None:
     # Hydra reads its flags only where no override stands before them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     catch_stops()
-    if any(argument in MULTIRUN for argument in sys.argv[1:]):
+    if any(argument in MULTIRUN for argument in sys.argv[1:]) and not any(one in HELP for one in sys.argv[1:]):
         sweep = plan_sweep(sys.argv[1:])
+        # Hydra's record of the command, which would be overwritten in sweeps/ by that of the next sweep.
+        sys.argv.append(f"hydra.sweep.dir={quoted(str(sweep.folder))}")
     with hold_sweep():
         run_jobs()
 
@@ -155,7 +167,7 @@ def hold_sweep() -> Iterator[None]:
 def run_jobs() -> None:
     """A single run, or all of a sweep's. Raises: SystemExit with the status of the command."""
     try:
-        compose_and_run()
+        start(compose_and_run, "config")
     except KeyboardInterrupt:
         if sweep is None:
             how = "the same command with resume=auto goes on from the last checkpoint"
@@ -168,7 +180,7 @@ def run_jobs() -> None:
             sweep.print_table()
         sys.exit(130)
     except SystemExit as end:
-        # Hydra has told what it was: a value that does not compose, or a submitted job that the cluster ended.
+        # Of a value that does not compose, or a submitted job that the cluster ended.
         if sweep is not None and end.code and sweep.has_begun():
             sweep.print_table()
         raise

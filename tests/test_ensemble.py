@@ -215,6 +215,16 @@ def test_the_command_prints_a_table_like_the_papers(
     assert f"{stored['equal']['top1_error']:.2f}" in printed
     assert len(stored["members"]) == 2
     assert "optimistic" not in launch("runs=[a,b]", "coefficients=[0.5,1]")
+    # In a pipe of 80 columns: what tells the members apart stands whole, what they share stands once.
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = runs / "folder-ablation-optim.learning_rate-seed-8b6b12"
+    folder.mkdir()
+    names = [f"ablation=no_overlap_plain,optim.learning_rate=0.005,seed={seed}" for seed in (0, 1)]
+    for name, run in zip(names, ("a", "b"), strict=True):
+        (folder / name).symlink_to(runs / run, target_is_directory=True)
+    lines = launch(f"runs=[{','.join(f'{folder.name}/{name}' for name in names)}]").splitlines()
+    assert all(sum(name in line for line in lines) == 1 for name in names)
+    assert sum(folder.name in line for line in lines) == 1
     with pytest.raises(SystemExit, match=r"output=both\.txt must be a file named"):
         launch("runs=[a,b]", "output=both.txt")
     with pytest.raises(SystemExit, match="give at least two"):

@@ -14,9 +14,10 @@ from PIL import Image
 
 from conftest import ROOT
 from fake_runs import fake_config
+from twotower import figure1
 from twotower.curves import names_of, write_curves
 from twotower.failure import note_failure
-from twotower.figure1 import curves_of, summarise, write_figure1
+from twotower.figure1 import Curve, curves_of, describe, summarise, write_figure1
 from twotower.history import read_history
 
 
@@ -83,10 +84,77 @@ def test_epochs_to_a_level_and_their_ratio(tmp_path: Path) -> None:
     assert found["activations"]["tanh"]["epochs"] == [6.0, 7.5]
     ratio = found["ratios_to_relu"]["tanh"]
     assert (ratio["mean"], ratio["lowest"], ratio["highest"]) == (3.0, 2.4, 3.75)
-    never = [replace(curve, errors=[40.0]) if curve.seed == 1 else curve for curve in curves]
+    never = [replace(curve, epochs=[1.0], errors=[40.0]) if curve.seed == 1 else curve for curve in curves]
     found = summarise(never)
     assert found["activations"]["tanh"]["epochs"] == [6.0, None]
     assert found["ratios_to_relu"] == {}, "no ratio where one of them never gets there"
+
+
+def test_a_part_of_an_epoch_is_no_epoch(tmp_path: Path) -> None:
+    """A run that max_steps ended within its first epoch, and one within its third."""
+    assert Curve("a", "relu", 0, 0.01, [0.03], [80.0]).epochs_to(85) == 0.03
+    curve = Curve("a", "relu", 0, 0.01, [1.0, 2.0, 2.5], [60.0, 50.0, 40.0])
+    assert curve.epochs_to(45) == 2.25
+    assert curve.epochs_to(55) == 1.5
+    run = leave_run(tmp_path / "run", [80.0])
+    journal = run / "metrics.jsonl"
+    journal.write_text(journal.read_text().replace('"epoch": 1.0', '"epoch": 0.03'))
+    (read,) = curves_of([read_history(run)])
+    assert (read.epochs, read.errors) == ([0.03], [80.0])
+    _, table, _ = write_figure1([read], 85, tmp_path / "figure1.png")
+    assert [row["epoch"] for row in csv.DictReader(table.open())] == ["0.03"]
+
+
+def test_what_is_said_of_a_level(tmp_path: Path) -> None:
+    relu = [Curve("a", "relu", seed, 0.01, [1.0, 2.0], [60.0, error]) for seed, error in enumerate((50, 40, 52))]
+    tanh = [Curve("b", "tanh", 0, 0.02, [1.0], [80.0])]
+    part = [Curve("c", "sigmoid", 0, 0.03, [0.03], [80.0])]
+    assert describe([*relu, *tanh, *part], 50) == [
+        "ReLU, rate 0.01: 50 % after 2.00, 1.50 epochs, not within 2 epochs (1 run)",
+        "tanh, rate 0.02: 50 % not within 1 epoch",
+        "sigmoid, rate 0.03: 50 % not within 0.03 epochs",
+    ]
+
+
+def test_one_epoch_can_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(figure1, "save", lambda figure, path, **options: kept.append(figure))
+    write_figure1([Curve("a", "relu", 0, 0.01, [0.55], [80.0])], 25, tmp_path / "figure1.png")
+    (axes,) = kept[0].axes
+    points = [line for line in axes.lines if list(line.get_xdata()) == [0.55]]
+    assert points
+    assert all(line.get_marker() == "o" for line in points)
+    assert axes.get_xlim()[0] == 0
+    assert axes.get_xlim()[1] > 0.55
+    assert axes.get_ylim()[0] < 25 < 80 < axes.get_ylim()[1]
+
+
+def test_the_recorded_numbers_come_out_of_the_recorded_curves() -> None:
+    """results/figure1_cifar10: to 35 %, ReLU takes 3.1 epochs and tanh 17.2, 5.5 times as many."""
+    folder = ROOT / "results" / "figure1_cifar10"
+    read: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in csv.DictReader((folder / "figure1.csv").open()):
+        read.setdefault((row["activation"], row["seed"]), []).append(row)
+    curves = [
+        Curve(
+            "",
+            activation,
+            int(seed),
+            float(rows[0]["learning_rate"]),
+            [float(row["epoch"]) for row in rows],
+            [float(row["train_top1_error"]) for row in rows],
+        )
+        for (activation, seed), rows in read.items()
+    ]
+    found = summarise(curves, 35)
+    means = {name: one["mean"] for name, one in found["activations"].items() if one["mean"] is not None}
+    assert {name: round(value, 1) for name, value in means.items()} == {"relu": 3.1, "tanh": 17.2}
+    assert round(found["ratios_to_relu"]["tanh"]["mean"], 1) == 5.5
+    recorded = json.loads((folder / "summary.json").read_text())["levels"]
+    (at_35,) = [level for level in recorded if level["level"] == 35]
+    for name, mean in means.items():
+        # The table has three digits of each error.
+        assert mean == pytest.approx(at_35["activations"][name]["mean"], abs=1e-2)
 
 
 def test_the_files_hold_what_was_drawn(tmp_path: Path) -> None:
@@ -127,7 +195,7 @@ def test_curves_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     folders = [*runs(tmp_path / "sweep"), leave_run(tmp_path / "sweep" / "begun", [40.0], finished=False)]
     histories = [read_history(folder) for folder in folders]
     assert names_of(histories) == ["relu0", "tanh0", "relu1", "tanh1", "begun (unfinished)"]
-    picture, table = write_curves(histories, tmp_path / "curves.png")
+    picture, table, _ = write_curves(histories, tmp_path / "curves.png")
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 22
     assert (rows[0]["epoch"], rows[0]["train_top1_error"], rows[0]["validation_top1_error"]) == ("1", "50", "55")

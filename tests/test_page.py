@@ -421,6 +421,28 @@ def test_a_telephone_scrolls_tables_and_not_the_page(reader: Reader, png: Path) 
     assert reader.overflow() > 400
 
 
+def test_a_table_that_goes_on_says_so(reader: Reader, png: Path) -> None:
+    reader.window(360, 740)
+    reader.read(render(sample(png)))
+    hint = "[...document.querySelectorAll('#table-1 .scrolls')].map(e => e.textContent)"
+    assert reader.ask(hint) == ["scroll for more →"]
+    reader.window(1280, 800)
+    for _ in range(50):  # the event of the new width comes when it comes
+        if reader.ask(hint) == []:
+            break
+        time.sleep(0.1)
+    assert reader.ask(hint) == [], "where all of it is seen there is nothing to say"
+
+
+def test_white_pictures_are_dimmed_in_the_dark(reader: Reader, png: Path) -> None:
+    reader.read(render(sample(png)))
+    style = "getComputedStyle(document.querySelector('figure img')).filter"
+    assert reader.ask(style) == "none"
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    reader.devtools("Emulation.setEmulatedMedia", media="screen", features=dark)
+    assert "brightness" in reader.ask(style)
+
+
 def test_print(reader: Reader, png: Path) -> None:
     reader.devtools(
         "Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": "dark"}]

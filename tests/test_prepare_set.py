@@ -999,13 +999,22 @@ def test_a_plain_line_of_progress_makes_sense_where_the_total_is_unknown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("twotower.data.progress.PLAIN_LINE_SECONDS", 0.0)
-    now = iter([0.0, 10.0, 0.0, 10.0])
+    # Until the first piece is done, ten seconds go by in which processes start: they are no part of the rate.
+    now = iter([0.0, 10.0, 20.0, 0.0, 10.0, 20.0, 210.0])
     monkeypatch.setattr("twotower.data.progress.time.monotonic", lambda: next(now))
-    Meter("listing", 0, 0, "images", None).advance(500)
-    Meter("converting", 10_000, 0, "images", None).advance(500)
+    listing = Meter("listing", 0, 0, "images", None)
+    listing.advance(500)
+    listing.advance(500)
+    converting = Meter("converting", 10_000, 0, "images", None)
+    converting.advance(500)
+    converting.advance(500)
+    converting.advance(9_000)
     assert capsys.readouterr().out.splitlines() == [
-        "listing: 500 images, 50/s",
-        "converting: 500 of 10,000 images, 50/s, 0:03:10 left",
+        "listing: 500 images",
+        "listing: 1,000 images, 50/s",
+        "converting: 500 of 10,000 images",
+        "converting: 1,000 of 10,000 images, 50/s, 0:03:00 left",
+        "converting: 10,000 of 10,000 images, 48/s",
     ]
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from conftest import ROOT
 from fake_runs import fake_config, save_checkpoint
-from twotower import checkpoint
+from twotower import checkpoint, report, tables
 from twotower.collect import check_one_data_set, find_runs
 from twotower.compare import compare, estimate, recorded_difference
 from twotower.config import Config, ReportConfig
@@ -370,7 +370,11 @@ def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
         assert "+3.00" in text
         assert "-3.57 to +9.57" in text
         assert "one seed: no interval" not in text
-        assert "The lab book of 2012" in text or "Table 2" in text
+        assert "The lab book of 2012 is left out, as none of these runs was evaluated on the images of ILSVRC" in text
+        assert "Table 2: ILSVRC" not in text
+        assert "The baseline is alexnet_2012 without an ablation (none in the tables)" in text
+        assert "batches of 128 images, 2 epochs." in text
+        assert "Differences to the baseline (alexnet_2012)" in text
     stale = root / "ablation=none,seed=1" / "figures"
     stale.mkdir()
     for name in ("figure3", "figure4"):
@@ -385,6 +389,39 @@ def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"is no earlier report"):
         make_report(ReportConfig(folders=[str(root)], output=str(folder)))
     assert page.read_text() == "<p>my own page</p>"
+
+
+def test_the_lab_book_stands_where_it_can_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_folder: Path
+) -> None:
+    """With the numbers of its tables behind: the report has its own before them."""
+    about = ("ILSVRC-2012 val", True)
+    comparison = compare(find_runs([str(sweep(tmp_path, checkpoint_folder))]))
+    section, remarks = report._labbook_section(comparison)
+    assert (section.tables, len(remarks)) == ([], 1)
+    monkeypatch.setattr(tables, "images_of", lambda identity: about)
+    section, remarks = report._labbook_section(comparison)
+    assert remarks == []
+    assert [table.title for table in section.tables][1] == "ILSVRC-2012, validation set (Table 2 of the paper)"
+    assert not any(table.title.startswith("Table") for table in section.tables)
+    assert any(cell.text.startswith("41.00 / 1.00") for row in section.tables[1].rows for cell in row)
+
+
+def test_files_that_a_pattern_of_the_shell_brings_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of `report.py sweeps/*`, where sweeps of earlier versions have Hydra's multirun.yaml beside them."""
+    monkeypatch.chdir(tmp_path)
+    leave_run(tmp_path / "sweeps" / "one" / "seed=0", 3)
+    (tmp_path / "sweeps" / "multirun.yaml").write_text("hydra: {}\n")
+    monkeypatch.setattr(sys, "argv", ["report.py", "sweeps/multirun.yaml", "sweeps/one"])
+    runpy.run_path(str(ROOT / "launch" / "report.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "passed over, as it is a file: sweeps/multirun.yaml" in printed
+    assert "1 run in sweeps/one: 1 finished." in printed
+    monkeypatch.setattr(sys, "argv", ["report.py", "sweeps/multirun.yaml"])
+    with pytest.raises(SystemExit, match=r"error: sweeps/multirun\.yaml is no folder"):
+        runpy.run_path(str(ROOT / "launch" / "report.py"), run_name="__main__")
 
 
 def test_an_unpaired_table_would_be_wrong(tmp_path: Path) -> None:
@@ -406,7 +443,7 @@ def test_an_unpaired_table_would_be_wrong(tmp_path: Path) -> None:
         (lambda root: (root / "empty").mkdir() or root / "empty", r"error: .*empty holds no run"),
         (
             lambda root: leave_run(root / "begun", 3, finished=False),
-            r"error: none of the 1 runs is finished.*begun is unfinished: stopped",
+            r"error: of 1 run none is finished.*begun is unfinished: stopped",
         ),
     ],
 )

@@ -233,8 +233,8 @@ def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
     assert images_of(whole | {"data": real | {"num_images": 150_000}, "split": "test"}) == ("ILSVRC-2010 test", True)
     assert images_of(whole | {"width": 0.5}) == ("ILSVRC-2012 val, width 0.5", False)
     fewer = real | {"root": "/data/ILSVRC-2012", "num_images": 600}
-    assert images_of(whole | {"data": fewer}) == ("folder ILSVRC-2012, 1000 classes, 600 images", False)
-    assert images_of(whole | {"data": real | {"kind": "synthetic"}}) == ("synthetic, 50000 images", False)
+    assert images_of(whole | {"data": fewer}) == ("folder ILSVRC-2012, 1,000 classes, 600 images", False)
+    assert images_of(whole | {"data": real | {"kind": "synthetic"}}) == ("synthetic, 50,000 images", False)
     shapes = {"kind": "shapes", "num_classes": 12, "num_images": 600}
     assert images_of(whole | {"data": real | shapes}) == ("shapes, 600 images", False)
     first, second = make_run("first"), make_run("second")

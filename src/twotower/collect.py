@@ -25,6 +25,7 @@ from twotower.journal import read_events
 from twotower.rundir import MEAN_IMAGE, own_mean
 from twotower.stored import read_config
 from twotower.tables import stored_results
+from twotower.words import counted, epochs_done
 
 FINISHED, UNFINISHED, FAILED, DAMAGED, NOT_APPLICABLE = (
     "finished",
@@ -154,7 +155,9 @@ def _look_at(run_dir: Path, name: str, data_root: str | None) -> Found:
     config, summary = read_config(run_dir), _json(run_dir / "summary.json")
     events = read_events(run_dir / "metrics.jsonl")
     memory, last = _last(events, "memory") or {}, _last(events, "train")
-    reached = f"at epoch {last['epoch']:.3g} of {config.schedule.epochs}" if last else "before its first steps"
+    reached = (
+        f"at epoch {epochs_done(last['epoch'])} of {config.schedule.epochs}" if last else "before its first steps"
+    )
     mean_image = run_dir / MEAN_IMAGE
     own_mean(run_dir)  # a damaged one would be that of another data set
     steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
@@ -221,7 +224,7 @@ def _differing_data(one: Found, other: Found) -> str | None:
     elif (one.config.data.kind, one.config.data.root) != (other.config.data.kind, other.config.data.root):
         return "data and data.root differ"
     if one.num_val is not None and other.num_val is not None and one.num_val != other.num_val:
-        return f"their validation sets have {one.num_val} and {other.num_val} images"
+        return f"their validation sets have {one.num_val} and {counted(other.num_val, 'image')}"
     return None
 
 
@@ -243,4 +246,4 @@ def describe_data(run: Found) -> str:
     data = run.config.data
     what = f"{data.kind} {Path(data.root).name}" if data.kind == "folder" and data.root is not None else data.kind
     classes = run.summary["num_classes"] if run.summary is not None else None
-    return f"{what}, {classes} classes" if classes else what
+    return f"{what}, {counted(classes, 'class', 'classes')}" if classes else what

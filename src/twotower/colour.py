@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twotower.drawing import open_pyplot, save
+from twotower.drawing import mark_steps, open_pyplot, save
 from twotower.figure3 import COLOURS, RANDOM
 
 
@@ -52,11 +52,12 @@ def _draw(courses: Sequence[Course], path: Path) -> None:
             steps = [step for step, _ in course.points]
             for tower, colour in enumerate(COLOURS):
                 values = [towers[tower] for _, towers in course.points]
-                axes.plot(steps, values, "-" if tower == 0 else "--", color=colour, lw=1.4)
+                mark_steps(axes, steps, values, ls="-" if tower == 0 else "--", color=colour, lw=1.4, ms=3)
                 axes.annotate(f" {course.seed}", (steps[-1], values[-1]), size=8, color=colour, va="center")
         axes.axhline(RANDOM, color="#777777", lw=0.8, ls=":")
         axes.set_title(group, size=9)
         axes.set_ylim(0, 1)
+        axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[-1]:
         axes.set_xlabel("steps")

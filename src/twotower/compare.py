@@ -18,6 +18,7 @@ from twotower.config import Config
 from twotower.labbook import difference_of, read_labbook
 from twotower.tables import BASELINE, COUNTS_FOR, counts_for, overridden
 from twotower.variants import changes_of, labels_of, names_of, settings_of
+from twotower.words import counted
 
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
@@ -106,6 +107,11 @@ class Comparison:
     def baseline(self) -> Group:
         return self.groups[0]
 
+    @property
+    def baseline_name(self) -> str:
+        """The baseline in a title: its network where it has no ablation, as its label `none` would say nothing."""
+        return self.baseline.config.network.name if self.baseline.label == "none" else self.baseline.label
+
     def difference(self, group: Group, view: str, measure: str) -> Estimate | None:
         """Mean of the differences to the baseline, seed by seed; None for itself or without a common seed."""
         if group is self.baseline:
@@ -171,8 +177,8 @@ def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
     if not done:
         reasons = [f"{run.name} is {run.status}: {run.remark}" for run in runs[:_TOLD]]
         raise ValueError(
-            f"none of the {len(runs)} runs is finished, so there is nothing to compare ({'; '.join(reasons)}); the "
-            "command that started them goes on with those that were stopped."
+            f"of {counted(len(runs), 'run')} none is finished, so there is nothing to compare "
+            f"({'; '.join(reasons)}); the command that started them goes on with those that were stopped."
         )
     for _, members in done:
         _check_seeds([run for run in members if run.status == FINISHED])

@@ -39,7 +39,9 @@ class LayerConfig:
     initial_bias: float = 0.0
     rate: float = 1.0  # learning rate of this layer as a multiple of the schedule's; 0 freezes it
     pooling: str = "max"  # max | average, where `then` has a pool
-    then: list[str] = field(default_factory=list)  # of STEPS, in this order
+    then: list[str] = field(
+        default_factory=list
+    )  # what follows, in this order: activation, lrn, spatial_norm, pool, dropout
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from twotower.drawing import open_pyplot, save
 from twotower.files import write_json, written_whole
+from twotower.words import counted
 
 SHOWN_WHOLE = 30  # classes up to which the matrix is drawn; of more, the worst pairs and classes
 WORST = 15
@@ -109,5 +110,7 @@ def _draw(confusion: Confusion, title: str, path: Path) -> None:
         class_axes.set_title("classes with the highest error", size=10)
         for axes in (pairs_axes, class_axes):
             axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{title}: top-1 error {found['top1_error']:.2f} % of {found['num_images']:,} images", size=11)
+    figure.suptitle(
+        f"{title}: top-1 error {found['top1_error']:.2f} % of {counted(found['num_images'], 'image')}", size=11
+    )
     save(figure, path)

@@ -41,6 +41,6 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
         label = "2012: all of ILSVRC-2012, ten crops, one run"
         panels[0].plot([], [], "D", color=COLOUR_2012, mfc="none", mew=1.6, label=label)
     crops = "ten crops" if view == "ten" else "centre crop"
-    figure.suptitle(f"What each change costs, {crops} (baseline: {comparison.baseline.label})", size=11)
+    figure.suptitle(f"What each change costs, {crops} (baseline: {comparison.baseline_name})", size=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     save(figure, path)

@@ -1,5 +1,6 @@
 """How every figure is drawn: without a screen, and to the same bytes from the same numbers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ def open_pyplot(name: str) -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def mark_steps(axes: Any, places: Sequence[float], values: Sequence[float], most: int = 40, **style: Any) -> None:
+    """Draws a line with a point at each value, so that a single value is visible; without points where they are many.
+
+    Args:
+        most: points that do not yet hide the line.
+    """
+    axes.plot(places, values, marker="o" if len(places) <= most else "", **style)
 
 
 def save(figure: Any, path: Path, **options: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from twotower.config import EvaluateConfig
 from twotower.evaluate import Subject, check_settings, open_subject, predictions_of, result_of
 from twotower.metrics import Counts, count, credits
+from twotower.words import counted
 
 START = 0.5  # of every coefficient (avg-valid.py: find_coeffs)
 GRID = [step / 20 for step in range(21)]  # 0, 0.05, ... 1
@@ -45,7 +46,7 @@ def counts_of(members: Sequence[Tensor], coefficients: Sequence[float], labels: 
     """
     given = ", ".join(f"{coefficient:g}" for coefficient in coefficients)
     if len(coefficients) != len(members):
-        raise ValueError(f"'coefficients=[{given}]' do not fit {len(members)} runs; give one for each.")
+        raise ValueError(f"'coefficients=[{given}]' do not fit {counted(len(members), 'run')}; give one for each.")
     if not all(0 <= c < float("inf") for c in coefficients) or not sum(coefficients) > 0:
         raise ValueError(f"'coefficients=[{given}]' must not be negative, and not all 0.")
     counts, whole = Counts.zero(), sum(coefficients)
@@ -101,15 +102,17 @@ def check_members(subjects: Sequence[Subject], split: str) -> None:
     labels = torch.from_numpy(first.dataset.split(split).labels)
     for other in subjects[1:]:
         if other.dataset.classes != first.dataset.classes:
-            differs = f"{len(other.dataset.classes)} classes, not the {len(first.dataset.classes)}"
+            differs = (
+                f"{counted(len(other.dataset.classes), 'class', 'classes')}, not the {len(first.dataset.classes)}"
+            )
             if len(other.dataset.classes) == len(first.dataset.classes):
                 differs = "other classes than those"
             raise ValueError(f"{other.run_dir} has {differs} of {first.run_dir}; an ensemble needs the same data.")
         theirs = torch.from_numpy(other.dataset.split(split).labels)
         if not torch.equal(theirs, labels):
             raise ValueError(
-                f"{other.run_dir} has other labels in {split} than {first.run_dir} ({len(theirs)} images, there "
-                f"{len(labels)}); an ensemble needs the same images in the same order: give data_root=DIR."
+                f"{other.run_dir} has other labels in {split} than {first.run_dir} ({counted(len(theirs), 'image')}, "
+                f"there {len(labels)}); an ensemble needs the same images in the same order: give data_root=DIR."
             )
 
 

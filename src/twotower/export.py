@@ -38,6 +38,7 @@ from twotower.network import forward
 from twotower.rundir import MEAN_IMAGE, own_mean
 from twotower.stored import read_config
 from twotower.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
+from twotower.words import counted
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
 STANDARD_ERRORS = 3.0  # by which a trained network must be better than guessing
@@ -62,8 +63,9 @@ def check_trained(manifest: checkpoint.Manifest) -> None:
     margin = STANDARD_ERRORS * 100 * math.sqrt(hit * (1 - hit) / num_images)
     if not error < guessing - margin:
         raise ValueError(
-            f"{where} has a top-1 error of {error:.2f} % on {num_images} images, and guessing has {guessing:.2f} %; "
-            f"only below {guessing - margin:.2f} % it is clearly better; train on, or give force=true."
+            f"{where} has a top-1 error of {error:.2f} % on {counted(num_images, 'image')}, and guessing has "
+            f"{guessing:.2f} %; only below {guessing - margin:.2f} % it is clearly better; train on, or "
+            "give force=true."
         )
 
 

@@ -13,9 +13,10 @@ from statistics import mean
 from typing import Any
 
 from twotower.config import Config
-from twotower.drawing import open_pyplot, save
+from twotower.drawing import mark_steps, open_pyplot, save
 from twotower.history import History
 from twotower.variants import HOW_READ
+from twotower.words import counted, counted_epochs
 
 LEVEL = 25.0  # percent
 COLOURS = {"relu": "#0072b2", "tanh": "#d55e00", "sigmoid": "#009e73"}  # told apart by the colour-blind
@@ -25,12 +26,18 @@ LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # solid and dashed as in th
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: the training top-1 error in percent after 1, 2, 3 ... epochs."""
+    """One run: the training top-1 error in percent at the end of each epoch.
+
+    Attributes:
+        epochs: epochs done, rising: 1, 2, 3 ..., and a fraction where the run ended within one.
+        errors: means over the steps since the epoch before.
+    """
 
     run: str
     activation: str
     seed: int
     learning_rate: float
+    epochs: list[float]
     errors: list[float]
 
     def epochs_to(self, level: float) -> float | None:
@@ -38,12 +45,12 @@ class Curve:
 
         An epoch's error is the mean over its steps, so it is reached about half an epoch earlier; all curves alike.
         """
-        for number, error in enumerate(self.errors):
+        for number, (epoch, error) in enumerate(zip(self.epochs, self.errors, strict=True)):
             if error <= level:
                 if number == 0:
-                    return 1.0
-                before = self.errors[number - 1]
-                return number + (before - level) / (before - error)
+                    return epoch
+                begin, before = self.epochs[number - 1], self.errors[number - 1]
+                return begin + (before - level) / (before - error) * (epoch - begin)
         return None
 
 
@@ -72,6 +79,7 @@ def curves_of(histories: Sequence[History]) -> list[Curve]:
                 f"{history.run_dir} differs from {histories[0].run_dir} in {differing[0]}; Figure 1 compares runs "
                 "that differ in activation, learning rate and seed alone."
             )
+        epochs = [epoch.epoch for epoch in history.epochs]
         errors = [epoch.train["top1_error"] for epoch in history.epochs]
         activation, rate = config.network.activation, config.optim.learning_rate
         for curve in curves:
@@ -82,7 +90,7 @@ def curves_of(histories: Sequence[History]) -> list[Curve]:
                 )
             if curve.activation == activation and curve.seed == config.seed:
                 raise ValueError(f"{history.run_dir} and {curve.run} are {activation} with the same seed; give one.")
-        curves.append(Curve(str(history.run_dir), activation, config.seed, rate, errors))
+        curves.append(Curve(str(history.run_dir), activation, config.seed, rate, epochs, errors))
     order = list(COLOURS)
     return sorted(curves, key=lambda curve: (order.index(curve.activation), curve.seed))
 
@@ -116,6 +124,27 @@ def summarise(curves: Sequence[Curve], level: float = LEVEL) -> dict[str, Any]:
     return found
 
 
+def describe(curves: Sequence[Curve], level: float) -> list[str]:
+    """A sentence for each activation: "ReLU, rate 0.003: 25 % after 6.99, 7.00 epochs", or not within how many."""
+    found = []
+    for activation in COLOURS:
+        runs = [curve for curve in curves if curve.activation == activation]
+        if not runs:
+            continue
+        reached = [epochs for curve in runs if (epochs := curve.epochs_to(level)) is not None]
+        lengths = [counted_epochs(curve.epochs[-1]) for curve in runs if curve.epochs_to(level) is None]
+        parts = [f"after {', '.join(_with_digits(epochs) for epochs in reached)} epochs"] if reached else []
+        for length in dict.fromkeys(lengths):
+            times = f" ({counted(lengths.count(length), 'run')})" if len(runs) > 1 else ""
+            parts.append(f"not within {length}{times}")
+        found.append(f"{NAMES[activation]}, rate {runs[0].learning_rate:g}: {level:g} % {', '.join(parts)}")
+    return found
+
+
+def _with_digits(epochs: float) -> str:
+    return f"{epochs:.2f}" if epochs >= 0.1 else f"{epochs:.2g}"
+
+
 def write_figure1(curves: Sequence[Curve], level: float, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (each epoch of each run) and NAME.json (`summarise`)."""
     table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
@@ -123,11 +152,19 @@ def write_figure1(curves: Sequence[Curve], level: float, path: Path) -> list[Pat
         writer = csv.writer(file)
         writer.writerow(["activation", "seed", "learning_rate", "epoch", "train_top1_error"])
         for curve in curves:
-            for number, error in enumerate(curve.errors, 1):
-                writer.writerow([curve.activation, curve.seed, f"{curve.learning_rate:g}", number, f"{error:.3f}"])
+            for epoch, error in zip(curve.epochs, curve.errors, strict=True):
+                row = [f"{curve.learning_rate:g}", f"{epoch:.6g}", f"{error:.3f}"]
+                writer.writerow([curve.activation, curve.seed, *row])
     numbers.write_text(json.dumps(summarise(curves, level), indent=1) + "\n")
     _draw(curves, level, path)
     return [path, table, numbers]
+
+
+def _mean_curve(runs: Sequence[Curve]) -> tuple[list[float], list[float]]:
+    """The mean error of the runs after each epoch that all of them have."""
+    by_epoch = [dict(zip(curve.epochs, curve.errors, strict=True)) for curve in runs]
+    places = [epoch for epoch in by_epoch[0] if all(epoch in errors for errors in by_epoch)]
+    return places, [mean(errors[epoch] for errors in by_epoch) for epoch in places]
 
 
 def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
@@ -137,22 +174,20 @@ def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
         runs = [curve for curve in curves if curve.activation == activation]
         if not runs:
             continue
+        style: dict[str, Any] = {"ls": LINES[activation], "color": colour}
         for curve in runs:
-            axes.plot(
-                range(1, len(curve.errors) + 1), curve.errors, LINES[activation], color=colour, lw=0.8, alpha=0.5
-            )
-        shortest = min(len(curve.errors) for curve in runs)
-        middle = [mean(curve.errors[number] for curve in runs) for number in range(shortest)]
+            mark_steps(axes, curve.epochs, curve.errors, lw=0.8, alpha=0.5, ms=2.5, **style)
+        places, means = _mean_curve(runs)
         seeds = f"mean of {len(runs)} runs" if len(runs) > 1 else "1 run"
         label = f"{NAMES[activation]}, rate {runs[0].learning_rate:g} ({seeds})"
-        axes.plot(range(1, shortest + 1), middle, LINES[activation], color=colour, lw=2.2, label=label)
+        mark_steps(axes, places, means, lw=2.2, ms=4, label=label, **style)
     axes.axhline(level, color="#555555", lw=0.8)
-    axes.text(0.995, level + 0.8, f"{level:g} %", ha="right", transform=axes.get_yaxis_transform(), size=9)
+    axes.text(0.005, level + 0.8, f"{level:g} %", ha="left", transform=axes.get_yaxis_transform(), size=9)
     axes.set_xlabel("epochs")
     axes.set_ylabel("training error (top-1), %")
     axes.set_title("The four-layer network: training error by epoch", size=11)
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=1)
+    axes.set_ylim(0, 1.08 * max([level, *(error for curve in curves for error in curve.errors)]))
+    axes.set_xlim(0, 1.02 * max(curve.epochs[-1] for curve in curves))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     save(figure, path, bbox_inches="tight")

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from twotower import checkpoint, weights
-from twotower.drawing import open_pyplot, save
+from twotower.drawing import mark_steps, open_pyplot, save
 from twotower.files import write_json, written_whole
 from twotower.journal import read_events
 from twotower.scales import colour_selectivity
@@ -109,6 +109,8 @@ def write_figure3(kernels: Kernels, path: Path) -> list[Path]:
 
 
 def _draw(kernels: Kernels, path: Path) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     pyplot = open_pyplot("figure3")
     # One scale for all kernels, so that a faint one looks faint (shownet.py).
     low = min(float(one.min()) for one in kernels.of_tower)
@@ -131,12 +133,17 @@ def _draw(kernels: Kernels, path: Path) -> None:
         if kernels.history:
             steps = [step for step, _ in kernels.history]
             course = [values_then[tower] for _, values_then in kernels.history]
-            time_axes.plot(steps, course, color=COLOURS[tower], lw=1.6, label=f"tower {tower}")
+            # Of two sizes, as the towers begin alike and one point would hide the other.
+            mark_steps(time_axes, steps, course, color=COLOURS[tower], lw=1.6, ms=(7, 4)[tower])
     for axes in (sorted_axes, time_axes):
         axes.axhline(RANDOM, color="#777777", lw=0.8, ls=":")
         axes.set_ylim(0, 1)
         axes.spines[["top", "right"]].set_visible(False)
-    if not kernels.history:
+    if kernels.history:
+        time_axes.set_xlim(0, 1.05 * kernels.history[-1][0])
+        time_axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    else:
+        time_axes.set_xticks([])
         time_axes.text(0.5, 0.5, "not recorded in this run", ha="center", transform=time_axes.transAxes, size=9)
     sorted_axes.set_xlabel("kernels in order, %")
     sorted_axes.set_ylabel("colour selectivity")

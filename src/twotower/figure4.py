@@ -27,6 +27,7 @@ from twotower.files import write_json, written_whole
 from twotower.neighbours import nearest
 from twotower.streams import numpy_stream
 from twotower.synsets import name_classes
+from twotower.words import counted
 
 NUM_IMAGES, NUM_QUERIES = 8, 5  # of the paper's figure
 NUM_GUESSES, NUM_NEIGHBOURS = 5, 6
@@ -327,8 +328,8 @@ def _draw_queries(panel: Any, figure: Figure4) -> None:
     one = figure.validation
     panel.suptitle(
         f"validation images (first column) and the training images nearest to them in {figure.layer}\n"
-        f"bold: the query's class; of {one.num_queries:,} validation images, {one.at_1:.0f} % of the nearest have it "
-        f"and {one.at_k:.0f} % of the {one.k} nearest (by chance {one.by_chance:.0f} %)",
+        f"bold: the query's class; of {counted(one.num_queries, 'validation image')}, {one.at_1:.0f} % of the "
+        f"nearest have it and {one.at_k:.0f} % of the {one.k} nearest (by chance {one.by_chance:.0f} %)",
         size=9.5,
     )
     # An empty column keeps the queries apart.

@@ -24,6 +24,7 @@ from twotower.data.folder import index_folder
 from twotower.data.loader import choose_loader
 from twotower.data.prepared import is_prepared
 from twotower.data.shapes import CLASSES, draw_image
+from twotower.words import counted
 from twotower.world import cores, die_with_parent
 
 NUM_DRAWN = 256  # different pictures
@@ -57,7 +58,7 @@ def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], No
     began = time.perf_counter()
     source = SourceConfig(name="folder", kind="tree", root=str(raw), splits={"train": "train", "val": "val"})
     build(PrepareConfig(source=source, output=str(output), max_rejects=1.0), lambda line: None)
-    say(f"prepared {needed} images in {time.perf_counter() - began:.1f} s on {cores()} cores")
+    say(f"prepared {counted(needed, 'image')} in {time.perf_counter() - began:.1f} s on {counted(cores(), 'core')}")
     return files | {"prepared": DataConfig(kind="folder", root=str(output))}
 
 

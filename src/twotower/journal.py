@@ -29,6 +29,8 @@ from twotower.commit import commit_of
 from twotower.config import Config
 from twotower.files import write_json, write_whole
 from twotower.mirror import open_mirror
+from twotower.screen import print_table
+from twotower.words import counted
 
 PLAIN_LINE_SECONDS = 10.0  # at most one plain line in so many seconds where there is no terminal
 
@@ -102,6 +104,7 @@ class Journal:
         if self.mirror is not None and picture is not None and not first_step:
             self.mirror.picture(picture)
         self._last_plain_line = 0.0
+        self._measured_from: tuple[int, float] | None = None  # the step and the time of the first line
         self._task: TaskID | None = None
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"))
@@ -128,10 +131,20 @@ class Journal:
             return
         now = time.monotonic()
         if now - self._last_plain_line >= PLAIN_LINE_SECONDS:
-            left = (self.total_steps - step) * self.config.optim.batch_size / max(values["images_per_second"], 1e-9)
-            left *= self.config.machine.replicas
-            self.say(f"step {step}/{self.total_steps}  {text}  {_minutes(left)} left")
+            self.say(f"step {step}/{self.total_steps}  {text}{self._left(step, now)}")
             self._last_plain_line = now
+        if self._measured_from is None:
+            self._measured_from = (step, now)
+
+    def _left(self, step: int, now: float) -> str:
+        """How long the rest will take at the pace so far, validation and checkpoints included.
+
+        Nothing before that is known: the first line's steps also filled buffers and caches, so they are not in it.
+        """
+        if self._measured_from is None or step == self.total_steps:
+            return ""
+        first, began = self._measured_from
+        return f"  {_minutes((self.total_steps - step) * (now - began) / (step - first))} left"
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
@@ -147,9 +160,9 @@ class Journal:
         table = Table("", "final", "best")
         for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
             table.add_row(name, f"{summary[key]:.2f}", f"{summary['best_' + key]:.2f}")
-        self.console.print(table)
+        print_table(table)
         self.say(
-            f"{summary['steps']} steps in {_minutes(summary['seconds'])}, "
+            f"{counted(summary['steps'], 'step')} in {_minutes(summary['seconds'])}, "
             f"{summary['images_per_second']:.0f} images/s while training\n"
             f"metrics, summary and checkpoints: {self.run_dir}"
         )

@@ -31,6 +31,7 @@ from twotower.schedule import Schedule
 from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
 from twotower.transfer import locate, plan_inheritance
 from twotower.transport import TowerLostError
+from twotower.words import counted
 from twotower.world import (
     Place,
     TowersDifferError,
@@ -126,8 +127,9 @@ def _train(job: Job, world: World) -> None:
             begin = f"from step {trainer.step}" if trainer.step else begin
             journal.say(
                 f"{job.config.network.name}, width {job.config.network.width:g}, {parameters:,} parameters, "
-                f"{len(dataset.classes)} classes, {len(dataset.train)} + {len(dataset.val)} images, "
-                f"{trainer.total_steps} steps of {trainer.global_batch} images, {begin}\nrun directory: {job.run_dir}"
+                f"{counted(len(dataset.classes), 'class', 'classes')}, {len(dataset.train)} + {len(dataset.val)} "
+                f"images, {counted(trainer.total_steps, 'step')} of {counted(trainer.global_batch, 'image')}, "
+                f"{begin}\nrun directory: {job.run_dir}"
             )
             if trainer.inheritance is not None:
                 journal.say(trainer.inheritance.describe())

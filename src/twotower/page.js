@@ -47,6 +47,24 @@ for (const table of document.querySelectorAll("table")) {
   }
 }
 
+// Of a table that is wider than its place the caption says that there is more.
+function hint() {
+  for (const region of document.querySelectorAll(".table")) {
+    const caption = region.querySelector("caption span");
+    const shown = caption.querySelector(".scrolls");
+    const needed = region.scrollWidth > region.clientWidth + 1;
+    if (needed && !shown) {
+      const text = document.createElement("span");
+      text.className = "scrolls";
+      text.textContent = "scroll for more →";
+      caption.append(text);
+    }
+    if (!needed && shown) shown.remove();
+  }
+}
+hint();
+addEventListener("resize", hint);
+
 // Commands.
 async function copy(code, pressed) {
   let done = true;

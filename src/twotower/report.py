@@ -4,6 +4,7 @@ Runs (`collect`) become groups and differences (`compare`), tables and pictures 
 `report_summary`, `report_figures`), and then a page (`page`).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -33,21 +34,35 @@ from twotower.report_tables import (
 )
 from twotower.sweep import file_name
 from twotower.tables import as_rows, make_page
+from twotower.words import counted, counted_epochs
 
 PAGE = "report.html"
 # Tells an earlier report from a folder of something else, also when it was interrupted.
 _UNFINISHED = f"<!DOCTYPE html>{MARK}<title>unfinished</title><p>The same command makes this report again.</p>"
 
 
-def _labbook_section(comparison: Comparison) -> Section:
-    """Of groups that differ from the baseline in their names alone: others are no run of the lab book."""
+def _labbook_section(comparison: Comparison) -> tuple[Section, list[str]]:
+    """Of groups that differ from the baseline in their names alone: others are no run of the lab book.
+
+    Without tables, and with a remark, where none of ours was measured on the paper's images: what is left of them
+    would be the lab book alone.
+    """
     runs = [run for group in comparison.groups if not group.changes for run in group.runs if has_kernels(run)]
     page = make_page([str(run.run_dir) for run in runs])
-    tables = [
-        Table(title, heads, [[Cell(text) for text in row] for row in rows]) for title, heads, rows in as_rows(page)
-    ]
+    title = "The lab book of 2012, and ours"
+    if not page.has_comparable:
+        remark = (
+            "The lab book of 2012 is left out, as none of these runs was evaluated on the images of ILSVRC; python "
+            "launch/labbook.py prints it."
+        )
+        return Section(title), [remark]
+    tables = []
+    for name, heads, rows in as_rows(page):
+        # A report numbers its tables itself, so the paper's numbers stand behind.
+        name = re.sub(r"^(Table \d+): (.*)", r"\2 (\1 of the paper)", name)
+        tables.append(Table(name, heads, [[Cell(text) for text in row] for row in rows]))
     what = "Top-1 / top-5 error in percent. Ours are headed by the images that they were measured on."
-    return Section("The lab book of 2012, and ours", [what, *page.remarks], tables, [])
+    return Section(title, [what, *page.remarks], tables, []), []
 
 
 def _complete(runs: Sequence[Found], settings: ReportConfig) -> list[str]:
@@ -75,10 +90,13 @@ def _lead(runs: Sequence[Found], comparison: Comparison, roots: Sequence[str]) -
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
     base = comparison.baseline
     config = base.config
-    network = f"{config.network.name} at width {config.network.width:g}, batches of {config.optim.batch_size}"
+    name = f"{config.network.name}, {base.label}"
+    if base.label == "none":
+        name = f"{config.network.name} without an ablation (none in the tables)"
+    how = f"width {config.network.width:g}, batches of {counted(config.optim.batch_size, 'image')}"
     return [
-        f"{len(runs)} runs in {', '.join(roots)}: {told}. Trained on {describe_data(base.runs[0])}.",
-        f"The baseline is {base.label}: {network}, {base.mean_of('epochs'):.3g} epochs.",
+        f"{counted(len(runs), 'run')} in {', '.join(roots)}: {told}. Trained on {describe_data(base.runs[0])}.",
+        f"The baseline is {name}: {how}, {counted_epochs(base.mean_of('epochs'))}.",
         f"Made on {datetime.now():%Y-%m-%d %H:%M}.",
     ]
 
@@ -108,6 +126,16 @@ def _may_be_written(folder: Path) -> bool:
     )
 
 
+def _without_files(folders: Sequence[str]) -> list[str]:
+    """What a shell's sweeps/* brings, but for plain files among folders; each is passed over with a word."""
+    files = [path for path in folders if Path(path).is_file()]
+    if len(files) == len(folders):
+        return list(folders)
+    for path in files:
+        print(f"passed over, as it is a file: {path}", flush=True)
+    return [path for path in folders if path not in files]
+
+
 def make_report(settings: ReportConfig) -> Path:
     """Writes the report. Returns the path of its page.
 
@@ -117,11 +145,12 @@ def make_report(settings: ReportConfig) -> Path:
     folder = Path(settings.output)
     if folder.exists() and not _may_be_written(folder):
         raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
-    runs = find_runs(settings.folders, settings.data_root)
+    folders = _without_files(settings.folders)
+    runs = find_runs(folders, settings.data_root)
     check_one_data_set(runs)
     compare(runs, settings.baseline)  # what is wrong with them is said before anything is computed
     undone = _complete(runs, settings)
-    runs = find_runs(settings.folders, settings.data_root)
+    runs = find_runs(folders, settings.data_root)
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(_UNFINISHED, encoding="utf-8")
@@ -131,7 +160,7 @@ def make_report(settings: ReportConfig) -> Path:
         differences_table(comparison),
         commands_table(comparison),
     )
-    all_runs, colour, labbook = runs_table(runs), colour_table(runs), _labbook_section(comparison)
+    all_runs, colour, (labbook, left_out) = runs_table(runs), colour_table(runs), _labbook_section(comparison)
     main_tables = [errors, *([differences] if len(comparison.groups) > 1 else [])]
     sections = [
         Section("Comparison", [*comparison.remarks, *remarks, *undone], main_tables, figures["comparison"]),
@@ -141,9 +170,9 @@ def make_report(settings: ReportConfig) -> Path:
         Section("Runs and commands", [], [all_runs, commands], []),
         labbook,
     ]
-    lead = _lead(runs, comparison, settings.folders)
+    lead = [*_lead(runs, comparison, folders), *left_out]
     kept = [section for section in sections if section.tables or section.figures]
-    page = Page("twotower: " + ", ".join(Path(root).resolve().name for root in settings.folders), lead, kept)
+    page = Page("twotower: " + ", ".join(Path(root).resolve().name for root in folders), lead, kept)
     write_table_csv(comparison, folder / "table.csv")
     write_runs_csv(runs, folder / "runs.csv")
     write_json(folder / "summary.json", summarise(runs, comparison))

@@ -10,6 +10,7 @@ from twotower.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Grou
 from twotower.figure3 import Kernels, read_kernels, summarise
 from twotower.page import Cell, Table
 from twotower.tables import signed
+from twotower.words import counted, epochs_done
 
 CROPS = {"centre": "centre", "ten": "ten crops"}
 
@@ -26,7 +27,7 @@ def _estimate_cell(one: Estimate | None, *, is_difference: bool = False) -> Cell
         return Cell(percent(one.mean), one.mean, "" if one.spread is None else f"± {one.spread:.2f}")
     kind = ("good" if one.mean < 0 else "bad") if one.excludes_zero else ""
     if one.interval is None:
-        why = "one seed: no interval" if one.count == 1 else f"{one.count} seeds alike: no interval"
+        why = "one seed: no interval" if one.count == 1 else f"{counted(one.count, 'seed')} alike: no interval"
         return Cell(signed(one.mean), one.mean, why)
     low, high = one.interval
     text = f"{signed(one.mean)} *" if one.excludes_zero else signed(one.mean)
@@ -64,9 +65,9 @@ def errors_table(comparison: Comparison) -> Table:
         rows.append(
             [
                 Cell(group.label, note=note),
-                Cell(str(count), count, f"seed{'s' if count > 1 else ''} {seeds}"),
+                Cell(str(count), count, f"{'seed' if count == 1 else 'seeds'} {seeds}"),
                 *errors,
-                Cell(f"{group.mean_of('epochs'):.3g}", group.mean_of("epochs")),
+                Cell(epochs_done(group.mean_of("epochs")), group.mean_of("epochs")),
                 Cell(f"{speed:.0f}", speed),
                 Cell(_minutes(seconds), seconds),
                 megabytes,
@@ -117,7 +118,7 @@ def differences_table(comparison: Comparison) -> Table:
         "is where nothing differs. An interval holds what other seeds would change, not what other validation images "
         "would. The differences of 2012 are from the lab book: the full network, all of ILSVRC-2012, one run each."
     )
-    return Table(f"Differences to the baseline ({comparison.baseline.label})", heads, rows, note)
+    return Table(f"Differences to the baseline ({comparison.baseline_name})", heads, rows, note)
 
 
 def commands_table(comparison: Comparison) -> Table:

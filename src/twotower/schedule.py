@@ -40,6 +40,15 @@ class Rates:
             parts.append(f"{what} {common:.3g}" + (f" ({', '.join(others)})" if others else ""))
         return ", ".join(parts)
 
+    def describe_weights(self) -> str:
+        """The rate of most layers that learn, then those of the others: "0.01, fc8 0.1"; "0" where none learns."""
+        learning = {name: rate for name, rate in self.weights.items() if name not in self.frozen}
+        if not learning:
+            return "0"
+        common = Counter(learning.values()).most_common(1)[0][0]
+        others = [f"{name} {rate:.3g}" for name, rate in learning.items() if rate != common]
+        return ", ".join([f"{common:.3g}", *others])
+
     @property
     def frozen(self) -> frozenset[str]:
         """The layers that do not learn at all."""

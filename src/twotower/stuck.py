@@ -2,6 +2,8 @@
 
 import math
 
+from twotower.words import counted
+
 
 class StuckLoss:
     """Notices a loss that has never left ln(classes), where a network says the same for every image.
@@ -26,7 +28,7 @@ class StuckLoss:
         elif step >= self.after_steps and loss < (1 + self.MARGIN) * guessing:
             self.is_watching = False
             return (
-                f"notice: after {step} steps the loss is still {loss:.3f}, and ln({self.num_classes}) = "
+                f"notice: after {counted(step, 'step')} the loss is still {loss:.3f}, and ln({self.num_classes}) = "
                 f"{guessing:.3f} is what a network has that says the same for every image. What "
                 "helps: a tenth of optim.learning_rate; network=alexnet_2012, whose conv3-5 start with a wider "
                 "spread; another seed. Or patience: some runs leave it after a few hundred steps."

@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from twotower.config import Config
 from twotower.failure import (
@@ -34,6 +34,7 @@ from twotower.failure import (
 )
 from twotower.locks import HeldError, held
 from twotower.rundir import LOCK
+from twotower.screen import print_table
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -134,11 +135,15 @@ class Sweep:
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
         return Sweep(name, jobs, done_before, elsewhere="BasicLauncher" not in composed.hydra.launcher._target_)
 
+    @property
+    def folder(self) -> Path:
+        """Where all jobs lie."""
+        return self.jobs[0].run_dir.parent
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Holds the sweep's folder while the block lasts. Raises: HeldError if another process has this sweep."""
-        folder = self.jobs[0].run_dir.parent
-        with held(folder / LOCK, f"sweep_dir={folder} is being worked on"):
+        with held(self.folder / LOCK, f"sweep_dir={self.folder} is being worked on"):
             yield
 
     def has_begun(self) -> bool:
@@ -218,7 +223,7 @@ class Sweep:
 
     def print_table(self) -> None:
         """All jobs with their validation errors in percent (`best`: the lowest top-1), speed and time."""
-        table = Table(Column("job", overflow="fold"), "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
+        table = Table("job", "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
         for job in self.jobs:
             outcome = self.outcome(job)
             s = outcome.summary
@@ -229,9 +234,7 @@ class Sweep:
                 else ["", "", "", "", ""]
             )
             table.add_row(job.name, outcome.status, *numbers)
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(table)
-        console.print(f"the runs lie in {self.jobs[0].run_dir.parent}", markup=False)
+        print_table(table, f"runs in {self.folder}")
 
     def exit_status(self) -> int:
         """0 if all jobs are done, or at least one is and the others are not applicable."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -27,6 +27,7 @@ from twotower.labbook import Entry, difference_of, read_labbook
 from twotower.merged import preset
 from twotower.recipe import other_experiment, other_training
 from twotower.stored import read_config
+from twotower.words import counted
 
 FORMATS = ("text", "markdown", "csv")
 BASELINE, PRETRAINED = "alexnet_2012", "six_conv"
@@ -111,6 +112,7 @@ class Page:
     headings: list[str]
     has_runs: bool
     remarks: list[str]
+    has_comparable: bool = False  # whether any of ours was measured on the paper's images, at the paper's width
 
 
 def counts_for(config: Config) -> str | None:
@@ -154,9 +156,10 @@ def images_of(identity: dict[str, Any]) -> tuple[str, bool]:
         of_2010 = data["source"] == "ilsvrc2010" or size[1] == 150_000
         about = f"{'ILSVRC-2010' if of_2010 else 'ILSVRC-2012'} {split}"
     elif data["kind"] == "folder":
-        about = f"folder {Path(data['root']).name}, {size[0]} classes, {size[1]} images"
+        classes = counted(size[0], "class", "classes")
+        about = f"folder {Path(data['root']).name}, {classes}, {counted(size[1], 'image')}"
     else:
-        about = f"{data['kind']}, {size[1]} images"
+        about = f"{data['kind']}, {counted(size[1], 'image')}"
     if identity["width"] != 1:
         comparable, about = False, f"{about}, width {identity['width']:g}"
     return about, comparable
@@ -307,7 +310,9 @@ def make_page(runs: Sequence[str] = ()) -> Page:
         ("Ablations: sections 3.2 to 3.4, 4.1 and 7, and networks of the lab book that are here", ablations),
         ("The rest of the lab book, and section 6: ImageNet of Fall 2009", [line(e, True) for e in rest]),
     ]
-    return Page(sections, [f"ours ({images})" for images in headings] or ["ours"], bool(runs), remarks)
+    return Page(
+        sections, [f"ours ({images})" for images in headings] or ["ours"], bool(runs), remarks, bool(comparable)
+    )
 
 
 HEADS = ("network", "run", "baseline", "images, view")
@@ -328,7 +333,7 @@ def _joined(pair: Pair) -> str:
 def _joined_row(line: Line, page: Page) -> list[str]:
     cells = [*_words(line), _joined(line.paper), _joined(line.notes), _joined(line.difference)]
     for own in line.own:
-        runs = f" ({own.runs} runs)" if own.runs is not None and own.runs > 1 else ""
+        runs = f" ({counted(own.runs, 'run')})" if own.runs is not None and own.runs > 1 else ""
         cells += ["not evaluated" if own.runs == 0 else _joined(own.errors) + runs, _joined(own.difference)]
     return cells[: len(_joined_heads(page))]
 
@@ -348,11 +353,13 @@ def as_rows(page: Page) -> list[tuple[str, list[str], list[list[str]]]]:
 def as_text(page: Page, width: int) -> str:
     """Tables of box characters, at most `width` characters wide."""
     file = io.StringIO()
-    console = Console(file=file, width=width)
+    console = Console(file=file, width=width, markup=False, emoji=False)
     for title, lines in page.sections:
         table = Table(title=f"{title} (top-1 / top-5 error, %)", title_justify="left")
         for i, head in enumerate(_joined_heads(page)):
-            table.add_column(head, justify="right" if i >= len(HEADS) else "left", no_wrap=0 < i < len(HEADS + PAIRS))
+            justify: Literal["left", "right"] = "right" if i >= len(HEADS) else "left"
+            # Names of folders stand in the heads: folded, never cut.
+            table.add_column(head, justify=justify, overflow="fold", no_wrap=0 < i < len(HEADS + PAIRS))
         for line in lines:
             table.add_row(*_joined_row(line, page))
         console.print(table)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twotower import checkpoint
+from twotower import checkpoint, words
 from twotower.config import Config
 from twotower.data import (
     Batch,
@@ -352,13 +352,13 @@ class Trainer:
             journal.event("memory", self.step, **{f"tower{t}": float(one) for t, one in enumerate(peaks)})
             per_second = counts.num_images / seconds
             journal.event("validation", self.step, epoch=epochs_done, **self.last, images_per_second=per_second)
-            rate = self.rates.highest if self.rates is not None else after.highest
-            dropped = f", now {after.highest:g}" if after.highest != rate else ""
+            rate = (self.rates or after).describe_weights()
+            dropped = f"; now {after.describe_weights()}" if after.describe_weights() != rate else ""
             frozen = f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else ""
             journal.say(
-                f"epoch {epochs_done:.4g}  step {self.step}  train loss {trained.loss:.3f} "
+                f"epoch {words.epochs_done(epochs_done)}  step {self.step}  train loss {trained.loss:.3f} "
                 f"top-1 {trained.top1_error:.1f} %  |  validation loss {counts.loss:.3f} "
-                f"top-1 {counts.top1_error:.2f} %  top-5 {counts.top5_error:.2f} %  |  rate {rate:g}{dropped}{frozen}"
+                f"top-1 {counts.top1_error:.2f} %  top-5 {counts.top5_error:.2f} %  |  rate {rate}{dropped}{frozen}"
             )
         self.window = Window(bytes_sent=self.world.link.bytes_sent)
 

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 
 from twotower.config import Config, register_schemas, resolve
 from twotower.places import short_place
+from twotower.words import counted
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What has no part in a run's numbers, or is the run's own.
@@ -91,7 +92,7 @@ def label_of(config: Config, base: Config, *, in_full: bool = False) -> str:
     changes = changes_of(config, base)
     left = len(changes) - _SHOWN
     if left > 0 and not in_full:
-        changes = [*changes[:_SHOWN], f"{left} more setting{'s' if left > 1 else ''}"]
+        changes = [*changes[:_SHOWN], counted(left, "more setting")]
     return ", ".join(named + changes)
 
 

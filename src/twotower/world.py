@@ -20,6 +20,7 @@ from twotower.config import MachineConfig
 from twotower.processes import cores as cores
 from twotower.processes import die_with_parent as die_with_parent
 from twotower.transport import LINKS, Link, NoLink, TowerLostError
+from twotower.words import counted
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def check_even(size: int, num_towers: int) -> None:
     """Raises: ValueError if `size` processes cannot be pairs of towers."""
     if size % num_towers:
         raise ValueError(
-            f"{size} processes were started, and each replica needs two, one for each tower: "
-            "use --nproc-per-node=2, or a multiple of 2 for several replicas."
+            f"{counted(size, 'process was', 'processes were')} started, and each replica needs two, one for each "
+            "tower: use --nproc-per-node=2, or a multiple of 2 for several replicas."
         )
 
 
@@ -93,7 +94,8 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
         device, transport = torch.device("cuda", place.local_rank // place.num_towers % gpus), "shared_gpu"
     if machine.transport not in ("auto", transport):
         raise ValueError(
-            f"machine.transport={machine.transport} does not fit {place.local_size} processes on {gpus} GPUs, "
+            f"machine.transport={machine.transport} does not fit "
+            f"{counted(place.local_size, 'process', 'processes')} on {counted(gpus, 'GPU')}, "
             f"where it must be {transport}; leave it at auto."
         )
     return device, transport
@@ -208,12 +210,11 @@ class World:
     def describe(self) -> str:
         """One line about what was chosen."""
         how = {"gloo": "gloo", "nccl": "NCCL", "shared_gpu": "one GPU shared by both towers (gloo)"}
-        towers = "2 towers" if self.num_towers == 2 else "1 tower"
+        towers = counted(self.num_towers, "tower")
         replicas = f"{self.num_replicas} replicas of {towers}" if self.num_replicas > 1 else towers
         exchange = f"exchange over {how[self.transport]}" if self.num_towers == 2 else "no exchange"
-        processes = f"{self.place.size} processes" if self.place.size > 1 else "1 process"
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{replicas} in {processes}, {self.device.type}, {exchange}, {threads} each"
+        processes = counted(self.place.size, "process", "processes")
+        return f"{replicas} in {processes}, {self.device.type}, {exchange}, {counted(self.threads, 'thread')} each"
 
     def first_contact(self) -> None:
         """Swaps a few numbers with the other tower the way activations will go. Raises: TowerLostError."""

@@ -55,6 +55,7 @@ from twotower.data.source import Entry, Source, find_source
 from twotower.files import write_npy, write_whole
 from twotower.locks import held
 from twotower.processes import cores
+from twotower.words import counted
 
 BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 
@@ -144,8 +145,8 @@ class _Rejects:
         (self._work / "rejects.txt").write_text("".join(line + "\n" for line in listed))
         first = "".join(f"\n  {line}" for line in listed[:20])
         raise ValueError(
-            f"{self.count} of {self._total} images cannot be used, more than max_rejects={self._max:g} allows. If "
-            "that is as it should be, give a larger max_rejects (at most 1). The list, also in "
+            f"{self.count:,} of {counted(self._total, 'image')} cannot be used, more than max_rejects={self._max:g} "
+            "allows. If that is as it should be, give a larger max_rejects (at most 1). The list, also in "
             f"{self._work / 'rejects.txt'}:{first}"
         )
 
@@ -176,7 +177,7 @@ def _convert(config: PrepareConfig, plan: Plan, source: Source, output: Path, sa
     rejects, total = _Rejects(config, plan, output / WORK), sum(plan.images.values())
     finished = sum(images + bad for images, bad in done)
     if finished:
-        say(f"going on: {finished:,} of {total:,} images were done before")
+        say(f"going on: {finished:,} of {counted(total, 'image was', 'images were')} done before")
     rejects.add(sum(bad for _, bad in done))
     needed, free = (total - finished) * config.size**2 * BYTES_PER_PIXEL, shutil.disk_usage(output).free
     if needed > free:
@@ -265,8 +266,9 @@ def _finish(config: PrepareConfig, plan: Plan, output: Path, say: Say) -> None:
     draw_picture(assemble(output, content), shown, dict(config.picture), output / PICTURE)
     write_whole(output / DATASET, json.dumps(content, indent=1).encode() + b"\n")
     for split, found in splits.items():
-        say(f"{split}: {found['images']:,} images in {len(found['shards'])} shards")
-    say(f"{len(plan.classes)} classes, {len(rejects)} rejects, listed in {output / DATASET}")
+        say(f"{split}: {counted(found['images'], 'image')} in {counted(len(found['shards']), 'shard')}")
+    classes, left_out = counted(len(plan.classes), "class", "classes"), counted(len(rejects), "reject")
+    say(f"{classes}, {left_out}, listed in {output / DATASET}")
     shutil.rmtree(output / WORK)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from twotower.data.archives import TOO_LARGE, Member, open_archive, walk
+from twotower.words import counted
 
 CLASS_ARCHIVE = re.compile(r"(?:.*/)?(n\d{8})\.tar")
 CLASS_FOLDER = re.compile(r"(?:.*/)?(n\d{8})/[^/]+")
@@ -120,8 +121,8 @@ def walk_numbered(path: Path, truth: list[str], split: str) -> Iterator[tuple[st
                 raise ValueError(f"{path} is not the {split} archive: it holds {member.name}.")
             if not 1 <= int(number[1]) <= len(truth):
                 raise ValueError(
-                    f"{path} holds {member.name}, but the ground truth has {len(truth)} lines; do both belong "
-                    "together?"
+                    f"{path} holds {member.name}, but the ground truth has {counted(len(truth), 'line')}; do "
+                    "both belong together?"
                 )
             if int(number[1]) in seen:
                 raise ValueError(f"{path} is damaged: it holds {member.name} twice; get it again.")

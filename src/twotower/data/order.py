@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from twotower.config import InputConfig
 from twotower.streams import numpy_stream
+from twotower.words import counted
 
 SPAN = 32  # the largest offset of a 224 crop in a 256 square
 
@@ -24,8 +25,9 @@ def steps_per_epoch(num_images: int, batch_size: int, num_replicas: int) -> int:
     steps = num_images // (batch_size * num_replicas)
     if steps == 0:
         raise ValueError(
-            f"The training set has {num_images} images, fewer than one step takes (optim.batch_size={batch_size} x "
-            f"{num_replicas} replicas); choose a smaller optim.batch_size."
+            f"The training set has {counted(num_images, 'image')}, fewer than one step takes "
+            f"(optim.batch_size={batch_size} x {counted(num_replicas, 'replica')}); choose a smaller "
+            "optim.batch_size."
         )
     return steps
 

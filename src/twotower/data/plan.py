@@ -11,6 +11,7 @@ from twotower.config import PrepareConfig
 from twotower.data import convert
 from twotower.data.progress import metered
 from twotower.data.source import Entry, Source
+from twotower.words import counted
 
 PLAN = "plan.json"
 SHARD_BYTES = 128 * 2**20  # of a source's images at most, as those of a compressed archive pass through memory
@@ -117,7 +118,8 @@ def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], w
                 raise ValueError(f"Class {class_name} is in {name} but not in train; each class must be in train.")
     if ignored:
         kinds = ", ".join(f"{kind or 'no ending'} ({count})" for kind, count in ignored.most_common(5))
-        say(f"{ignored.total()} files are no images of a split and class, and are passed over: {kinds}")
+        passed_over = counted(ignored.total(), "file is no image", "files are no images")
+        say(f"passed over: {passed_over} of a split and class: {kinds}")
     return Plan(
         settings,
         classes,
@@ -136,8 +138,8 @@ def _check_listing(config: PrepareConfig, images: dict[str, int]) -> None:
     for split, count in config.source.expected.items():
         if count is not None and images.get(split, 0) != count:
             raise ValueError(
-                f"{split} has {images.get(split, 0):,} images, not the {count:,} of {config.source.name}: an archive "
-                f"is incomplete or another one; if this is meant, give source.expected.{split}=null."
+                f"{split} has {counted(images.get(split, 0), 'image')}, not the {count:,} of {config.source.name}: "
+                f"an archive is incomplete or another one; if this is meant, give source.expected.{split}=null."
             )
 
 

@@ -31,6 +31,7 @@ from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.loader import decoder_class, describe_loader
 from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.shapes import draw_shapes
+from twotower.words import counted
 
 MANY_IMAGES = 50_000  # from here on a prepared set is worth its disk
 
@@ -76,7 +77,8 @@ def prepare(
     if content is None or not is_of(content, index, data.size):
         check_own(cache)
         how = describe_loader(InputConfig(loader=loader))
-        say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once ({how})")
+        classes = counted(len(index.classes), "class", "classes")
+        say(f"preparing {root}: {classes}; every image is decoded once ({how})")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             quoted = shlex.quote(str(root))
             say(
@@ -99,7 +101,7 @@ def prepare(
         }
         store(cache, content, fit.mean_image(), key)
         if index.num_ignored:
-            say(f"{index.num_ignored} files not named as JPEG or PNG were ignored")
+            say(f"ignored: {counted(index.num_ignored, 'file')} not named as JPEG or PNG")
         for path, reason in rejects.items():
             say(f"left out: {path} ({reason})")
     rejects = content["rejects"]

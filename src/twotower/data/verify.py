@@ -12,6 +12,7 @@ from twotower.data.progress import metered
 from twotower.data.shard_work import check_file, check_shard, start_worker
 from twotower.data.shards import INDEX_FILE
 from twotower.processes import cores
+from twotower.words import counted
 
 
 def verify(root: Path, workers: int, say: Say) -> None:
@@ -46,5 +47,5 @@ def verify(root: Path, workers: int, say: Say) -> None:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     if wrong:
-        raise ValueError("\n".join([f"{len(wrong)} faults in {root}; prepare it again:", *wrong[:20]]))
-    say(f"{root}: {total:,} images, all checksums are right and every image can be decoded.")
+        raise ValueError("\n".join([f"{counted(len(wrong), 'fault')} in {root}; prepare it again:", *wrong[:20]]))
+    say(f"{root}: {counted(total, 'image')}, all checksums are right and every image can be decoded.")

@@ -1,0 +1,167 @@
+"""Command lines that do not compose, each told in one sentence: what was given, and what may have been meant.
+
+Hydra tells the same in four to twenty lines, and takes a mistyped key for a new one where a plus stands before it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+
+MOST = 3  # suggestions
+_ALIKE = 0.6  # of two words: difflib's own threshold
+# Lines that Hydra and OmegaConf add, and that tell a person nothing more.
+_NOISE = re.compile(r"\s*(full_key|reference_type|object_type|See http|To append|Config search path|provider=)")
+# What OmegaConf converts to, and what a person has to give.
+_KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+
+
+def _without_null(kind: Any) -> Any:
+    """`X` of `X | None`."""
+    if get_origin(kind) in (Union, UnionType):
+        return next(one for one in get_args(kind) if one is not type(None))
+    return kind
+
+
+def keys_of(schema: type) -> dict[str, Any]:
+    """The keys of a dataclass with their types."""
+    hints = get_type_hints(schema)
+    return {field.name: _without_null(hints[field.name]) for field in fields(schema)}
+
+
+def _all_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Every full key that ends in a value: "optim.learning_rate". Rows of a network are left out."""
+    for name, kind in keys_of(schema).items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from _all_keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
+
+
+def suggest(word: str, known: Sequence[str]) -> list[str]:
+    """What may have been meant, the likeliest first: names that are alike, or of which it is the initials or a part.
+
+    `lr` is `learning_rate`, `rate` as well.
+    """
+    if len(word) < 2:
+        return []
+    found = [name for name in known if _initials(name) == word]
+    found += get_close_matches(word, known, MOST, _ALIKE)
+    found += [name for name in known if word in name.split("_")]
+    return list(dict.fromkeys(found))[:MOST]
+
+
+def _did_you_mean(found: Sequence[str]) -> str:
+    if not found:
+        return ""
+    return f"did you mean {' or '.join(one for one in (', '.join(found[:-1]), found[-1]) if one)}?"
+
+
+def _find_stranger(path: Sequence[str], schema: type) -> tuple[int, type] | None:
+    """The place in a key's path where it leaves the schema, and the dataclass there; None if it does not."""
+    kind: Any = schema
+    for place, name in enumerate(path):
+        if get_origin(kind) is dict:  # of layers, by any name
+            kind = get_args(kind)[1]
+        elif is_dataclass(kind) and isinstance(kind, type):
+            known = keys_of(kind)
+            if name not in known:
+                return place, kind
+            kind = known[name]
+        else:
+            return None  # a value that is given an inside: Hydra says what is wrong with that
+    return None
+
+
+def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
+    """Why there is no such key, and what it may have been; None if there is.
+
+    Args:
+        key: as on the command line, without a plus: "optim.lr".
+        groups: names that stand for a yaml each, as in network=alexnet.
+    """
+    path = key.split(".")
+    stranger = _find_stranger(path, schema)
+    if stranger is None:
+        return None
+    place, kind = stranger
+    word, before = path[place], ".".join(path[:place])
+    known = [*keys_of(kind), *(groups if place == 0 else ())]
+    everywhere = {full.rpartition(".")[2]: full for full in reversed(list(_all_keys(schema)))}
+    alike = suggest(word, known)
+    found = [f"{before}.{name}" if before else name for name in alike]
+    if not found or alike[0] not in get_close_matches(word, alike, 1, _ALIKE):
+        # The same name elsewhere is likelier than a part of a name here: epochs is schedule.epochs.
+        elsewhere = [full for full in _all_keys(schema) if full.rpartition(".")[2] == path[-1]]
+        found = [*elsewhere, *found] or [everywhere[name] for name in suggest(word, list(everywhere))]
+    what = f"{before} has no key {word}" if before else f"there is no key {word}"
+    if found:
+        return f"{what}; {_did_you_mean(list(dict.fromkeys(found))[:MOST])}"
+    return f"{what}; it has {', '.join(known)}." if before else f"{what}; --help lists all keys."
+
+
+def check_overrides(overrides: Sequence[str], schema: type, groups: Sequence[str]) -> None:
+    """Raises: ValueError naming the first key that the schema does not have; OverrideParseException for what is no
+    key=value at all.
+    """
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        key = one.key_or_group
+        if key.split(".")[0].split("/")[0] == "hydra" or key in groups or one.package is not None:
+            continue
+        reason = explain_key(key, schema, groups)
+        if reason is not None:
+            raise ValueError(f"{one.input_line}: {reason}")
+
+
+def _explain_option(error: MissingConfigException) -> str | None:
+    group, _, given = str(error.missing_cfg_file).rpartition("/")
+    if not group or not error.options:
+        return None
+    options = [str(option) for option in error.options]
+    close = _did_you_mean(suggest(given, options))
+    return f"{group}={given} is not known; {close + ' ' if close else ''}{group} is one of {', '.join(options)}."
+
+
+def explain_composition(error: BaseException) -> str:
+    """What Hydra or OmegaConf says of a command line, as one sentence."""
+    if isinstance(error, MissingConfigException):
+        sentence = _explain_option(error)
+        if sentence is not None:
+            return sentence
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read; an override is key=value, with quotation marks around what has "
+            "blanks, commas, brackets or another equals sign: \"key='a=b'\"."
+        )
+    several = re.match(r"Ambiguous value for argument '(.*)'\n", text)
+    if several is not None:
+        key, _, values = several[1].partition("=")
+        return (
+            f"{several[1]} has several values; put -m first for a sweep over them, or write '{key}=[{values}]' for a "
+            f"list and \"{key}='{values}'\" for one text."
+        )
+    layer = re.search(r"Could not override 'network\.layers\.(\w+)", f"{text}\n{error.__cause__}")
+    if layer is not None:
+        return (
+            f"network.layers has no {layer[1]} here; python launch/describe.py network=NAME lists a network's layers."
+        )
+    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        text = f"{text}\n{error.__cause__}"
+    merged = re.match(r"Error merging override (.*)\n(.*)", text)
+    if merged is not None:
+        kind = re.search(r"could not be converted to (\w+)|not a valid (bool)", merged[2])
+        name = "" if kind is None else kind[1] or kind[2]
+        wanted = f"it must be {_KINDS[name]}" if name in _KINDS else merged[2].rstrip(".")
+        return f"{merged[1]} does not fit: {wanted}."
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
+    return ": ".join(dict.fromkeys(line.rstrip(".") for line in lines)) + "."

@@ -1,0 +1,37 @@
+"""Counts, epochs and folders as a person reads them: on screens, in tables, on drawings and in errors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 epoch`, `0 epochs`, `12,800 images`, `1 class`.
+
+    Args:
+        plural: where it is not the noun with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def epochs_done(epochs: float) -> str:
+    """How far a run is, without its unit: `4`, `3.5`, `12.25`; below a tenth two digits that count, `0.017`."""
+    if epochs >= 0.1:
+        return f"{epochs:.2f}".rstrip("0").rstrip(".")
+    return f"{epochs:.2g}"
+
+
+def counted_epochs(epochs: float) -> str:
+    """`1 epoch`, `0.017 epochs`, `3.5 epochs`."""
+    return f"{epochs_done(epochs)} epoch{'' if epochs_done(epochs) == '1' else 's'}"
+
+
+def split_common(paths: Sequence[Path]) -> tuple[str, list[str]]:
+    """The folder that all paths lie in, and what tells each of them apart; ("", whole paths) where there is none.
+
+    A path by itself, or one that is given twice, keeps its own name.
+    """
+    parts, common = [path.parts for path in paths], 0
+    while all(len(one) > common + 1 for one in parts) and len({one[common] for one in parts}) == 1:
+        common += 1
+    folder = str(Path(*parts[0][:common])) if common else ""
+    return folder, [str(Path(*one[common:])) for one in parts]
