@@ -12,6 +12,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from twotower.arguments import name_paths, quote_paths, read_arguments
+from twotower.command import start
 from twotower.config import ReportConfig, register_schemas
 from twotower.report import make_report
 
