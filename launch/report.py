@@ -1,6 +1,6 @@
 """What sweeps and runs show: a page, tables and pictures.
 
-python launch/report.py DIR [DIR ...] [output=report] [baseline=none] [evaluate=true] [figures=true]
+python launch/report.py DIR [DIR ...] [output=report] [baseline=none] [evaluate=true] [figures=true] [data_root=DIR]
 
 DIR is the folder of a sweep or of a run, or one that holds several.
 """

@@ -99,6 +99,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "empty": lambda path: path.write_bytes(b""),
     "a zip": lambda path: path.write_bytes(b"PK\3\4" + bytes(40)),
     "of another shape": lambda path: np.save(path, np.zeros((3, 4), np.float32)),
+    "a number": lambda path: np.save(path, np.float32(1)),
     "of another type": lambda path: np.save(path, np.zeros((4, 4, 3))),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-5000]),
 }

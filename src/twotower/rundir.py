@@ -136,7 +136,7 @@ def own_mean(run_dir: Path) -> NDArray[np.float32] | None:
         raise ValueError(_damaged(path, str(error))) from error
     if not isinstance(mean_image, np.ndarray) or mean_image.dtype != np.float32:
         raise ValueError(_damaged(path, "it holds no float32 array"))
-    if mean_image.shape != (len(mean_image), len(mean_image), 3):
+    if mean_image.ndim != 3 or mean_image.shape != (len(mean_image), len(mean_image), 3):
         raise ValueError(_damaged(path, f"its shape is {mean_image.shape}"))
     return mean_image
 
