@@ -7,8 +7,8 @@ python launch/figure.py confusion run=RUN
 python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [level=25]
 python launch/figure.py curves runs=[RUN_A,RUN_B,...]
 
-RUN may be a pattern, as in run='sweeps/figure1/*seed=0'. What is drawn of one run goes to RUN/figures, and to W&B
-unless the run has it disabled; of several to the current folder. output=FILE.png (.svg, .pdf) says where else.
+RUN may be a pattern, as in run='sweeps/figure1/*seed=0'. What is drawn of one run goes to RUN/figures, and to
+W&B and TensorBoard where the run has them; of several to the current folder. output=FILE.png (.svg, .pdf) says where else.
 """
 
 import glob
@@ -31,7 +31,7 @@ from twotower.figure3 import read_kernels, write_figure3
 from twotower.figure3 import summarise as summarise_kernels
 from twotower.figure4 import Precision, make_figure4, write_figure4
 from twotower.history import read_history
-from twotower.mirror import log_figures
+from twotower.mirror import log_figures, log_figures_of_several
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -204,8 +204,11 @@ def _draw(settings: FigureConfig) -> None:
     written = write(Path(settings.output) if settings.output is not None else place)
     print(f"written: {', '.join(str(path) for path in written)}")
     if (folders[0] / "config.yaml").exists():  # figure3 also draws bare checkpoints
-        # A drawing of several runs stands with the first of them, in their group.
-        log_figures(folders[0].resolve(), read_config(folders[0]), {settings.figure: written[0]})
+        run, drawn = folders[0].resolve(), {settings.figure: written[0]}
+        if settings.figure in OF_RUNS:
+            log_figures_of_several(run, read_config(run), run, drawn)  # the first one stands for all
+        else:
+            log_figures(run, read_config(run), drawn)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="figure")

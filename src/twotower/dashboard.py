@@ -1,7 +1,7 @@
 """The W&B dashboard of a project of runs, as code: what is shown, of which metrics, in which order.
 
 Built with the wandb-workspaces package (`pip install -e '.[dashboard]'`), which needs neither key nor network until
-a workspace is saved. A panel can only show what `mirror` writes: `check_metrics` compares the two.
+a workspace is saved. A panel can only show what `mirror_wandb` writes: `check_metrics` compares the two.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
 from twotower.labbook import baseline_of, read_labbook
-from twotower.mirror import (
+from twotower.mirror_interface import (
     DIFFERENCES,
     FIGURES,
     IMAGES,

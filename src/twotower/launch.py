@@ -22,12 +22,14 @@ from twotower.config import Config, check
 from twotower.data import check_crops, load, prepare, steps_per_epoch
 from twotower.failure import forget_failure, note_failure, read_failure
 from twotower.journal import Journal
+from twotower.mirror import check_mirrors
 from twotower.network import count_parameters, plan
 from twotower.rundir import MEAN_IMAGE, check_resumable, check_writable, find_home
 from twotower.schedule import Schedule
 from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
 from twotower.transfer import locate, plan_inheritance
 from twotower.transport import TowerLostError
+from twotower.wandb_settings import settle
 from twotower.world import (
     Place,
     TowersDifferError,
@@ -61,6 +63,8 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     Raises: ValueError in one sentence for anything that cannot be run.
     """
     check(config)
+    settle(config.logging)
+    check_mirrors(config.logging)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)

@@ -16,7 +16,7 @@ from twotower.compare import Comparison, compare
 from twotower.config import Config, EvaluateConfig, ReportConfig
 from twotower.evaluate import evaluate_run
 from twotower.journal import write_json
-from twotower.mirror import log_figures
+from twotower.mirror import log_figures_of_several
 from twotower.page import MARK, Cell, Page, Section, Table, render
 from twotower.report_csv import write_runs_csv, write_table_csv
 from twotower.report_figures import draw, draw_of_run
@@ -144,5 +144,6 @@ def make_report(settings: ReportConfig) -> Path:
     (folder / "table.md").write_text(f"# {page.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n")
     (folder / PAGE).write_text(render(page))
     drawn = {figure.png.stem: figure.png for several in figures.values() for figure in several}
-    log_figures(folder, comparison.baseline.config, drawn)
+    base = comparison.baseline
+    log_figures_of_several(base.runs[0].run_dir, base.config, folder, drawn, name=folder.resolve().name)
     return folder / PAGE

@@ -177,6 +177,7 @@ class Sweep:
         try:
             config = compose()
             config.run_dir, config.resume = str(job.run_dir), "auto"
+            settle(config.logging)
             config.logging.group = config.logging.group or self.name
             run(config)
         except NotApplicableError as reason:
