@@ -4,6 +4,7 @@ Everything that can be refused is refused before a process is started (with `tor
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -189,6 +190,8 @@ def start_towers(job: Job) -> dict[str, Any]:
     towers = job.config.network.towers
     size = towers * job.config.machine.replicas
     choose_device(job.config.machine, Place(0, size, 0, size, towers))
+    # It would tell of each process that it ends; why, the process that failed has told already.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     # These are read when a process imports torch and when gloo looks for an interface.
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(job.config.machine, size))
     if sys.platform == "linux":

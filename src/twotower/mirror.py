@@ -1,8 +1,8 @@
 """Where a run can be watched: its numbers and pictures, mirrored to W&B, to TensorBoard, or to both.
 
-metrics.jsonl stays the source of truth, and no training depends on a mirror: one that is lost is told of once, and the
-run goes on without. What is shown, and under which keys, is in `mirror_interface`. Nothing of W&B or TensorBoard is
-imported before one of them is asked for.
+metrics.jsonl stays the source of truth, and no training depends on a mirror: one that is lost is told of once, and
+the run goes on without. What is shown, and under which keys, is in `mirror_interface`. Nothing of W&B or TensorBoard
+is imported before one of them is asked for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from twotower import mirror_tensorboard, mirror_wandb
 from twotower.config import Config, LoggingConfig
 from twotower.mirror_interface import EVALUATION, MIRRORED, Mirror
+from twotower.wandb_settings import check_key
 
 if TYPE_CHECKING:  # `pictures` reads journals, and a journal has mirrors
     from twotower.pictures import Prediction
@@ -76,12 +77,12 @@ def check_mirrors(logging: LoggingConfig) -> None:
     """Refuses, without any network, what could not be mirrored.
 
     Args:
-        logging: settled, that is, after `mirror_wandb.settle`.
+        logging: settled, that is, after `wandb_settings.settle`.
 
     Raises: ValueError if W&B is to be online and there is no key, or TensorBoard is asked for and not installed.
     """
     if logging.wandb == "online":
-        mirror_wandb.check_key()
+        check_key()
     if logging.tensorboard:
         mirror_tensorboard.check_package()
 

@@ -1,7 +1,7 @@
 """The mirror in TensorBoard: event files in RUN/tensorboard, which `tensorboard --logdir runs` shows.
 
-The keys are those of `mirror_interface`, over the training step; a training's final values are `summary/...`, those of
-an evaluation `centre/...` and `ten/...` at the step of its checkpoint. The whole configuration is a text, and the
+The keys are those of `mirror_interface`, over the training step; a training's final values are `summary/...`, those
+of an evaluation `centre/...` and `ten/...` at the step of its checkpoint. The whole configuration is a text, and the
 settings that sweeps vary are in the tab HParams. A resumed training has TensorBoard drop what it will write again.
 
 It needs the package tensorboard (`pip install -e '.[tensorboard]'`), and nothing else imports it.

@@ -18,11 +18,12 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Column, Table
 
-from twotower.config import Config
+from twotower.config import Config, LoggingConfig
 from twotower.failure import (
     NotApplicableError,
     forget_failure,
@@ -31,6 +32,8 @@ from twotower.failure import (
     read_failure,
     read_not_applicable,
 )
+from twotower.mirror import check_mirrors
+from twotower.wandb_settings import settle
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -111,7 +114,8 @@ class Sweep:
         """Finds a sweep's jobs and their folders from its overrides, as Hydra's own sweeper will; within
         `hydra.initialize`, as `ablation=glob(*)` asks which files there are.
 
-        Raises: ValueError for `run_dir`, which all jobs would share; Hydra's own errors for what does not compose.
+        Raises: ValueError for `run_dir`, which all jobs would share, and for W&B online without a key; Hydra's own
+        errors for what does not compose.
         """
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(arguments)
@@ -119,6 +123,12 @@ class Sweep:
             raise ValueError("run_dir is for a single run, and each job of a sweep has its own; give sweep_dir=DIR.")
         first = BasicSweeper.split_arguments(overrides, None)[0][0]
         composed = hydra.compose("config", first, return_hydra_config=True)
+        elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_
+        if not elsewhere:  # another machine may have what is missing here
+            logging = OmegaConf.to_object(composed.logging)
+            assert isinstance(logging, LoggingConfig)
+            settle(logging)
+            check_mirrors(logging)
         params = composed.hydra.sweeper.get("params") or {}
         overrides = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides]
         name = sweep_name(composed.name, overrides)
@@ -129,7 +139,7 @@ class Sweep:
             own = ",".join(value for value in values if value.split("=", 1)[0] in swept) or "defaults"
             jobs.append(Job(own, folder / file_name(own)))
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
-        return Sweep(name, jobs, done_before, elsewhere="BasicLauncher" not in composed.hydra.launcher._target_)
+        return Sweep(name, jobs, done_before, elsewhere=elsewhere)
 
     def has_begun(self) -> bool:
         """Whether any job has left something, now or before."""

@@ -1,11 +1,11 @@
 """What W&B is told before a run is opened: its environment variables, whether there is a key, and the run's id.
 
-A key of `logging` that was not given is null, and then W&B's own variable counts: WANDB_MODE (or WANDB_DISABLED=true),
-WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_NOTES, WANDB_TAGS (a comma between two). This is settled
-once, before any process is started, and config.yaml has what came of it. WANDB_DIR is where W&B's files go instead of
-RUN/wandb, and is asked each time.
+A key of `logging` that was not given is null, and then W&B's own variable counts: WANDB_MODE (or
+WANDB_DISABLED=true), WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME, WANDB_NOTES, WANDB_TAGS (a comma
+between two). This is settled once, before any process is started, and config.yaml has what came of it. WANDB_DIR is
+where W&B's files go instead of RUN/wandb, and is asked each time.
 
-A training has one id, in RUN/wandb.json: a resumed training, its evaluation and its figures go on in the same W&B run.
+A training has one id, in RUN/wandb.json: when it is resumed, evaluated or drawn, that goes on in the same W&B run.
 Offline each of them has a folder of its own with this id and the wish to resume, and `wandb sync` appends them in the
 order of their beginning, numbering W&B's own steps anew. What a killed training had logged after its last checkpoint
 stands there twice: once from before, once from when it was computed again.
@@ -82,8 +82,8 @@ def check_key() -> None:
         raise ValueError(f"logging.wandb=online cannot use the key that it found ({error}); {_remedy()}") from error
     if found is None:
         raise ValueError(
-            f"logging.wandb=online needs a key for {host}, and there is none in WANDB_API_KEY, .netrc or W&B's "
-            f"settings; {_remedy()}"
+            f"logging.wandb=online (or WANDB_MODE=online) needs a key for {host}, and there is none in WANDB_API_KEY, "
+            f".netrc or W&B's settings; {_remedy()}"
         )
 
 
