@@ -8,7 +8,8 @@ python launch/figure.py figure1 runs=[RUN_A,RUN_B,...] [level=25]
 python launch/figure.py curves runs=[RUN_A,RUN_B,...]
 
 RUN may be a pattern, as in run='sweeps/figure1/*seed=0'. What is drawn of one run goes to RUN/figures, and to W&B
-and TensorBoard where the run has them; of several to the current folder. output=FILE.png (.svg, .pdf) says where else.
+and TensorBoard where the run has them; of several to the current folder. output=FILE.png (.svg, .pdf) says where
+else.
 """
 
 import glob

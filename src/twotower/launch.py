@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,6 @@ def get_ready(config: Config, num_replicas: int) -> Job:
     Raises: ValueError in one sentence for anything that cannot be run.
     """
     check(config)
-    settle(config.logging)
-    check_mirrors(config.logging)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
@@ -73,6 +72,8 @@ def get_ready(config: Config, num_replicas: int) -> Job:
         # Its last checkpoint is chosen once for all processes; a run may still be training.
         config.initial_weights.path = locate(config.initial_weights.path)
     home = find_home(config)
+    settle(config.logging, home.run_dir)
+    check_mirrors(config.logging)
     check_writable(home.run_dir)
     dataset = prepare(config.data, shown_input=config.input)
     plan(config.network, len(dataset.classes))
@@ -138,7 +139,8 @@ def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> 
     if isinstance(error, EXPLAINED):
         if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
             # All processes find such errors alike, and rank 0 tells them; the first to end has the others killed.
-            time.sleep(2)
+            with suppress(KeyboardInterrupt):  # torchrun does not wait, and that is no news
+                time.sleep(2)
             return
         # Noted before it is told: what stops the other tower comes first, that this one is lost is its consequence.
         if run_dir is not None and not (isinstance(error, TowerLostError) and read_failure(run_dir) is not None):

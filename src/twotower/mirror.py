@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower import mirror_tensorboard, mirror_wandb
+from twotower import mirror_tensorboard, wandb_runs
 from twotower.config import Config, LoggingConfig
-from twotower.mirror_interface import EVALUATION, MIRRORED, Mirror
+from twotower.mirror_interface import MIRRORED, Mirror, values_of_evaluation
 from twotower.wandb_settings import check_key
 
 if TYPE_CHECKING:  # `pictures` reads journals, and a journal has mirrors
@@ -104,7 +104,7 @@ def open_mirror(
     """
     found: list[Mirror] = []
     if config.logging.wandb != "disabled":
-        found.append(mirror_wandb.open_training(config, run_dir, versions, first_step))
+        found.append(wandb_runs.open_training(config, run_dir, versions, first_step))
     if config.logging.tensorboard:
         found.append(mirror_tensorboard.open_training(config, run_dir, first_step))
     return Mirrors(found, tell) if found else None
@@ -136,21 +136,17 @@ def log_evaluation(
 ) -> None:
     """Adds an evaluation's errors to the mirrors of its run: `centre/top1_error`, `ten/top1_error` ...
 
-    Those of another split than `val` are called `test/centre/top1_error` ...
-
     Args:
         config: the run's own, which says what mirrors it has.
         versions: of what evaluates.
         result: what evaluation.json holds.
     """
-    views = {view: result[view] for view in ("centre", "ten") if result[view] is not None}
-    split = "" if result["split"] == "val" else f"{result['split']}/"
-    values = {f"{split}{view}/{key}": one[key] for view, one in views.items() for key in EVALUATION}
+    values = values_of_evaluation(result)
     about = {"checkpoint": result["checkpoint"], "split": result["split"], "versions": dict(versions)}
     step = int(str(result["checkpoint"]).removeprefix("step-"))
     _send(
         [
-            lambda: mirror_wandb.open_afterwards(config, run_dir, "evaluation", {"evaluation": about}, tell),
+            lambda: wandb_runs.open_afterwards(config, run_dir, "evaluation", {"evaluation": about}, tell),
             lambda: mirror_tensorboard.open_afterwards(config, run_dir),
         ],
         lambda mirrors: mirrors.summary(step, values),
@@ -177,7 +173,7 @@ def log_figures(
         name = "-".join(pictures)
         _send(
             [
-                lambda: mirror_wandb.open_afterwards(config, run_dir, name, {}, tell),
+                lambda: wandb_runs.open_afterwards(config, run_dir, name, {}, tell),
                 lambda: mirror_tensorboard.open_afterwards(config, run_dir),
             ],
             lambda mirrors: mirrors.figures(pictures),
@@ -204,5 +200,5 @@ def log_figures_of_several(
     pictures = _pngs(figures)
     if pictures:
         title = name or "-".join(pictures)
-        opened = [lambda: mirror_wandb.open_drawing(config, run_dir, folder, title, tell)]
+        opened = [lambda: wandb_runs.open_drawing(config, run_dir, folder, title, tell)]
         _send(opened, lambda mirrors: mirrors.figures(pictures), tell)

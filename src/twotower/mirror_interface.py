@@ -13,7 +13,7 @@ All are over the training step.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,13 @@ def metrics_of(network: NetworkConfig) -> list[str]:
 def summary_of() -> list[str]:
     """Every key that is only in a summary: the final and best values of a training, the views of an evaluation."""
     return [*SUMMARY, *(f"{view}/{key}" for view in ("centre", "ten") for key in EVALUATION)]
+
+
+def values_of_evaluation(result: Mapping[str, Any]) -> dict[str, float]:
+    """What evaluation.json holds, by key: `centre/top1_error` ..., of another split than `val` `test/centre/...`."""
+    split = "" if result["split"] == "val" else f"{result['split']}/"
+    views = {view: result[view] for view in ("centre", "ten") if result[view] is not None}
+    return {f"{split}{view}/{key}": one[key] for view, one in views.items() for key in EVALUATION}
 
 
 def figures_of() -> list[str]:

@@ -6,6 +6,7 @@ processes (hydra/launcher=slurm), and before the sweep was interrupted.
 
 import hashlib
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from twotower.failure import (
     read_not_applicable,
 )
 from twotower.mirror import check_mirrors
-from twotower.wandb_settings import settle
+from twotower.wandb_settings import group_in, settle
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -123,16 +124,16 @@ class Sweep:
             raise ValueError("run_dir is for a single run, and each job of a sweep has its own; give sweep_dir=DIR.")
         first = BasicSweeper.split_arguments(overrides, None)[0][0]
         composed = hydra.compose("config", first, return_hydra_config=True)
-        elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_
-        if not elsewhere:  # another machine may have what is missing here
-            logging = OmegaConf.to_object(composed.logging)
-            assert isinstance(logging, LoggingConfig)
-            settle(logging)
-            check_mirrors(logging)
         params = composed.hydra.sweeper.get("params") or {}
         overrides = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides]
         name = sweep_name(composed.name, overrides)
         folder = Path(composed.sweep_dir) if composed.sweep_dir is not None else SWEEPS / name
+        elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_
+        if not elsewhere:  # another machine may have what is missing here
+            logging = OmegaConf.to_object(composed.logging)
+            assert isinstance(logging, LoggingConfig)
+            settle(logging, folder)
+            check_mirrors(logging)
         swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
         jobs = []
         for values in BasicSweeper.split_arguments(overrides, None)[0]:
@@ -187,8 +188,7 @@ class Sweep:
         try:
             config = compose()
             config.run_dir, config.resume = str(job.run_dir), "auto"
-            settle(config.logging)
-            config.logging.group = config.logging.group or self.name
+            config.logging.group = config.logging.group or group_in(os.environ) or self.name
             run(config)
         except NotApplicableError as reason:
             console.print(f"not applicable: {reason}", markup=False)

@@ -19,6 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+
 from twotower.config import WANDB_MODES, LoggingConfig
 
 ID_FILE = "wandb.json"  # in a run's folder: {"id": ..., "folder": where the training ran}
@@ -49,21 +52,45 @@ def mode_in(environment: Mapping[str, str]) -> str | None:
     return mode
 
 
-def settle(logging: LoggingConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Fills in what was not given: from W&B's environment variables, else the default. A second time changes nothing.
+def group_in(environment: Mapping[str, str]) -> str | None:
+    """The group that W&B's variable names."""
+    return environment.get(_VARIABLES["group"]) or None
 
-    The group stays null where nobody names one; it is then the name of the run's folder.
+
+def settle(logging: LoggingConfig, run_dir: Path, environment: Mapping[str, str] = os.environ) -> None:
+    """Fills in what was not given: from the run if it goes on, W&B's environment variables, or the default.
+
+    What makes a W&B run the same one, such as its project, is that of the run if it goes on. The mode may change, so
+    there the variable comes first. The group stays null where nobody names one: it is then the name of the folder.
+
+    Args:
+        run_dir: the run's folder, which has a config.yaml if it goes on.
 
     Raises: ValueError for a WANDB_MODE that is not known.
     """
+    stored = _stored_in(run_dir)
     if logging.wandb is None:
-        logging.wandb = mode_in(environment) or DEFAULT_MODE
+        logging.wandb = mode_in(environment) or stored.get("wandb") or DEFAULT_MODE
     for key, variable in _VARIABLES.items():
         if getattr(logging, key) is None:
-            setattr(logging, key, environment.get(variable) or None)
+            setattr(logging, key, stored.get(key) or environment.get(variable) or None)
     logging.project = logging.project or DEFAULT_PROJECT
     if logging.tags is None:
-        logging.tags = [tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip()]
+        named = [tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip()]
+        logging.tags = stored.get("tags") or named
+
+
+def _stored_in(run_dir: Path) -> Mapping[str, Any]:
+    """The logging settings of the run that the folder holds; none if there is none, or it cannot be read."""
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return {}
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, yaml.YAMLError):
+        return {}
+    logging = found.get("logging") if isinstance(found, dict) else None
+    return {str(key): value for key, value in logging.items()} if isinstance(logging, dict) else {}
 
 
 def check_key() -> None:
@@ -82,8 +109,8 @@ def check_key() -> None:
         raise ValueError(f"logging.wandb=online cannot use the key that it found ({error}); {_remedy()}") from error
     if found is None:
         raise ValueError(
-            f"logging.wandb=online (or WANDB_MODE=online) needs a key for {host}, and there is none in WANDB_API_KEY, "
-            f".netrc or W&B's settings; {_remedy()}"
+            f"logging.wandb=online (or WANDB_MODE=online) needs a key for {host}, and there is none in "
+            f"WANDB_API_KEY, .netrc or W&B's settings; {_remedy()}"
         )
 
 
