@@ -13,7 +13,7 @@ from twotower import dashboard
 from twotower.config import DashboardConfig
 from twotower.dashboard import build, check_metrics, describe, differences_of_2012, metrics_in, panels_of
 from twotower.labbook import baseline_of, read_labbook
-from twotower.mirror import FIGURES, figures_of, metrics_of, summary_of
+from twotower.mirror_interface import FIGURES, figures_of, metrics_of, summary_of
 
 
 def settings(network: str = "alexnet_2012", **given: str) -> DashboardConfig:

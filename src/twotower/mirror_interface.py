@@ -78,8 +78,8 @@ def summary_of() -> list[str]:
 def values_of_evaluation(result: Mapping[str, Any]) -> dict[str, float]:
     """What evaluation.json holds, by key: `centre/top1_error` ..., of another split than `val` `test/centre/...`."""
     split = "" if result["split"] == "val" else f"{result['split']}/"
-    views = {view: result[view] for view in ("centre", "ten") if result[view] is not None}
-    return {f"{split}{view}/{key}": one[key] for view, one in views.items() for key in EVALUATION}
+    views = {view: result[view] for view in ("centre", "ten") if result.get(view) is not None}
+    return {f"{split}{view}/{key}": one[key] for view, one in views.items() for key in EVALUATION if key in one}
 
 
 def figures_of() -> list[str]:

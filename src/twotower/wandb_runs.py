@@ -124,10 +124,8 @@ def _known_of(run_dir: Path) -> dict[str, float]:
     known: dict[str, float] = {}
     for event in read_events(run_dir / "metrics.jsonl"):
         if event["event"] in MIRRORED:
-            values = {key: value for key, value in event.items() if key not in ("event", "step")}
-            known |= {f"{event['event']}/{key}": value for key, value in values.items()} | {
-                "train/step": event["step"]
-            }
+            values = {f"{event['event']}/{key}": event[key] for key in event if key not in ("event", "step")}
+            known |= {"train/step": event["step"], **values}
     summary, evaluation = run_dir / "summary.json", run_dir / "evaluation.json"
     if summary.exists():
         known |= json.loads(summary.read_text())
