@@ -86,6 +86,18 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
     assert build(settings()).runset_settings.filters == ""
 
 
+def test_variables_of_wandb_count_where_a_key_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a training, so that the dashboard is that of its runs."""
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    assert (build(settings()).project, build(settings()).entity) == ("twotower", "")
+    monkeypatch.setenv("WANDB_PROJECT", "p")
+    monkeypatch.setenv("WANDB_ENTITY", "e")
+    assert (build(settings()).project, build(settings()).entity) == ("p", "e")
+    given = build(settings(project="P", entity="E"))
+    assert (given.project, given.entity) == ("P", "E")
+
+
 def test_the_differences_of_2012_are_those_of_the_lab_book() -> None:
     entries = read_labbook()
     rows = [line.strip("| ").split(" | ") for line in differences_of_2012().splitlines() if line.startswith("| ")][1:]

@@ -30,7 +30,7 @@ from event_files import read_events_of, scalars_of
 from fake_runs import draw_images as draw_classes
 from fake_runs import fake_config, fake_run
 from twotower import launch
-from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas, resolve
+from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas
 from twotower.data import Batch
 from twotower.evaluate import evaluate_run, read_config
 from twotower.figure3 import mosaic

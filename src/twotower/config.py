@@ -351,8 +351,8 @@ class DashboardConfig:
 
     network: NetworkConfig = MISSING
     input: InputConfig = MISSING  # not used; each network brings its own
-    project: str = "twotower"
-    entity: str | None = None  # null: that of the key
+    project: str | None = None  # null: WANDB_PROJECT, else twotower
+    entity: str | None = None  # null: WANDB_ENTITY, else that of the key
     name: str = "two towers"
     group: str | None = None  # only the runs of this group; null: all
     push: bool = False

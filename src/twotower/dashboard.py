@@ -4,6 +4,7 @@ Built with the wandb-workspaces package (`pip install -e '.[dashboard]'`), which
 a workspace is saved. A panel can only show what `mirror_wandb` writes: `check_metrics` compares the two.
 """
 
+import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -23,6 +24,7 @@ from twotower.mirror_interface import (
     summary_of,
 )
 from twotower.tables import COUNTS_FOR, signed
+from twotower.wandb_settings import DEFAULT_PROJECT
 
 STEP = "train/step"
 VARIANT = "variant"  # the key of a run's configuration that colours and bars stand for
@@ -141,8 +143,8 @@ def build(settings: DashboardConfig) -> Any:
         ("Ablations: ours, and the differences of 2012", ablations, 2),
     ]
     found = workspaces.Workspace(
-        entity=settings.entity or "",
-        project=settings.project,
+        entity=settings.entity or os.environ.get("WANDB_ENTITY") or "",
+        project=settings.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
         name=settings.name,
         sections=[
             workspaces.Section(

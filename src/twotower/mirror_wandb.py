@@ -25,9 +25,9 @@ STAGED = Path("wandb", "staged")  # in a run's folder: tables and checkpoints un
 
 @contextmanager
 def _staged_in(run_dir: Path) -> Iterator[None]:
-    """Has W&B copy tables and artifacts into the run's folder, unless WANDB_DATA_DIR says where."""
-    given = os.environ.get("WANDB_DATA_DIR")
-    os.environ.setdefault("WANDB_DATA_DIR", str((run_dir / STAGED).absolute()))
+    """Has W&B copy tables and artifacts to where its other files go, unless WANDB_DATA_DIR says where."""
+    given, folder = os.environ.get("WANDB_DATA_DIR"), Path(os.environ.get("WANDB_DIR") or run_dir)
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / STAGED).absolute()))
     try:
         yield
     finally:
