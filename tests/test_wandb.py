@@ -487,9 +487,23 @@ def test_online_without_a_key_is_one_sentence_before_anything_starts(
 
 
 @pytest.mark.usefixtures("no_key")
-def test_wandb_that_cannot_be_reached_is_one_sentence(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"logging.wandb=online did not reach W&B .* log in by `wandb login`, or"):
-        open_mirror(fake_config(images, "logging.wandb=online"), tmp_path, {}, 0)
+def test_wandb_that_cannot_be_reached_is_one_sentence(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def fail(**_: Any) -> None:
+        raise wandb.errors.CommError("timed out")
+
+    config, figure = fake_config(images, "logging.wandb=online"), tmp_path / "f.png"
+    with pytest.raises(ValueError, match=NO_KEY):  # and no question at a terminal
+        open_mirror(config, tmp_path, {}, 0)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(ValueError, match=r"did not reach W&B \(timed out\); log in by `wandb login`, or take"):
+        open_mirror(config, tmp_path, {}, 0)
+    log_figures(tmp_path, config, {"figure3": figure})  # what was drawn or computed is not lost for it
+    assert "not mirrored: logging.wandb=online did not reach W&B (timed out)" in capsys.readouterr().out
     with pytest.raises(
         ValueError, match=r"logging.wandb_checkpoints=some is not known; choose one of none, last, all"
     ):
@@ -531,6 +545,7 @@ def test_what_comes_after_a_training_goes_where_it_should(
     opened: list[dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each line: what config.yaml has, WANDB_MODE, trained here, finished: mode and name of the W&B run."""
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     figure, told, config = tmp_path / "f.png", list[str](), fake_config(images)
     Image.new("RGB", (5, 4), "red").save(figure)
     for number, (stored, given, here, finished, mode, name) in enumerate(

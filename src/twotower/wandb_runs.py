@@ -20,7 +20,7 @@ import torch
 from twotower.config import Config
 from twotower.mirror_interface import MIRRORED, values_of_evaluation
 from twotower.mirror_wandb import WandbMirror, group_of
-from twotower.wandb_settings import DEFAULT_MODE, mode_in, run_id_of, unreachable, was_trained_here
+from twotower.wandb_settings import DEFAULT_MODE, check_key, mode_in, run_id_of, unreachable, was_trained_here
 
 FLUSH_SECONDS = 0.5  # between writes to the offline file; a killed run loses what came after the last one
 TRAINING, DRAWING = "training", "figures"  # job types
@@ -43,11 +43,13 @@ def _open(config: Config, folder: Path, run_id: str, name: str, about: Mapping[s
     Args:
         options: mode, job_type, and whether to take system statistics (`system`).
 
-    Raises: ValueError if W&B is to be online and cannot be reached.
+    Raises: ValueError if W&B is to be online, and there is no key or it cannot be reached.
     """
     import wandb  # here, as it takes a second that runs without it need not spend
 
     logging = config.logging
+    if options["mode"] == "online":
+        check_key()  # W&B would ask for it at a terminal, in the middle of everything
     try:
         return wandb.init(
             project=logging.project,
