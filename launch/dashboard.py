@@ -1,6 +1,6 @@
 """The W&B dashboard of one's runs: sweep, training, towers, exchange, pictures, and the differences of 2012.
 
-python launch/dashboard.py [project=twotower] [entity=NAME] [group=SWEEP] [network=NAME] [push=true]
+python launch/dashboard.py [project=NAME] [entity=NAME] [group=SWEEP] [network=NAME] [push=true]
 """
 
 from typing import Any

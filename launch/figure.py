@@ -8,7 +8,7 @@ python launch/figure.py figure1 A B ... [level=25]
 python launch/figure.py curves A B ...
 
 RUN, A and B are folders of runs, or patterns of such; with keys they are run=RUN and 'runs=[A,B]'. What is drawn of
-one run goes to RUN/figures, and to W&B unless the run has it disabled; of several to the current folder.
+one run goes to RUN/figures, and to W&B and TensorBoard where the run has them; of several to the current folder.
 output=FILE.png (.svg, .pdf) says where else.
 """
 
@@ -35,7 +35,7 @@ from twotower.figure3 import read_kernels, write_figure3
 from twotower.figure3 import summarise as summarise_kernels
 from twotower.figure4 import Precision, make_figure4, write_figure4
 from twotower.history import read_history
-from twotower.mirror import log_figures
+from twotower.mirror import log_figures, log_figures_of_several
 from twotower.stored import read_config
 from twotower.words import counted
 
@@ -211,8 +211,11 @@ def _draw(settings: FigureConfig) -> None:
     written = write(Path(settings.output) if settings.output is not None else place)
     print(f"written: {', '.join(str(path) for path in written)}")
     if (folders[0] / "config.yaml").exists():  # figure3 also draws bare checkpoints
-        # A drawing of several runs stands with the first of them, in their group.
-        log_figures(folders[0].resolve(), read_config(folders[0]), {settings.figure: written[0]})
+        run, drawn = folders[0].resolve(), {settings.figure: written[0]}
+        if settings.figure in OF_RUNS:
+            log_figures_of_several(run, read_config(run), run, drawn)  # the first one stands for all
+        else:
+            log_figures(run, read_config(run), drawn)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="figure")

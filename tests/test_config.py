@@ -231,6 +231,7 @@ def test_misspelt_overrides_stop_at_composition(override: str, named: str) -> No
         "machine.device=tpu",
         "machine.timeout_seconds=0",
         "logging.wandb=maybe",
+        "logging.system=sometimes",
         "data.on_error=ignore",
         "network.dropout_keep=0",
     ],

@@ -13,7 +13,7 @@ from twotower import dashboard
 from twotower.config import DashboardConfig
 from twotower.dashboard import build, check_metrics, describe, differences_of_2012, metrics_in, panels_of
 from twotower.labbook import baseline_of, read_labbook
-from twotower.mirror import FIGURES, figures_of, metrics_of, summary_of
+from twotower.mirror_interface import FIGURES, figures_of, metrics_of, summary_of
 
 
 def settings(network: str = "alexnet_2012", **given: str) -> DashboardConfig:
@@ -84,6 +84,18 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
     assert [one["name"] for one in runs["grouping"]] == ["variant.value"]
     assert [(one["key"]["name"], one["value"]) for one in runs["filters"]["filters"]] == [("group", "a-sweep")]
     assert build(settings()).runset_settings.filters == ""
+
+
+def test_variables_of_wandb_count_where_a_key_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a training, so that the dashboard is that of its runs."""
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    assert (build(settings()).project, build(settings()).entity) == ("twotower", "")
+    monkeypatch.setenv("WANDB_PROJECT", "p")
+    monkeypatch.setenv("WANDB_ENTITY", "e")
+    assert (build(settings()).project, build(settings()).entity) == ("p", "e")
+    given = build(settings(project="P", entity="E"))
+    assert (given.project, given.entity) == ("P", "E")
 
 
 def test_the_differences_of_2012_are_those_of_the_lab_book() -> None:

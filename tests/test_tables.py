@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from conftest import ROOT
 from fake_runs import fake_config, save_checkpoint
 from twotower import checkpoint, predictions
-from twotower.journal import write_json
+from twotower.files import write_json
 from twotower.predictions import Predictions
 from twotower.tables import Line, counts_for, images_of, make_page, render
 

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
-from twotower import checkpoint
+from twotower import checkpoint, launch
+from twotower.world import Place
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -159,6 +160,7 @@ def test_a_lost_tower_stops_the_other_and_leaves_no_orphans(images: Path, tmp_pa
             assert "nothing came from it for 4 s" in output, output
         if how != "parent killed":
             assert "resume=auto" in output
+            assert "Terminating process" not in output, "torch's word on the other tower"
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -240,6 +242,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: Path
     assert "at step " in output
     assert output.count("error:") == 1
     assert "Traceback" not in output
+
+
+def test_a_process_that_is_ended_while_another_explains_itself_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun ends the others as soon as the first one has ended."""
+
+    def end(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", end)
+    launch.explain(ValueError("told by the first"), Place(rank=1, size=2, local_rank=1, local_size=2))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_evaluation_in_one_process_gives_the_runs_own_error(images: Path, reference: Path) -> None:

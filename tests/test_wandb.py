@@ -1,30 +1,46 @@
 """The W&B side of a run: all that is promised is in its offline file, with the numbers of metrics.jsonl."""
 
+import ast
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
+from wandb.sdk import wandb_setup
 
 import wandb_file
+import wandb_server
 from commands import DEADLINE, SMALL, command, events, finish
+from conftest import ROOT
+from event_files import read_events_of, scalars_of
 from fake_runs import draw_images as draw_classes
 from fake_runs import fake_config, fake_run
-from twotower.config import EvaluateConfig, check
+from twotower import launch
+from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas
 from twotower.data import Batch
 from twotower.evaluate import evaluate_run, read_config
 from twotower.figure3 import mosaic
 from twotower.journal import Journal
-from twotower.mirror import IMAGES, MIRRORED, PREDICTIONS, STAGED, log_figures, metrics_of, open_mirror, summary_of
+from twotower.mirror import check_mirrors, log_evaluation, log_figures, log_figures_of_several, open_mirror
+from twotower.mirror_interface import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, metrics_of, summary_of
+from twotower.mirror_wandb import STAGED
 from twotower.pictures import HANDFUL, Handful, centre_of, draw_kernels
+from twotower.sweep import Job, Sweep
+from twotower.wandb_settings import ID_FILE, run_id_of, settle, was_trained_here
 from wandb_file import OfflineRun, ended_runs, read_runs
 
 OFFLINE = "logging.wandb=offline"
@@ -37,7 +53,14 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("wandb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(cwd / "home"))
-        overrides = (*SMALL, *ASKED, f"data.root={images}", "run_dir=run", "schedule.epochs=2")
+        overrides = (
+            *SMALL,
+            *ASKED,
+            f"data.root={images}",
+            "run_dir=run",
+            "schedule.epochs=2",
+            "logging.tensorboard=true",
+        )
         status, output = finish(command(*overrides, cwd=cwd))
     assert status == 0, output
     return cwd / "run"
@@ -97,6 +120,25 @@ def test_a_finished_run_has_everything(finished: Path, mirrored: OfflineRun) -> 
     assert (config["network"]["width"], config["seed"], config["resumed_from_step"]) == (0.0625, 0, 0)
     summary = json.loads((finished / "summary.json").read_text())
     assert {key: mirrored.summary[key] for key in summary} == summary
+
+
+def test_tensorboard_has_the_same_numbers_and_pictures(finished: Path) -> None:
+    """And nothing else; a table is a text there."""
+    found = read_events_of(finished)
+    shown = {*found.Tags()["scalars"], *found.Tags()["images"], *found.Tags()["tensors"]}
+    summary = {f"summary/{key}" for key in json.loads((finished / "summary.json").read_text())}
+    texts = {f"{PREDICTIONS}/text_summary", "config/text_summary"}
+    hparams = {f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")}
+    assert shown - hparams == {*metrics_of(read_config(finished).network)} - {PREDICTIONS} | texts | summary
+    scalars = scalars_of(found)
+    written = [event for event in events(finished) if event["event"] in MIRRORED]
+    for event in written:
+        for key in event:
+            if key not in ("event", "step"):
+                of_step = dict(scalars[f"{event['event']}/{key}"])
+                assert of_step[event["step"]] == pytest.approx(event[key], rel=1e-6)  # float32
+    wanted = sum(len(event) - 2 for event in written) + len(summary)
+    assert sum(len(rows) for rows in scalars.values()) == wanted
 
 
 def test_what_is_missing_or_wrong_would_be_found(finished: Path, mirrored: OfflineRun) -> None:
@@ -207,19 +249,170 @@ def test_a_killed_run_loses_at_most_its_last_second(tmp_path: Path) -> None:
     assert {event["step"]: event["loss"] for event in old}.items() <= found.items()
 
 
-def test_each_start_is_a_run_of_its_own_and_says_where_it_goes_on(images: Path, tmp_path: Path) -> None:
-    config = fake_config(images, OFFLINE, "logging.group=trial")
-    for first_step, last_step, exit_code in ((0, 4, 1), (2, 6, 0)):
-        journal = Journal(config, tmp_path, first_step, 6)
-        for step in range(first_step + 1, last_step + 1):
-            journal.event("train", step, loss=float(step))
-        journal.close(exit_code)
-    first, second = ended_runs(tmp_path, 2)
-    assert [run.about.run_group for run in (first, second)] == ["trial"] * 2
-    assert [run.exit_code for run in (first, second)] == [1, 0]
-    assert [run.config["resumed_from_step"] for run in (first, second)] == [0, 2]
-    assert [[row["train/loss"] for row in run.history] for run in (first, second)] == [[1, 2, 3, 4], [3, 4, 5, 6]]
-    assert [event["loss"] for event in events(tmp_path)] == [1, 2, 3, 4, 5, 6]
+@pytest.fixture
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of W&B, whatever this machine has set."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+
+def log_steps(config: Config, run_dir: Path, first_step: int, last_step: int, exit_code: int) -> None:
+    """A training in this process, as far as the journal is concerned."""
+    journal = Journal(config, run_dir, first_step, 6)
+    for step in range(first_step + 1, last_step + 1):
+        journal.event("train", step, loss=float(step))
+    if last_step == 6:
+        journal.finish(6, dict.fromkeys(SUMMARY, 1.0) | {"steps": 6})
+    journal.close(exit_code)
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_a_training_is_one_run_with_one_history_however_often_it_is_resumed(images: Path, tmp_path: Path) -> None:
+    """Killed after step 4, gone on from step 2, evaluated, drawn; then sent by W&B's own command.
+
+    (What a real server does beyond that is not known here.)
+    """
+    config, run_dir = fake_config(images, OFFLINE, "logging.group=trial", "logging.entity=me"), tmp_path / "run"
+    run_dir.mkdir()
+    log_steps(config, run_dir, 0, 4, exit_code=1)
+    log_steps(config, run_dir, 2, 6, exit_code=0)
+    figure = tmp_path / "f.png"
+    Image.new("RGB", (5, 4), "red").save(figure)
+    view = dict.fromkeys(("top1_error", "top5_error", "loss", "num_images", "images_per_second"), 2.0)
+    result = {"split": "val", "checkpoint": "step-00000006", "centre": view, "ten": None}
+    (run_dir / "evaluation.json").write_text(json.dumps(result))
+    log_evaluation(run_dir, config, {"commit": "later"}, result)
+    log_figures(run_dir, config, {"figure3": figure})
+    parts = ended_runs(run_dir, 4)
+    assert {part.about.run_id for part in parts} == {json.loads((run_dir / ID_FILE).read_text())["id"]}
+    assert all(part.about.resume for part in parts), "what has `wandb sync` append them"
+    assert {(part.about.display_name, part.about.job_type, part.about.run_group) for part in parts} == {
+        ("run", "training", "trial")
+    }
+    assert [part.exit_code for part in parts] == [1, 0, 0, 0]
+    assert [part.config.get("resumed_from_step") for part in parts] == [0, 2, None, None]
+    assert parts[2].config["evaluation"]["versions"] == {"commit": "later"}
+    assert parts[2].config["commit"] == parts[0].config["commit"] != "later"
+    losses = [[row["train/loss"] for row in part.history if "train/loss" in row] for part in parts]
+    assert losses == [[1, 2, 3, 4], [3, 4, 5, 6], [], []]
+    assert [event["loss"] for event in events(run_dir) if event["event"] == "train"] == [1, 2, 3, 4, 5, 6]
+    for part in parts[2:]:  # a server may take the last summary for the whole
+        assert {"train/loss": 6.0, "best_top1_error": 1.0, "centre/top1_error": 2.0}.items() <= part.summary.items()
+
+    with wandb_server.serve() as server:
+        server.sync([part.folder for part in reversed(parts)], tmp_path)
+    (sent,) = server.runs.values()
+    assert [row["_step"] for row in sent.history] == list(range(9))
+    steps = [row.get("train/step") for row in sent.history]
+    assert steps == [1, 2, 3, 4, 3, 4, 5, 6, None], "steps 3 and 4 twice, as they were computed twice; none is lost"
+    assert (sent.exit_code, sent.about["displayName"], sent.about["jobType"]) == (0, "run", "training")
+    assert {"best_top1_error": 1.0, "centre/top1_error": 2.0}.items() <= sent.summary.items()
+    assert sent.config["evaluation"]["value"]["checkpoint"] == "step-00000006"
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_an_id_belongs_to_a_training_and_its_folder(tmp_path: Path) -> None:
+    run, copy, moved = tmp_path / "run", tmp_path / "copy", tmp_path / "moved"
+    run.mkdir()
+    first = run_id_of(run, is_new=True)
+    assert re.fullmatch(r"[a-z0-9]{8}", first)
+    assert run_id_of(run) == run_id_of(run) == first
+    assert was_trained_here(run)
+    shutil.copytree(run, copy)
+    assert not was_trained_here(copy)
+    second = run_id_of(copy)
+    assert second != first
+    assert (run_id_of(copy), run_id_of(run)) == (second, first)
+    run.rename(moved)
+    assert run_id_of(moved) == first
+    assert not was_trained_here(moved)
+    again = run_id_of(moved, is_new=True)
+    assert again != first, "a training that begins anew in the same folder"
+    assert run_id_of(moved, is_new=True, environment={"WANDB_RUN_ID": "agent"}) == "agent"
+    assert run_id_of(moved, environment={"WANDB_RUN_ID": "other"}) == "agent"
+    for damaged in ("", "[]", '{"id": "a"'):
+        (moved / ID_FILE).write_text(damaged)
+        assert re.fullmatch(r"[a-z0-9]{8}", run_id_of(moved))
+    (moved / ID_FILE).unlink()  # a run from before there were ids
+    assert run_id_of(moved) == run_id_of(moved)
+
+
+def settled(logging: LoggingConfig, environment: dict[str, str], run_dir: Path = Path("nowhere")) -> LoggingConfig:
+    found = replace(logging)
+    settle(found, run_dir, environment)
+    return found
+
+
+KEYS = ("wandb", "project", "entity", "group", "name", "tags", "notes")
+VARIABLES = {
+    "WANDB_MODE": "online",
+    "WANDB_PROJECT": "p",
+    "WANDB_ENTITY": "e",
+    "WANDB_RUN_GROUP": "g",
+    "WANDB_NAME": "n",
+    "WANDB_TAGS": "a, b",
+    "WANDB_NOTES": "o",
+}
+FROM_VARIABLES = ["online", "p", "e", "g", "n", ["a", "b"], "o"]
+
+
+def values_of(logging: LoggingConfig) -> list[Any]:
+    return [getattr(logging, key) for key in KEYS]
+
+
+def test_variables_of_wandb_count_where_a_key_was_not_given() -> None:
+    register_schemas()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        choices = ("wandb", "wandb_offline", "no_wandb", "tensorboard")
+        given = {one: OmegaConf.to_object(compose("config", [f"logging={one}"]).logging) for one in choices}
+        default = OmegaConf.to_object(compose("config").logging)
+    assert default == given["wandb"]
+    assert values_of(settled(default, {})) == ["offline", "twotower", None, None, None, [], None]
+    found = settled(default, VARIABLES)
+    assert values_of(found) == FROM_VARIABLES
+    assert settled(found, {}) == found, "what is settled stays so, in all processes"
+    modes = {one: settled(logging, VARIABLES).wandb for one, logging in given.items()}
+    assert modes == {"wandb": "online", "wandb_offline": "offline", "no_wandb": "disabled", "tensorboard": "disabled"}
+    asked = LoggingConfig(wandb="offline", project="P", entity="E", group="G", name="N", tags=[], notes="O")
+    assert settled(asked, VARIABLES) == asked
+
+
+def test_modes_of_wandb() -> None:
+    plain = LoggingConfig()
+    for value, mode in (("dryrun", "offline"), ("run", "online"), ("disabled", "disabled"), ("", "offline")):
+        assert settled(plain, {"WANDB_MODE": value}).wandb == mode
+    for value, mode in (("true", "disabled"), ("1", "disabled"), ("false", "online"), ("", "online")):
+        assert settled(plain, {"WANDB_MODE": "online", "WANDB_DISABLED": value}).wandb == mode
+    with pytest.raises(ValueError, match=r"WANDB_MODE=shared is not known here; set it to one of offline, online"):
+        settled(plain, {"WANDB_MODE": "shared"})
+
+
+def test_a_run_that_goes_on_stays_the_same_run_in_wandb(tmp_path: Path) -> None:
+    """Wherever it is started from; only the mode may change."""
+    stored = Config(logging=settled(LoggingConfig(), VARIABLES))
+    OmegaConf.save(OmegaConf.structured(stored), tmp_path / "config.yaml")
+    others = {"WANDB_PROJECT": "q", "WANDB_TAGS": "c", "WANDB_MODE": "disabled"}
+    resumed = settled(LoggingConfig(), others, tmp_path)
+    assert values_of(resumed) == ["disabled", *FROM_VARIABLES[1:]]
+    assert settled(LoggingConfig(), {}, tmp_path).wandb == "online"
+    assert settled(LoggingConfig(project="mine"), {}, tmp_path).project == "mine"
+    for damaged in ("", "logging: {", "- a", "logging: 3"):
+        (tmp_path / "config.yaml").write_text(damaged)
+        assert settled(LoggingConfig(), {}, tmp_path).project == "twotower"
+
+
+def test_a_job_of_a_sweep_takes_the_group_of_the_variable(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[str | None] = []
+    job = Job("seed=0", Path("nowhere"))
+    for environment, given in (({}, ()), ({"WANDB_RUN_GROUP": "g"}, ()), ({"WANDB_RUN_GROUP": "g"}, ("group=mine",))):
+        monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        config = fake_config(images, *(f"logging.{one}" for one in given))
+        Sweep("the-sweep", [job]).run_job(
+            0, lambda config=config: config, lambda c: groups.append(c.logging.group) or {}
+        )
+    assert groups == ["the-sweep", "g", "mine"]
 
 
 def test_a_run_goes_on_when_wandb_is_lost(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,8 +422,9 @@ def test_a_run_goes_on_when_wandb_is_lost(images: Path, tmp_path: Path, capsys: 
 
     journal = Journal(fake_config(images, OFFLINE), tmp_path, 0, 2)
     assert journal.mirror is not None
-    journal.mirror._run.finish()
-    journal.mirror._run = Lost()
+    (mirror,) = journal.mirror.open
+    mirror._run.finish()
+    mirror._run = Lost()
     for step in (1, 2):
         journal.event("train", step, loss=1.0)
         journal.mirror.kernels(step, np.zeros((2, 2, 3), np.uint8))
@@ -253,44 +447,196 @@ def test_without_wandb_there_is_no_folder_of_it(images: Path, tmp_path: Path) ->
     assert not (tmp_path / "wandb").exists()
 
 
-def test_online_without_a_key_is_one_sentence(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+@pytest.fixture
+def no_key(no_variables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")  # whatever happens, nothing goes out
-    with pytest.raises(ValueError, match=r"logging.wandb=online did not reach W&B .* log in by `wandb login`, or"):
-        open_mirror(fake_config(images, "logging.wandb=online"), tmp_path, {}, 0)
+
+
+NO_KEY = r"logging.wandb=online \(or WANDB_MODE=online\) needs a key for .* log in by `wandb login`, or take"
+
+
+@pytest.mark.usefixtures("no_key")
+def test_online_without_a_key_is_one_sentence_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = draw_classes(tmp_path / "images", num_val=1)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=NO_KEY):
+        launch.get_ready(fake_config(data, "logging.wandb=online", "run_dir=run"), 1)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(ValueError, match=NO_KEY):
+        launch.get_ready(fake_config(data, "logging.wandb=null", "run_dir=run"), 1)
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises(ValueError, match=NO_KEY),
+    ):
+        Sweep.plan(["seed=0,1"])
+    assert sorted(tmp_path.rglob("*")) == before, "no data prepared, no folder made"
+    monkeypatch.setenv("WANDB_API_KEY", "too short")
+    with pytest.raises(ValueError, match=r"cannot use the key that it found \(.*\); log in by `wandb login`"):
+        check_mirrors(LoggingConfig(wandb="online"))
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    check_mirrors(LoggingConfig(wandb="online"))
+    monkeypatch.delenv("WANDB_API_KEY")
+    host = urlsplit(wandb_setup.singleton().settings.base_url).netloc
+    (tmp_path / "netrc").write_text(f"machine {host} login user password {'k' * 40}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    check_mirrors(LoggingConfig(wandb="online"))
+
+
+@pytest.mark.usefixtures("no_key")
+def test_wandb_that_cannot_be_reached_is_one_sentence(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def fail(**_: Any) -> None:
+        raise wandb.errors.CommError("timed out")
+
+    config, figure = fake_config(images, "logging.wandb=online"), tmp_path / "f.png"
+    with pytest.raises(ValueError, match=NO_KEY):  # and no question at a terminal
+        open_mirror(config, tmp_path, {}, 0)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(ValueError, match=r"did not reach W&B \(timed out\); log in by `wandb login`, or take"):
+        open_mirror(config, tmp_path, {}, 0)
+    log_figures(tmp_path, config, {"figure3": figure})  # what was drawn or computed is not lost for it
+    assert "not mirrored: logging.wandb=online did not reach W&B (timed out)" in capsys.readouterr().out
     with pytest.raises(
         ValueError, match=r"logging.wandb_checkpoints=some is not known; choose one of none, last, all"
     ):
         check(fake_config(images, "logging.wandb_checkpoints=some"))
 
 
-def test_an_evaluation_is_a_run_of_the_same_group(tmp_path: Path) -> None:
-    """Once: what was read from stored predictions is there already."""
+@pytest.mark.usefixtures("no_variables")
+def test_an_evaluation_is_sent_once(tmp_path: Path) -> None:
+    """What was read from stored predictions is there already. The run is from before there were ids."""
     data = draw_classes(tmp_path / "images", num_val=1)
     run_dir = fake_run(tmp_path / "run", data, OFFLINE, "logging.group=trial")
     settings = EvaluateConfig(run=str(run_dir), crops="ten", device="cpu", batch_size=4)
     result = evaluate_run(settings)
     (run,) = ended_runs(run_dir, 1)
-    assert (run.about.run_group, run.about.job_type, run.about.display_name) == (
-        "trial",
-        "evaluation",
-        "run-evaluation",
-    )
+    assert (run.about.run_group, run.about.display_name, run.about.run_id) == ("trial", "run", run_id_of(run_dir))
     assert {key for key in run.summary if "/" in key} == {key for key in summary_of() if "/" in key}
     for view in ("centre", "ten"):
         assert run.summary[f"{view}/top1_error"] == result[view]["top1_error"]
         assert run.summary[f"{view}/loss"] == result[view]["loss"]
-    assert (run.config["evaluated"], run.exit_code) == ({"checkpoint": "step-00000001", "split": "val"}, 0)
-    assert run.config["network"]["width"] == 0.0625
+    about = run.config["evaluation"]
+    assert (about["checkpoint"], about["split"], run.config["network"]["width"]) == ("step-00000001", "val", 0.0625)
+    assert run.exit_code == 1, "the training has not finished"
     evaluate_run(settings)
     assert len(ended_runs(run_dir, 1)) == 1
-    figure = tmp_path / "f.png"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What wandb.init was asked for; nothing is opened."""
+    import wandb
+
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **asked: calls.append(asked) or MagicMock())
+    return calls
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_what_comes_after_a_training_goes_where_it_should(
+    opened: list[dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line: what config.yaml has, WANDB_MODE, trained here, finished: mode and name of the W&B run."""
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    figure, told, config = tmp_path / "f.png", list[str](), fake_config(images)
     Image.new("RGB", (5, 4), "red").save(figure)
-    log_figures(run_dir, read_config(run_dir), {"figure3": figure, "curves": tmp_path / "not.svg"})
-    drawn = ended_runs(run_dir, 2)[-1]
-    assert (drawn.about.job_type, drawn.keys, drawn.exit_code) == ("figures", {"figures/figure3"}, 0)
-    assert Image.open(drawn.files("figures/figure3")[0]).size == (5, 4)
+    for number, (stored, given, here, finished, mode, name) in enumerate(
+        (
+            ("offline", None, True, True, "offline", "run"),
+            ("offline", None, True, False, "offline", "run"),
+            ("offline", "online", True, True, "online", "run"),
+            ("offline", "disabled", True, True, None, None),
+            ("disabled", "online", True, True, None, None),
+            ("online", None, True, True, "online", "run"),
+            ("online", None, True, False, "online", "run-figure3"),  # the training may still write to its own
+            ("online", None, False, True, "offline", "run"),  # brought here, perhaps by somebody else
+            ("online", "online", False, True, "online", "run"),
+        )
+    ):
+        run_dir = tmp_path / str(number) / "run"
+        run_dir.mkdir(parents=True)
+        if here:
+            run_id_of(run_dir)  # as a training does
+        if finished:
+            (run_dir / "summary.json").write_text("{}")
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        if given is not None:
+            monkeypatch.setenv("WANDB_MODE", given)
+        config.logging.wandb = stored
+        log_figures(run_dir, config, {"figure3": figure}, told.append)
+        asked = opened.pop() if mode is not None else {"mode": None, "name": None}
+        assert (asked["mode"], asked["name"], opened) == (mode, name, [])
+        if mode is not None:
+            suffix = "" if name == "run" else "-figure3"
+            assert (asked["id"], asked["resume"]) == (run_id_of(run_dir) + suffix, "allow")
+    assert len(told) == 1
+    assert told[0].endswith("was not trained in this folder, so W&B is offline; WANDB_MODE=online sends to W&B.")
+    log_figures(run_dir, config, {"curves": tmp_path / "not.svg"})
+    assert opened == [], "W&B shows no SVG"
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_drawings_of_several_runs_are_a_run_named_after_them(
+    opened: list[dict[str, Any]], images: Path, tmp_path: Path
+) -> None:
+    figure, config = tmp_path / "f.png", fake_config(images, OFFLINE)
+    Image.new("RGB", (5, 4), "red").save(figure)
+    for folder, name in ((tmp_path / "a", None), (tmp_path / "a", None), (tmp_path / "report", "report")):
+        log_figures_of_several(tmp_path / "a", config, folder, {"figure1": figure}, name=name)
+    assert [asked["name"] for asked in opened] == ["figure1", "figure1", "report"]
+    assert [(asked["group"], asked["job_type"]) for asked in opened] == [("a", "figures")] * 3
+    ids = [asked["id"] for asked in opened]
+    assert ids[0] == ids[1] != ids[2], "drawn again, it takes the place of the first"
+    assert not (tmp_path / "a" / ID_FILE).exists()
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_a_training_has_what_was_asked_for_and_watches_a_gpu(
+    opened: list[dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*overrides: str) -> dict[str, Any]:
+        open_mirror(fake_config(images, OFFLINE, *overrides), tmp_path, {}, 0)
+        return opened.pop()
+
+    asked = ask("logging.entity=team", "logging.name=mine", "logging.tags=[a]")
+    assert (asked["entity"], asked["name"], asked["dir"]) == ("team", "mine", tmp_path)
+    assert asked["tags"] == ["a", "alexnet_2012", "ablation:none"]
+    for has_gpu, overrides, watches in (
+        (False, (), False),
+        (False, ("logging.system=yes",), True),
+        (True, ("machine.device=auto",), True),
+        (True, ("machine.device=auto", "logging.system=no"), False),
+        (True, ("machine.device=cpu",), False),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert ask(*overrides)["settings"].x_disable_stats is not watches
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    assert ask()["dir"] is None, "then W&B takes its variable"
+
+
+def test_wandb_and_tensorboard_are_imported_by_their_mirrors_alone_and_late() -> None:
+    late: dict[str, set[str]] = {"wandb": set(), "tensorboard": set()}
+    for path in (ROOT / "src" / "twotower").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for package in late:
+                if any(package in name.split(".") for name in names):
+                    assert node not in tree.body, f"{path.name} imports {package} at once"
+                    late[package].add(path.stem)
+    assert late == {
+        "wandb": {"mirror_wandb", "wandb_runs", "wandb_settings", "dashboard"},
+        "tensorboard": {"mirror_tensorboard"},
+    }
 
 
 def test_a_handful_is_the_same_however_the_batches_are_cut(images: Path) -> None:

@@ -35,7 +35,16 @@ FINISHED, UNFINISHED, FAILED, DAMAGED, NOT_APPLICABLE = (
     "not applicable",
 )
 _NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # in summary.json
-_INNER = {"checkpoints", "wandb", "predictions", "features", "figures", "export", ".twotower"}  # of a run
+_INNER = {  # of a run
+    "checkpoints",
+    "wandb",
+    "tensorboard",
+    "predictions",
+    "features",
+    "figures",
+    "export",
+    ".twotower",
+}
 
 
 @dataclass(frozen=True)

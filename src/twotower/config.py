@@ -20,6 +20,7 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid")
 POOLINGS = ("max", "average")
 INITIALS = ("normal", "truncated", "xavier", "kaiming", "torch")
 UNSCALED = (1.0, 1.0, 1.0)  # the std of pixels that keep their 0..255
+WANDB_MODES = ("offline", "online", "disabled")
 
 
 @dataclass
@@ -182,12 +183,17 @@ class LoggingConfig:
     every_steps: int = 10
     scales_every_steps: int = 100  # of each layer: mean size of weights, updates and outputs
     stuck_after_steps: int = 200  # after so many steps at ln(classes) a loss is called stuck
-    wandb: str = "offline"  # offline | online | disabled
+    # Where these are null, W&B's own environment variable counts, if there is one: see wandb_settings.py.
+    wandb: str | None = None  # offline | online | disabled; null: WANDB_MODE, else offline
     wandb_checkpoints: str = "none"  # none | last | all: which of them W&B keeps as artifacts
-    project: str = "twotower"
-    group: str | None = None  # null: the sweep's name in a sweep
-    tags: list[str] = field(default_factory=list)
-    notes: str | None = None
+    project: str | None = None  # null: WANDB_PROJECT, else twotower
+    entity: str | None = None  # user or team; null: WANDB_ENTITY, else that of the key
+    group: str | None = None  # null: WANDB_RUN_GROUP, else the sweep's name in a sweep, else the run's folder
+    name: str | None = None  # of the W&B run; null: WANDB_NAME, else the run's folder
+    tags: list[str] | None = None  # null: WANDB_TAGS, else none; network and ablation are always among them
+    notes: str | None = None  # null: WANDB_NOTES
+    system: str = "auto"  # yes | no | auto: whether W&B watches GPU and memory; auto: where a GPU trains
+    tensorboard: bool = False  # also, or instead: event files in RUN/tensorboard
 
 
 @dataclass
@@ -371,8 +377,8 @@ class DashboardConfig:
 
     network: NetworkConfig = MISSING
     input: InputConfig = MISSING  # not used; each network brings its own
-    project: str = "twotower"
-    entity: str | None = None  # null: that of the key
+    project: str | None = None  # null: WANDB_PROJECT, else twotower
+    entity: str | None = None  # null: WANDB_ENTITY, else that of the key
     name: str = "two towers"
     group: str | None = None  # only the runs of this group; null: all
     push: bool = False
@@ -520,7 +526,9 @@ def check(config: Config) -> None:
     _one_of("input.decode_once", config.input.decode_once, ("auto", "yes", "no"))
     _one_of("optim.rule", config.optim.rule, ("paper", "torch"))
     _one_of("schedule.rule", config.schedule.rule, ("plateau", "fixed", "recorded", "exponential"))
-    _one_of("logging.wandb", config.logging.wandb, ("offline", "online", "disabled"))
+    if config.logging.wandb is not None:
+        _one_of("logging.wandb", config.logging.wandb, WANDB_MODES)
+    _one_of("logging.system", config.logging.system, ("auto", "yes", "no"))
     _one_of("logging.wandb_checkpoints", config.logging.wandb_checkpoints, ("none", "last", "all"))
     _one_of("machine.device", config.machine.device, ("auto", "cpu", "cuda"))
     _one_of("machine.transport", config.machine.transport, ("auto", "gloo", "nccl", "shared_gpu"))

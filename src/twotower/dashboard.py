@@ -1,16 +1,17 @@
 """The W&B dashboard of a project of runs, as code: what is shown, of which metrics, in which order.
 
 Built with the wandb-workspaces package (`pip install -e '.[dashboard]'`), which needs neither key nor network until
-a workspace is saved. A panel can only show what `mirror` writes: `check_metrics` compares the two.
+a workspace is saved. A panel can only show what `mirror_wandb` writes: `check_metrics` compares the two.
 """
 
+import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
 from twotower.labbook import difference_of, read_labbook
-from twotower.mirror import (
+from twotower.mirror_interface import (
     DIFFERENCES,
     FIGURES,
     IMAGES,
@@ -23,6 +24,7 @@ from twotower.mirror import (
     summary_of,
 )
 from twotower.tables import COUNTS_FOR, signed
+from twotower.wandb_settings import DEFAULT_PROJECT
 
 STEP = "train/step"
 VARIANT = "variant"  # the key of a run's configuration that colours and bars stand for
@@ -140,8 +142,8 @@ def build(settings: DashboardConfig) -> Any:
         ("Ablations: ours, and the differences of 2012", ablations, 2),
     ]
     found = workspaces.Workspace(
-        entity=settings.entity or "",
-        project=settings.project,
+        entity=settings.entity or os.environ.get("WANDB_ENTITY") or "",
+        project=settings.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
         name=settings.name,
         sections=[
             workspaces.Section(

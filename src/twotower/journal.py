@@ -1,4 +1,4 @@
-"""What a run leaves behind, written by rank 0 alone: metrics.jsonl (the source of truth), its W&B mirror, the screen.
+"""What a run leaves behind, written by rank 0 alone: metrics.jsonl (the source of truth), its mirrors, the screen.
 
 metrics.jsonl has one JSON object a line, flushed at once:
     {"event": "train", "step": 120, "epoch": 4.0, "loss": ..., "top1_error": ..., "top5_error": ...,
@@ -8,8 +8,8 @@ Errors are in percent, losses in nats, wait and bytes are means per step of towe
 finished updates. `validation` comes after each epoch. `scales` has "tower0/conv1/weight", ".../update" and
 ".../output", the mean absolute values of a layer, and "tower0/conv1/colour", its kernels' colour selectivity.
 `memory` has "tower0" and "tower1", the peaks in MiB so far (of a GPU what torch used, else of the process);
-`rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B gets the
-same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ... over train/step: see `mirror`.
+`rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B and
+TensorBoard get the same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ...: see `mirror`.
 """
 
 import json
@@ -100,7 +100,7 @@ class Journal:
             cut_back(run_dir / "metrics.jsonl", first_step)
         self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
         self._progress: Progress | None = None
-        self.mirror = open_mirror(config, run_dir, found, first_step, self.say)  # None: no W&B
+        self.mirror = open_mirror(config, run_dir, found, first_step, self.say)  # None: it has none
         if self.mirror is not None and picture is not None and not first_step:
             self.mirror.picture(picture)
         self._last_plain_line = 0.0
@@ -114,7 +114,7 @@ class Journal:
         self.total_steps = total_steps
 
     def event(self, event: str, step: int, **values: Any) -> None:
-        """Appends one line to metrics.jsonl and mirrors its numbers to W&B."""
+        """Appends one line to metrics.jsonl and mirrors its numbers."""
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
         if self.mirror is not None:
@@ -155,7 +155,7 @@ class Journal:
         self.event("end", step, **summary)
         write_json(self.run_dir / "summary.json", summary)
         if self.mirror is not None:
-            self.mirror.summary(summary)
+            self.mirror.summary(step, summary)
         self._stop_progress()
         table = Table("", "final", "best")
         for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
@@ -173,7 +173,7 @@ class Journal:
             self._progress = None
 
     def close(self, exit_code: int) -> None:
-        """Ends W&B and the files, also after an error."""
+        """Ends mirrors and files, also after an error."""
         self._stop_progress()
         self._file.close()
         if self.mirror is not None:

@@ -4,6 +4,7 @@ Everything that can be refused is refused before a process is started (with `tor
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from twotower.data import check_crops, load, prepare, steps_per_epoch
 from twotower.data.loader import check_loader, describe_loader, notice_fallback
 from twotower.failure import forget_failure, note_failure, read_failure
 from twotower.journal import Journal
+from twotower.mirror import check_mirrors
 from twotower.network import count_parameters, plan
 from twotower.places import from_here
 from twotower.rundir import Home, check_resumable, hold_home, keep_mean
@@ -31,6 +33,7 @@ from twotower.schedule import Schedule
 from twotower.train import NonFiniteLossError, Trainer, identity, total_steps
 from twotower.transfer import locate, plan_inheritance
 from twotower.transport import TowerLostError
+from twotower.wandb_settings import settle
 from twotower.words import counted
 from twotower.world import (
     Place,
@@ -80,6 +83,8 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
 
 def _make_job(config: Config, home: Home, num_replicas: int) -> Job:
     """In a folder that is held. Raises: ValueError."""
+    settle(config.logging, home.run_dir)
+    check_mirrors(config.logging)
     dataset = prepare(config.data, shown_input=config.input, loader=config.input.loader)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
@@ -148,7 +153,8 @@ def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> 
     if isinstance(error, EXPLAINED):
         if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
             # All processes find such errors alike, and rank 0 tells them; the first to end has the others killed.
-            time.sleep(2)
+            with suppress(KeyboardInterrupt):  # torchrun does not wait, and that is no news
+                time.sleep(2)
             return
         # Noted before it is told: what stops the other tower comes first, that this one is lost is its consequence.
         if run_dir is not None and not (isinstance(error, TowerLostError) and read_failure(run_dir) is not None):
@@ -201,6 +207,8 @@ def start_towers(job: Job) -> dict[str, Any]:
     towers = job.config.network.towers
     size = towers * job.config.machine.replicas
     choose_device(job.config.machine, Place(0, size, 0, size, towers))
+    # It would tell of each process that it ends; why, the process that failed has told already.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     # These are read when a process imports torch and when gloo looks for an interface.
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(job.config.machine, size))
     stay_on_this_host()

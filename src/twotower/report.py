@@ -17,7 +17,7 @@ from twotower.compare import Comparison, compare
 from twotower.config import Config, EvaluateConfig, ReportConfig
 from twotower.evaluate import evaluate_run
 from twotower.files import write_json
-from twotower.mirror import log_figures
+from twotower.mirror import log_figures_of_several
 from twotower.page import MARK, Cell, Page, Section, Table, render
 from twotower.places import short_place
 from twotower.report_csv import write_runs_csv, write_table_csv
@@ -185,5 +185,6 @@ def make_report(settings: ReportConfig) -> Path:
     (folder / "table.md").write_text(text, encoding="utf-8")
     (folder / PAGE).write_text(render(page), encoding="utf-8")
     drawn = {figure.png.stem: figure.png for several in figures.values() for figure in several}
-    log_figures(folder, comparison.baseline.config, drawn)
+    base = comparison.baseline
+    log_figures_of_several(base.runs[0].run_dir, base.config, folder, drawn, name=folder.resolve().name)
     return folder / PAGE

@@ -6,6 +6,7 @@ processes (hydra/launcher=slurm), and before the sweep was interrupted.
 
 import hashlib
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,11 +20,12 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from twotower.config import Config
+from twotower.config import Config, LoggingConfig
 from twotower.failure import (
     NotApplicableError,
     forget_failure,
@@ -33,8 +35,10 @@ from twotower.failure import (
     read_not_applicable,
 )
 from twotower.locks import HeldError, held
+from twotower.mirror import check_mirrors
 from twotower.rundir import LOCK
 from twotower.screen import print_table
+from twotower.wandb_settings import group_in, settle
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -115,7 +119,8 @@ class Sweep:
         """Finds a sweep's jobs and their folders from its overrides, as Hydra's own sweeper will; within
         `hydra.initialize`, as `ablation=glob(*)` asks which files there are.
 
-        Raises: ValueError for `run_dir`, which all jobs would share; Hydra's own errors for what does not compose.
+        Raises: ValueError for `run_dir`, which all jobs would share, and for W&B online without a key; Hydra's own
+        errors for what does not compose.
         """
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(arguments)
@@ -127,13 +132,19 @@ class Sweep:
         overrides = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides]
         name = sweep_name(composed.name, overrides)
         folder = Path(composed.sweep_dir) if composed.sweep_dir is not None else SWEEPS / name
+        elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_
+        if not elsewhere:  # another machine may have what is missing here
+            logging = OmegaConf.to_object(composed.logging)
+            assert isinstance(logging, LoggingConfig)
+            settle(logging, folder)
+            check_mirrors(logging)
         swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
         jobs = []
         for values in BasicSweeper.split_arguments(overrides, None)[0]:
             own = ",".join(value for value in values if value.split("=", 1)[0] in swept) or "defaults"
             jobs.append(Job(own, folder / file_name(own)))
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
-        return Sweep(name, jobs, done_before, elsewhere="BasicLauncher" not in composed.hydra.launcher._target_)
+        return Sweep(name, jobs, done_before, elsewhere=elsewhere)
 
     @property
     def folder(self) -> Path:
@@ -192,7 +203,7 @@ class Sweep:
         try:
             config = compose()
             config.run_dir, config.resume = str(job.run_dir.absolute()), "auto"
-            config.logging.group = config.logging.group or self.name
+            config.logging.group = config.logging.group or group_in(os.environ) or self.name
             run(config)
         except HeldError as error:  # nothing is noted in a folder that another process writes to
             console.print(f"error: {error}", markup=False)
