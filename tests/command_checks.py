@@ -171,8 +171,10 @@ def compose_training(arguments: list[str], is_whole: bool, size: int | None) -> 
     assert len(values) == len(jobs)
     seen: set[str] = set()
     applicable = 0
-    for job in values:  # each value once, not all that they can be combined to
-        if not job or not set(job) <= seen:
+    spelled = " ".join(arguments)
+    for job in values:  # each value that is spelled out once, not all that they can be combined to
+        is_spelled = all(one.partition("=")[2] in spelled for one in job)
+        if not job or (not set(job) <= seen and (is_spelled or not seen)):
             seen |= set(job)
             try:
                 try_one([one for one in job if not one.startswith("hydra/")])

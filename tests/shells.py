@@ -1,6 +1,7 @@
 """Lines of a shell, run with stand-ins for the programs that they call."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def run_lines(shell: str, lines: list[str], programs: tuple[str, ...] = PROGRAMS
     noted, said = place / "noted", place / "said"
     noted.write_bytes(b"")
     mark = "printf '\\035' >> \"$NOTED\"; printf '\\035' >&2\n"
-    (place / "script").write_text("".join(f"{mark}{{ {line}\n}}\n" for line in lines))
+    (place / "script").write_text("".join(f"{mark}(eval {shlex.quote(line)})\n" for line in lines))
     flags = {"zsh": ["-f"], "bash": ["--norc"]}.get(shell, [])
     environment = os.environ | {"PATH": f"{place}:{os.environ['PATH']}", "NOTED": str(noted), "LC_ALL": "C"}
     with said.open("wb") as errors:

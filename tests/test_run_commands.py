@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_repository import ConfigRepository
 
-from command_checks import lines_of
+from command_checks import lines_of, load_once
 from conftest import ROOT
 from printed_commands import collect
-from shell_lines import simple_commands
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "launch").glob("*.py"))
 
@@ -23,6 +24,7 @@ def as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """A folder of its own; signals and variables of this process as they were."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(ConfigRepository, "load_config", load_once)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     variables = dict(os.environ)
     yield
@@ -51,14 +53,11 @@ def test_help_shows_the_command(
     assert f"python launch/{script}.py" in capsys.readouterr().out
 
 
-def printed(*beginning: str) -> list[str]:
-    """The words of the first printed command that begins so. Fails if none does."""
-    for one in collect():
-        for line in lines_of(one) if not one.problem else ():
-            words = simple_commands(line)[0]
-            if words[1 : len(beginning) + 1] == list(beginning):
-                return words[1:]
-    raise AssertionError(f"no printed command begins with {' '.join(beginning)}")
+def printed(*words: str) -> tuple[str, ...]:
+    """The words, if they are a printed command."""
+    lines = [line for one in collect() if "launch/" in one.text and not one.problem for line in lines_of(one)]
+    assert shlex.join(["python", *words]) in lines
+    return words
 
 
 def test_what_needs_no_run_is_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
