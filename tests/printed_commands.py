@@ -38,7 +38,7 @@ _LINE = re.compile(rf"(?:{_PLAIN}|\w+\(\) \{{|\.\.\. [a-z])")
 _SENTENCE = re.compile(rf"(?<![\w/.`-]){_PLAIN}")
 _ARGUMENT = re.compile(
     rf"-\S*|\S*=\S*|\S*/\S*|[A-Z][A-Z0-9_]*(?:\.\w+)?|\.\.\.|[\[\]'\"].*|.*[\]'\"]|\{{.*|{'|'.join(FIGURES)}|install"
-    r"|sync|sweep|agent|login|env|create"
+    r"|sync|sweep|agent|login|env|create|\w+\.yml"
 )
 
 

@@ -139,12 +139,17 @@ def test_recipes_are_functions(folder: Path) -> None:
     tanh = ["network.activation=tanh", "optim.learning_rate=0.02"]
     sigmoid = ["network.activation=sigmoid", "optim.learning_rate=0.03", "schedule.epochs=2"]
     here = "data.root=datasets/imagenette"
+    stop_early = [
+        *["experiment=chain_146_1", "data.root=ILSVRC2012", "run_dir=runs/step1"],
+        "schedule.max_steps=290261",
+    ]
     recipes = {
         "conf/experiment/chain_146_1.yaml": [
             [*train, "data=folder", f"experiment=chain_146_{step}", f"data.root={root}", f"run_dir=runs/step{step}"]
             + ([f"initial_weights.path=runs/step{step - 1}"] if step > 1 else [])
             for step, root in enumerate(("ILSVRC2012", "FALL2009", "FALL2011", "ILSVRC2012"), 1)
-        ],
+        ]
+        + [[*train, "data=folder", *stop_early]],
         "conf/experiment/figure1.yaml": [[*figure_1, *relu], [*figure_1, *tanh]],
         "conf/experiment/imagenette_narrow.yaml": [
             [*narrow, "data.root=DIR", ablations, seeds],

@@ -1,6 +1,6 @@
 """What an examining process runs (data/examiner.py is the other end): it decodes files, and may die of one.
 
-    python -m twotower.examiner_process MODULE:CLASS SIZE
+Started as a module, with the decoder as MODULE:CLASS and the size of images in pixels.
 
 A request is a line of JSON, and so is its answer, after which come the sums of the images, uint32 [SIZE, SIZE, 3]:
 
