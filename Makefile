@@ -41,7 +41,7 @@ $(VENV)/installed-dev: pyproject.toml $(VENV)/torch-$(TORCH)
 
 # Whatever torch is there already is left alone.
 $(VENV)/torch-default: | $(VENV)/made
-	@touch $@
+	@touch -t 200001010000 $@  # older than what may be installed already
 
 # Before all else, as pip would take another build for the rest; which versions, pyproject.toml says.
 $(VENV)/torch-cpu: | $(VENV)/made

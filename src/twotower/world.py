@@ -70,7 +70,7 @@ def check_distributed() -> None:
         missing = "gloo" if dist.is_available() else "torch.distributed"
         raise ValueError(
             f"This build of torch ({torch.__version__}) has no {missing}, over which the towers' processes talk; "
-            "install one that has it, as those on pytorch.org have. Evaluation and figures need none."
+            "install one that has it, as the usual builds for Linux, macOS and Windows do. Evaluation needs none."
         )
 
 

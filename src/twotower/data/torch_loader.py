@@ -3,11 +3,12 @@
 Prepared images come out as the bits that DALI gives on a CPU, as both decode with libjpeg-turbo's exact transform.
 Images that are resized are the squares that launch/prepare_data.py makes of them (`convert.square`), which round to
 whole levels after each direction and cut the filter at the edge, where DALI rounds once and continues the edge. Over
-100 ILSVRC photographs that is 0.16 of 255 levels in the mean, at most 2 within the square, and at most 11 in its
+100 ILSVRC photographs that is 0.16 of 255 levels in the mean, at most 1 within the square, and at most 11 in its
 outermost rows and columns.
 
 Threads rather than the worker processes of torch's DataLoader: decoding and resizing leave Python's lock to others,
-and a process needs seconds and hundreds of MB for importing torch, again for each validation.
+and a process needs seconds and hundreds of MB for importing torch, again for each validation. An image takes as much
+of a core as with DALI (2.8 and 2.9 ms from a photograph with resizing, 0.8 and 0.9 ms prepared).
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
