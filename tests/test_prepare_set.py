@@ -374,7 +374,7 @@ def test_two_processes_do_not_build_in_one_folder(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("twotower.data.build._convert", second)
-        with pytest.raises(ValueError, match="is being built by another process; wait for it or stop it"):
+        with pytest.raises(ValueError, match=r"is being built by another process \(.+\); wait for it or stop it"):
             made(source, tmp_path / "set")
     assert (tmp_path / "set" / "work" / "lock").exists()
     assert len(made(source, tmp_path / "set").train) == 6

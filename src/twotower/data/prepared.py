@@ -31,7 +31,7 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
         raise ValueError(f"{root / DATASET} cannot be read ({error}); prepare the data set again.") from error
     if content.get("format") != FORMAT:
         raise ValueError(f"{root} has format {content.get('format')}, not {FORMAT}; prepare the data set again.")
-    for split, about in content["splits"].items():
+    for split, about in content.get("splits", {}).items():
         files = [shard["file"] for shard in about["shards"]]
         if split not in SPLITS or files != [shard_name(number) for number in range(len(files))]:
             raise ValueError(
