@@ -121,7 +121,7 @@ def convert_shard(task: Task) -> tuple[int, int]:
         arrays |= {"image_sum": fit.image_sum.astype(np.uint32), "products": fit.products}
     file = io.BytesIO()
     np.savez(file, **arrays)
-    write_whole(sums_path(Path(task.output), task.split, task.number), file.getbuffer())
+    write_whole(sums_path(Path(task.output), task.split, task.number), file.getvalue())
     return len(index), len(rejects)
 
 

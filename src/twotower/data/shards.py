@@ -43,10 +43,10 @@ class ShardWriter:
         self._entries.append((self.number, self._file.tell() + HEADER, len(jpeg), label))
         self._tar.addfile(info, io.BytesIO(jpeg))
 
-    def close(self) -> tuple[memoryview, NDArray[np.void], str]:
+    def close(self) -> tuple[bytes, NDArray[np.void], str]:
         """The bytes of the file, the part of the index that describes them, and their SHA-256."""
         self._tar.close()
-        content = self._file.getbuffer()
+        content = self._file.getvalue()  # without a copy; a view would stop the file from being closed
         return content, np.array(self._entries, INDEX_TYPE), hashlib.sha256(content).hexdigest()
 
 
