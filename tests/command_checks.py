@@ -91,13 +91,17 @@ def lines_of(one: Printed) -> list[str]:
 
 
 def provide(words: list[str]) -> None:
-    """Makes the folders of runs that arguments without a key name; each * is x."""
+    """Makes what arguments without a key name: photographs, and folders of runs or photographs; each * is x."""
     for word in words:
         if "=" not in word.split("/")[-1] and not word.startswith("-"):
             path = Path(word.replace("*", "x"))
-            if not path.exists():
+            if path.suffix in (".jpg", ".jpeg", ".png"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            elif not path.exists():
                 path.mkdir(parents=True)
                 (path / "config.yaml").touch()
+                (path / "photograph.jpg").touch()
 
 
 def expanded(words: list[str]) -> list[str]:
@@ -203,6 +207,9 @@ def run_to_its_work(name: str, arguments: list[str], is_whole: bool, monkeypatch
 
 def check_python(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPatch, size: int | None = None) -> None:
     script = ROOT / words[0]
+    if words[0] == "-m":
+        assert importlib.util.find_spec(words[1]) is not None, f"there is no module {words[1]}"
+        return
     assert words[0].startswith("launch/"), f"{words[0]} is no script of launch/"
     assert script.is_file(), f"{words[0]} does not exist"
     provide([word for word in words[1:] if word not in ("figure1", "figure3", "figure4")])
@@ -224,6 +231,19 @@ def check_wandb(words: list[str]) -> None:
                 check_python([sweep["program"], *common, f"{key}={value}"], True, pytest.MonkeyPatch())
 
 
+def check_pip(words: list[str]) -> None:
+    assert words[0] == "install", f"pip {words[0]} is not known here"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    match = re.fullmatch(r"(?:-e|--editable) \.\[([\w,]+)\]", " ".join(words[1:]))
+    if match is not None:
+        extras = set(match[1].split(","))
+        assert extras <= set(project["optional-dependencies"]), f"pyproject.toml has no such extra: {match[1]}"
+    else:
+        packages = {re.split(r"[^\w-]", one)[0] for one in project["dependencies"]}
+        assert words[1:], "pip install what?"
+        assert set(words[1:]) <= packages, f"{' '.join(words[1:])} is neither -e '.[EXTRA]' nor packages we depend on"
+
+
 def check_command(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raises: anything but nothing, if the command cannot be run as it is."""
     program, rest = words[0], words[1:]
@@ -236,11 +256,7 @@ def check_command(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPa
     elif program == "make":
         assert re.search(rf"(?m)^{rest[0]}:", (ROOT / "Makefile").read_text()), f"make has no target {rest[0]}"
     elif program == "pip":
-        match = re.fullmatch(r"(?:-e|--editable) \.\[([\w,]+)\]", " ".join(rest[1:]))
-        assert rest[0] == "install", f"pip {rest[0]} is not known here"
-        assert match, "only pip install -e '.[EXTRA]' is known here"
-        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert set(match[1].split(",")) <= set(known), f"pyproject.toml has no such extra: {match[1]}"
+        check_pip(rest)
     elif program == "conda":
         file = OmegaConf.load(ROOT / "environment.yml")
         assert rest in (["env", "create", "-f", "environment.yml"], ["activate", file.name])

@@ -27,18 +27,18 @@ KINDS = ("README and docs", "conf", "results", "records", "docstrings", "message
 
 # How commands begin, in backticks or a fence ...
 _PROGRAMS = (
-    r"(?:LC_ALL=C )?(?:python3?|torchrun|make|pip|conda|wandb|find|sed|tar|mkdir|curl|git|source|\.|export) \S"
+    r"(?:[A-Z_]+=\S+ )*(?:python3?|torchrun|make|pip|conda|wandb|find|sed|tar|mkdir|curl|git|source|\.|export) \S"
 )
 # ... and in other texts, where "make" and "find" are English.
 _PLAIN = (
-    r"(?:python3? (?:launch/|-m )|torchrun (?:--|launch/)|pip install |conda (?:env|activate) |"
+    r"(?:[A-Z_]+=\S+ )*(?:python3? (?:launch/|-m )|torchrun (?:--|launch/)|pip install |conda (?:env|activate) |"
     r"wandb (?:sync|sweep|agent|login)\b|make (?:train|test|lint|install|clean|quick)\b)"
 )
 _LINE = re.compile(rf"(?:{_PLAIN}|\w+\(\) \{{|\.\.\. [a-z])")
 _SENTENCE = re.compile(rf"(?<![\w/.`-]){_PLAIN}")
 _ARGUMENT = re.compile(
-    rf"-\S*|\S*=\S*|\S*/\S*|[A-Z][A-Z0-9_]*(?:\.\w+)?|\.\.\.|[\[\]'\"].*|.*[\]'\"]|\{{.*|{'|'.join(FIGURES)}|install"
-    r"|sync|sweep|agent|login|env|create|\w+\.yml"
+    rf"-\S*|\S*=\S*|\S*/\S*|[A-Z][A-Z0-9_]*(?:\.\w+)?|\.\.\.|[\[\]'\"].*|.*[\]'\"]|\{{.*|{'|'.join(FIGURES)}|install|torch|\S+\.(?:jpg|png|yml)"
+    r"|sync|sweep|agent|login|env|create"
 )
 
 
