@@ -50,7 +50,9 @@ def test_a_file_is_complete_or_absent(tmp_path: Path, monkeypatch: pytest.Monkey
     assert contents(tmp_path) == {"a": b"first"}
     synced = []
     monkeypatch.setattr(os, "fsync", lambda _descriptor: synced.append((tmp_path / "a").read_bytes()))
-    write_whole(tmp_path / "a", b"second")
+    with (tmp_path / "a").open("rb") as reader:
+        write_whole(tmp_path / "a", b"second")
+        assert reader.read() == b"first", "whoever reads it meanwhile has all of the old one"
     assert synced == [b"first"], "the content is on the disk before the name is"
     assert contents(tmp_path) == {"a": b"second"}
 

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from conftest import ROOT
 from fake_runs import NUM_CLASSES, draw_images, fake_config, fake_run, save_checkpoint
 from test_locks import contents
-from twotower import rundir
 from twotower.collect import find_runs
 from twotower.config import Config, DataConfig, EvaluateConfig, ExportConfig, register_schemas, resolve
 from twotower.data import load, prepare
@@ -331,7 +330,3 @@ def test_a_prepared_set_names_nothing_outside_of_itself(tmp_path: Path, splits: 
     (tmp_path / "dataset.json").write_text(json.dumps({"format": 1, "splits": splits}))
     with pytest.raises(ValueError, match=r"dataset\.json names other files than the shards of train, val and test"):
         read_dataset_json(tmp_path)
-
-
-def test_the_lock_of_a_run_is_no_run(tmp_path: Path) -> None:
-    assert not rundir._has_run(tmp_path)
