@@ -396,7 +396,8 @@ def test_the_lab_book_stands_where_it_can_be_compared(
 ) -> None:
     """With the numbers of its tables behind: the report has its own before them."""
     about = ("ILSVRC-2012 val", True)
-    comparison = compare(find_runs([str(sweep(tmp_path, checkpoint_folder))]))
+    leave_run(tmp_path / "run", 43, ten=41, weights=checkpoint_folder)
+    comparison = compare(find_runs([str(tmp_path)]))
     section, remarks = report._labbook_section(comparison)
     assert (section.tables, len(remarks)) == ([], 1)
     monkeypatch.setattr(tables, "images_of", lambda identity: about)
