@@ -136,7 +136,7 @@ def prepare(
     content = _read_index(cache)
     if content is None or content["fingerprint"] != index.fingerprint or content["size"] != data.size:
         how = describe_loader(InputConfig(loader=loader))
-        say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once ({how})")
+        say(f"preparing {root}: {len(index.classes)} classes; every image is decoded once, {how}")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             say(
                 f"(python launch/prepare_data.py source=folder source.root={root} output=DIR can be interrupted, and "
