@@ -304,7 +304,7 @@ def test_closed_feeds_leave_no_threads(prepared: DataSet) -> None:
 
 def test_the_loader_is_chosen_by_what_can_be_imported(no_dali: None) -> None:
     assert choose_loader(InputConfig()) == "torch"
-    assert describe_loader(InputConfig()) == "images by torch (no DALI)"
+    assert describe_loader(InputConfig()) == "by torch, without DALI"
     notice = notice_fallback(InputConfig())
     assert notice is not None
     assert "DALI cannot be imported here" in notice
@@ -322,7 +322,7 @@ def test_the_loader_is_chosen_by_what_can_be_imported(no_dali: None) -> None:
 def test_the_loader_is_dali_where_it_is() -> None:
     assert choose_loader(InputConfig()) == "dali"
     assert choose_loader(InputConfig(loader="torch")) == "torch"
-    assert describe_loader(InputConfig()) == "images by DALI"
+    assert describe_loader(InputConfig()) == "by DALI"
     assert notice_fallback(InputConfig()) is None
     with pytest.raises(ValueError, match=r"input\.device=gpu is for input\.loader=dali"):
         choose_loader(InputConfig(loader="torch", device="gpu"))
@@ -428,7 +428,7 @@ def test_two_towers_train_the_same_with_and_without_dali(squares: Path, tmp_path
         assert status == 0, outputs[name]
     assert "1 thread each, images by DALI\n" in outputs["dali"]
     assert "cannot be imported" not in outputs["dali"]
-    assert "1 thread each, images by torch (no DALI)\n" in outputs["torch"]
+    assert "1 thread each, images by torch, without DALI\n" in outputs["torch"]
     assert outputs["torch"].count("DALI cannot be imported here") == 1
     ours, theirs = numbers(tmp_path / "torch"), numbers(tmp_path / "dali")
     assert len([event for event in ours if event["event"] == "validation"]) == 2

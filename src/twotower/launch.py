@@ -122,7 +122,9 @@ def _train(job: Job, world: World) -> None:
     exit_code = 1
     try:
         if journal is not None:
-            images = "random tensors for images" if dataset.is_synthetic else describe_loader(job.config.input)
+            images = (
+                "random tensors for images" if dataset.is_synthetic else f"images {describe_loader(job.config.input)}"
+            )
             journal.say(f"{world.describe()}, {images}")
             notice = None if dataset.is_synthetic else notice_fallback(job.config.input)
             if notice is not None:

@@ -52,8 +52,8 @@ def check_loader(config: InputConfig) -> None:
 
 
 def describe_loader(config: InputConfig) -> str:
-    """For the first line that a person reads."""
-    return {"dali": "images by DALI", "torch": "images by torch (no DALI)"}[choose_loader(config)]
+    """For the first lines that a person reads: how images are decoded."""
+    return {"dali": "by DALI", "torch": "by torch, without DALI"}[choose_loader(config)]
 
 
 def notice_fallback(config: InputConfig) -> str | None:

@@ -78,7 +78,7 @@ def prepare(
         check_own(cache)
         how = describe_loader(InputConfig(loader=loader))
         classes = counted(len(index.classes), "class", "classes")
-        say(f"preparing {root}: {classes}; every image is decoded once ({how})")
+        say(f"preparing {root}: {classes}; every image is decoded once, {how}")
         if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
             quoted = shlex.quote(str(root))
             say(
