@@ -12,7 +12,8 @@ from PIL import Image
 from conftest import ROOT
 from twotower import checkpoint
 from twotower.config import Config, register_schemas, resolve
-from twotower.data.prepare import CACHE, prepare
+from twotower.data.cache import CACHE
+from twotower.data.prepare import prepare
 from twotower.network import Tower
 from twotower.rundir import MEAN_IMAGE
 
