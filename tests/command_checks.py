@@ -55,7 +55,7 @@ WORK = {
     "export": ["twotower.export.open_subject", "twotower.weights.read_merged"],
     "figure": ["read_history", "read_kernels", "open_subject"],
     "labbook": ["twotower.tables.read_config", "render"],
-    "predict": ["list_photographs"],
+    "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.build.find_source"],
     "report": ["twotower.collect.look_at"],
     "two_gpu": [],  # composed and checked as by its main()
