@@ -257,7 +257,7 @@ def test_environment_yml_installs_the_project_from_pyproject() -> None:
     assert environment["name"] == project["name"]
     assert environment["channels"] == ["conda-forge"]
     *conda, pip = environment["dependencies"]
-    assert pip == {"pip": ["--editable .[dev]"]}
+    assert pip == {"pip": ["--editable ."]}
     assert [entry.split("=")[0] for entry in conda] == ["python", "pip"]
     version = next(entry for entry in conda if entry.startswith("python=")).split("=")[1]
     least = project["requires-python"].removeprefix(">=")

@@ -82,7 +82,7 @@ def test_an_epoch_has_whole_batches_only(images: int, batch: int, replicas: int,
 
 @pytest.mark.parametrize(("images", "batch", "replicas"), [(7, 8, 1), (15, 8, 2), (0, 1, 1)])
 def test_a_set_smaller_than_a_batch_is_refused(images: int, batch: int, replicas: int) -> None:
-    with pytest.raises(ValueError, match=rf"{images} images.*optim\.batch_size={batch} x {replicas} replicas"):
+    with pytest.raises(ValueError, match=rf"{images} images.*optim\.batch_size={batch} x {replicas} replica"):
         steps_per_epoch(images, batch, replicas)
 
 

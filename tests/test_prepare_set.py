@@ -922,7 +922,7 @@ def test_verify_passes_a_sound_set(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda root: _flip(root / "train" / "00001.tar", 900), r"1 faults .*\n\S*train/00001\.tar has been changed"),
+        (lambda root: _flip(root / "train" / "00001.tar", 900), r"1 fault .*\n\S*train/00001\.tar has been changed"),
         (lambda root: (root / "val" / "00000.tar").unlink(), r"val/00000\.tar is missing"),
         (lambda root: _flip(root / "val" / "index.npy", -1), r"val/index\.npy has been changed"),
         (lambda root: _flip(root / "mean_image.npy", -1), r"mean_image\.npy has been changed"),

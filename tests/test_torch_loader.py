@@ -332,8 +332,8 @@ def test_the_loader_is_dali_where_it_is() -> None:
 
 def test_a_run_is_refused_before_anything_is_drawn(no_dali: None, tmp_path: Path) -> None:
     config = fake_config(tmp_path / "nothing", "input.loader=dali", f"run_dir={tmp_path / 'run'}")
-    with pytest.raises(ValueError, match=r"input\.loader=dali needs DALI"):
-        get_ready(config, 1)
+    with pytest.raises(ValueError, match=r"input\.loader=dali needs DALI"), get_ready(config, 1):
+        pass
     assert not list(tmp_path.iterdir())
 
 
