@@ -403,7 +403,9 @@ def test_the_lab_book_stands_where_it_can_be_compared(
     monkeypatch.setattr(tables, "images_of", lambda identity: about)
     section, remarks = report._labbook_section(comparison)
     assert remarks == []
-    assert [table.title for table in section.tables][1] == "ILSVRC-2012, validation set (Table 2 of the paper)"
+    assert [table.title for table in section.tables][
+        1
+    ] == "ILSVRC-2012, validation and test set (Table 2 of the paper)"
     assert not any(table.title.startswith("Table") for table in section.tables)
     assert any(cell.text.startswith("41.00 / 1.00") for row in section.tables[1].rows for cell in row)
 

@@ -255,7 +255,7 @@ def test_nothing_that_a_run_stored_is_resolved(
     assert read_config(run).command == "python launch/two_gpu.py 'name=${oc.env:MY_TOKEN}'", "as it was typed"
     for old, new in (
         ("name: fake", "name: ${oc.env:MY_TOKEN}"),
-        ("tags: []", "tags: ['a ${oc.env:MY_TOKEN}']"),
+        ("tags: null", "tags: ['a ${oc.env:MY_TOKEN}']"),
         ("seed: 0", "seed: ${network.towers}"),
     ):
         kept = (run / "config.yaml").read_text()

@@ -139,8 +139,11 @@ def test_without_the_package_it_is_one_sentence_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     present = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else present(name))
-    with pytest.raises(ValueError, match=r"needs the tensorboard package; install it by pip install -e '\.\[tensorb"):
-        launch.get_ready(config, 1)
+    with (
+        pytest.raises(ValueError, match=r"needs the tensorboard package; install it by pip install -e '\.\[tensorb"),
+        launch.get_ready(config, 1),
+    ):
+        pass
     assert not list(tmp_path.iterdir())
     log_figures(tmp_path, config, {"figure3": tmp_path / "f.png"})  # what is drawn is not lost for it
     assert "not mirrored: logging.tensorboard=true needs" in capsys.readouterr().out

@@ -463,11 +463,17 @@ def test_online_without_a_key_is_one_sentence_before_anything_starts(
     data = draw_classes(tmp_path / "images", num_val=1)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=NO_KEY):
-        launch.get_ready(fake_config(data, "logging.wandb=online", "run_dir=run"), 1)
+    with (
+        pytest.raises(ValueError, match=NO_KEY),
+        launch.get_ready(fake_config(data, "logging.wandb=online", "run_dir=run"), 1),
+    ):
+        pass
     monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(ValueError, match=NO_KEY):
-        launch.get_ready(fake_config(data, "logging.wandb=null", "run_dir=run"), 1)
+    with (
+        pytest.raises(ValueError, match=NO_KEY),
+        launch.get_ready(fake_config(data, "logging.wandb=null", "run_dir=run"), 1),
+    ):
+        pass
     with (
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
         pytest.raises(ValueError, match=NO_KEY),
