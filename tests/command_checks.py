@@ -238,6 +238,8 @@ def check_pip(words: list[str]) -> None:
     if match is not None:
         extras = set(match[1].split(","))
         assert extras <= set(project["optional-dependencies"]), f"pyproject.toml has no such extra: {match[1]}"
+    elif words[-2:] == ["-e", "."] and (len(words) == 3 or words[1] == "--extra-index-url"):
+        return  # the project itself
     else:
         packages = {re.split(r"[^\w-]", one)[0] for one in project["dependencies"]}
         assert words[1:], "pip install what?"

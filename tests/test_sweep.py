@@ -391,7 +391,7 @@ def test_a_job_runs_through_submitit(images: Path, tmp_path: Path) -> None:
     assert failure is not None
     assert "seed=-1 is too small" in failure["error"]
     assert failure["job"] == "seed=-1"
-    printed = "".join(path.read_text() for path in tmp_path.glob("sweeps/*/.submitit/*/*_log.out"))
+    printed = "".join(path.read_text() for path in tmp_path.glob("here/.submitit/*/*_log.out"))
     assert "job 1 of 2: seed=0" in printed
 
 
