@@ -23,12 +23,13 @@ import numpy as np
 
 from twotower.processes import die_with_parent
 
-# Without twotower/data/__init__.py, which imports torch: that would take twice as long as all the rest, and as much
-# memory, in each process, for nothing.
-_data = ModuleType("twotower.data")
-_data.__path__ = [str(Path(__file__).with_name("data"))]
-sys.modules[_data.__name__] = _data
-from twotower.data.fit import Fit  # noqa: E402
+if __name__ == "__main__":
+    # Without twotower/data/__init__.py, which imports torch: that would take twice as long as all the rest, and as
+    # much memory, in each process, for nothing.
+    _data = ModuleType("twotower.data")
+    _data.__path__ = [str(Path(__file__).with_name("data"))]
+    sys.modules[_data.__name__] = _data
+from twotower.data.fit import Fit
 
 
 def _take_streams() -> tuple[BinaryIO, BinaryIO]:
