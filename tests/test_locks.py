@@ -29,9 +29,12 @@ from pathlib import Path
 from twotower.locks import held
 with held(Path(sys.argv[1]), "it is held"):
     children = [subprocess.Popen(["sleep", "60"], close_fds=False).pid]
+    begun, tell = os.pipe()
     if not (forked := os.fork()):
+        os.write(tell, b".")
         time.sleep(60)
         os._exit(0)
+    os.read(begun, 1)  # only a child that has begun to run can have closed its copy of the lock
     print(*children, forked, flush=True)
     time.sleep(60)
 """
