@@ -118,7 +118,8 @@ def test_refusal_names_the_file_that_kills(tmp_path: Path) -> None:
 # The end of the process that asks
 
 ASKING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what the shell starts in the background ignores it
 from pathlib import Path
 from fake_decoders import Fake
 from twotower.data.examine import Examiners

@@ -7,7 +7,7 @@ cannot be decoded.
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Lock, local
 from types import TracebackType
@@ -23,6 +23,7 @@ from twotower.processes import cores
 BATCH = 32  # files in a request
 MAX_EXAMINERS = 16  # of 60 MB each, besides the libraries that they share
 PATIENCE_SECONDS = 120.0  # for a batch, and for a file alone; a PNG of 16000 x 16000 pixels was seen to take 32
+TURN_SECONDS = 0.5  # of waiting for a batch
 AHEAD = 4  # batches of each process that may be done before their turn to be counted
 
 
@@ -66,9 +67,9 @@ class Examiners:
             pending.append((len(batch), self._threads.submit(self._survive, batch, fit)))
             if len(pending) >= AHEAD * self._count:
                 length, future = pending.popleft()
-                yield length, future.result()
+                yield length, _await(future)
         for length, future in pending:
-            yield length, future.result()
+            yield length, _await(future)
 
     def _survive(self, paths: list[Path], fit: bool) -> Findings:
         examiner = self._examiner()
@@ -101,6 +102,13 @@ class Examiners:
         with self._lock:
             self._all.discard(examiner)
         examiner.close()
+
+
+def _await(future: Future[Findings]) -> Findings:
+    """The result. Waits in short turns, as a Ctrl-C that comes just before a wait is only noticed after it."""
+    while not wait([future], timeout=TURN_SECONDS).done:
+        pass
+    return future.result()
 
 
 def examine(
