@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from twotower.benchmark import benchmark
-from twotower.command import start
+from twotower.benchmarks.towers import benchmark
+from twotower.command_line.start import start
 from twotower.config import BenchmarkConfig, leave_out_layers, register_schemas
-from twotower.screen import print_table
+from twotower.ground.screen import print_table
 
 register_schemas()
 

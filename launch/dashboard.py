@@ -8,9 +8,9 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.command import start
+from twotower.command_line.start import start
 from twotower.config import DashboardConfig, leave_out_layers, register_schemas
-from twotower.dashboard import build, describe, push, validate
+from twotower.reports.dashboard import build, describe, push, validate
 
 register_schemas()
 

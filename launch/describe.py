@@ -10,12 +10,12 @@ import hydra
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from twotower.command import start
+from twotower.command_line.start import start
 from twotower.config import DescribeConfig, leave_out_layers, register_schemas
-from twotower.describe import READS, LayerNumbers, describe, totals
-from twotower.figure2 import draw_figure2
-from twotower.screen import print_table
-from twotower.words import counted
+from twotower.figures.figure2 import draw_figure2
+from twotower.ground.screen import print_table
+from twotower.ground.words import counted
+from twotower.model.numbers import READS, LayerNumbers, describe, totals
 
 register_schemas()
 SUFFIXES = (".svg", ".png", ".pdf")

@@ -16,15 +16,15 @@ import hydra
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from twotower.arguments import name_paths, quote_paths, read_arguments
-from twotower.command import start
+from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
+from twotower.command_line.start import start
 from twotower.config import EvaluateConfig, leave_out_layers, register_schemas
-from twotower.ensemble import evaluate_ensemble
-from twotower.evaluate import evaluate_run, evaluate_weights
-from twotower.files import write_json
-from twotower.predictions import VIEWS
-from twotower.screen import print_table
-from twotower.words import counted, split_common
+from twotower.evaluation.ensemble import evaluate_ensemble
+from twotower.evaluation.evaluate import evaluate_run, evaluate_weights
+from twotower.evaluation.predictions import VIEWS
+from twotower.ground.files import write_json
+from twotower.ground.screen import print_table
+from twotower.ground.words import counted, split_common
 
 register_schemas()
 CROPS = {"centre": "centre", "ten": "ten, mean"}

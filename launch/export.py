@@ -11,12 +11,12 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import name_paths, quote_paths, read_arguments
-from twotower.command import start
+from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
+from twotower.command_line.start import start
 from twotower.config import ExportConfig, register_schemas
-from twotower.export import export_run
-from twotower.verify import Verified, verify
-from twotower.words import counted
+from twotower.ground.words import counted
+from twotower.weights.export import export_run
+from twotower.weights.verify import Verified, verify
 
 register_schemas()
 

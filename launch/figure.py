@@ -21,23 +21,23 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.activations import describe, make_activations, write_activations
-from twotower.arguments import name_first, name_paths, quote_paths, read_arguments
-from twotower.command import start
+from twotower.command_line.arguments import name_first, name_paths, quote_paths, read_arguments
+from twotower.command_line.start import start
 from twotower.config import EvaluateConfig, FigureConfig, register_schemas
-from twotower.confusion import confusion_of, write_confusion
-from twotower.curves import write_curves
-from twotower.evaluate import Subject, open_subject, predictions_of
-from twotower.failure import has_note
-from twotower.figure1 import NAMES, curves_of, summarise, write_figure1
-from twotower.figure1 import describe as describe_curves
-from twotower.figure3 import read_kernels, write_figure3
-from twotower.figure3 import summarise as summarise_kernels
-from twotower.figure4 import Precision, make_figure4, write_figure4
-from twotower.history import read_history
-from twotower.mirror import log_figures, log_figures_of_several
-from twotower.stored import read_config
-from twotower.words import counted
+from twotower.config.stored import read_config
+from twotower.evaluation.evaluate import Subject, open_subject, predictions_of
+from twotower.figures.activations import describe, make_activations, write_activations
+from twotower.figures.confusion import confusion_of, write_confusion
+from twotower.figures.curves import write_curves
+from twotower.figures.figure1 import NAMES, curves_of, summarise, write_figure1
+from twotower.figures.figure1 import describe as describe_curves
+from twotower.figures.figure3 import read_kernels, write_figure3
+from twotower.figures.figure3 import summarise as summarise_kernels
+from twotower.figures.figure4 import Precision, make_figure4, write_figure4
+from twotower.ground.words import counted
+from twotower.runs.failure import has_note
+from twotower.runs.history import read_history
+from twotower.runs.mirrors.mirror import log_figures, log_figures_of_several
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")

@@ -11,10 +11,10 @@ import hydra
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from twotower.arguments import name_paths, quote_paths, read_arguments
-from twotower.command import start
+from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
+from twotower.command_line.start import start
 from twotower.config import LabbookConfig, register_schemas
-from twotower.tables import make_page, render
+from twotower.reports.labbook_page import make_page, render
 
 register_schemas()
 WIDTH = 165  # characters; narrower terminals break the lines

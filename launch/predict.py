@@ -11,18 +11,17 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import name_first, name_paths, quote_paths, read_arguments, split_paths
-from twotower.command import start
+from twotower.command_line.arguments import name_first, name_paths, quote_paths, read_arguments, split_paths
+from twotower.command_line.start import start
 from twotower.config import PredictConfig, leave_out_layers, register_schemas
-from twotower.predict import (
-    MOST_DRAWN,
+from twotower.data.synsets import name_classes
+from twotower.evaluation.predict import (
     Prediction,
     list_photographs,
     open_trained,
     predict_photographs,
-    write_predictions,
 )
-from twotower.synsets import name_classes
+from twotower.figures.predicted import MOST_DRAWN, write_predictions
 
 register_schemas()
 

@@ -12,13 +12,13 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import quote_paths
-from twotower.command import start
+from twotower.command_line.arguments import quote_paths
+from twotower.command_line.start import start
 from twotower.config import PrepareConfig, register_schemas
-from twotower.data.build import build
-from twotower.data.source import download
-from twotower.data.verify import verify
-from twotower.launch import catch_stops
+from twotower.data.preparing.build import build
+from twotower.data.preparing.verify import verify
+from twotower.data.sources.source import download
+from twotower.training.run import catch_stops
 
 register_schemas()
 

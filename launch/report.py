@@ -11,10 +11,10 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from twotower.arguments import name_paths, quote_paths, read_arguments
-from twotower.command import start
+from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
+from twotower.command_line.start import start
 from twotower.config import ReportConfig, register_schemas
-from twotower.report import make_report
+from twotower.reports.make import make_report
 
 register_schemas()
 

@@ -18,15 +18,15 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
-from twotower.arguments import quoted
-from twotower.command import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
+from twotower.command_line.arguments import quoted
+from twotower.command_line.mistakes import explain_composition
+from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
 from twotower.config import Config, register_schemas, resolve
-from twotower.failure import NotApplicableError
-from twotower.launch import catch_stops, explain, run, run_as_worker
-from twotower.mistakes import explain_composition
-from twotower.network import plan
-from twotower.sweep import Sweep
-from twotower.world import Place
+from twotower.distributed.world import Place
+from twotower.model.table import plan
+from twotower.runs.failure import NotApplicableError
+from twotower.training.run import catch_stops, explain, run, run_as_worker
+from twotower.training.sweep import Sweep
 
 register_schemas()
 HELP = ("-h", "--help")

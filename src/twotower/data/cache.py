@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import DataConfig
+from twotower.config.places import SHAPES_ROOT, from_here
 from twotower.data.dataset import PREPARED_SIZE
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared import PICTURE
-from twotower.files import write_npy, write_whole
-from twotower.places import SHAPES_ROOT, from_here
+from twotower.ground.files import write_npy, write_whole
 
 FORMAT = 3
 CACHE = ".twotower"

@@ -8,8 +8,6 @@ from twotower.data.batch import Share
 from twotower.data.crops import Cutting, Loader, Source
 from twotower.data.dali_loader import DaliLoader
 from twotower.data.dataset import Split
-from twotower.data.decode import Decoder
-from twotower.data.torch_decoder import TorchDecoder
 from twotower.data.torch_loader import TorchLoader
 
 LOADERS = ("auto", "dali", "torch")
@@ -86,11 +84,6 @@ def elsewhere(config: InputConfig) -> InputConfig:
         loader="auto" if config.loader == "dali" else config.loader,
         device="auto" if config.device == "gpu" else config.device,
     )
-
-
-def decoder_class(loader: str) -> type[Decoder] | type[TorchDecoder]:
-    """What examines files before the loader meets them. Raises: ValueError for a loader that is not there."""
-    return TorchDecoder if choose_loader(InputConfig(loader=loader)) == "torch" else Decoder
 
 
 def open_loader(source: Source, split: Split, cutting: Cutting, config: InputConfig, share: Share) -> Loader:

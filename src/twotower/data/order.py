@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import InputConfig
-from twotower.streams import numpy_stream
-from twotower.words import counted
+from twotower.ground.streams import numpy_stream
+from twotower.ground.words import counted
 
 SPAN = 32  # the largest offset of a 224 crop in a 256 square
 

@@ -7,7 +7,7 @@ import torch
 from twotower.config import UNSCALED, InputConfig
 from twotower.data.batch import Batch, Share
 from twotower.data.dataset import DataSet
-from twotower.streams import torch_stream
+from twotower.ground.streams import torch_stream
 
 
 class SyntheticFeed:

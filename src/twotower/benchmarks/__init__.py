@@ -1,0 +1,1 @@
+"""How fast the towers and the input are, beside what others would use."""

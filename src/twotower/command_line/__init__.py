@@ -1,0 +1,1 @@
+"""How every command starts: its help, and mistyped keys in one sentence."""

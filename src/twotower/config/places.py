@@ -1,0 +1,43 @@
+"""Where things lie: as a command was typed in one folder, and as a run notes it for whoever reads it in another."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twotower.config.schema import Config
+
+SHAPES_ROOT = Path("datasets/shapes")  # of data=shapes, where data.root does not say so
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def make_absolute(config: "Config") -> "Config":
+    """The same configuration with every path absolute, taken from the current folder; changed in place.
+
+    So the data of a run, and the run that a command was interrupted in, are found from whatever folder.
+    """
+    data, weights = config.data, config.initial_weights
+    if data.kind == "shapes":
+        data.root = data.root or str(SHAPES_ROOT)
+    data.root, data.cache, weights.path = _absolute(data.root), _absolute(data.cache), _absolute(weights.path)
+    config.run_dir, config.sweep_dir = _absolute(config.run_dir), _absolute(config.sweep_dir)
+    if config.resume not in ("none", "auto"):
+        config.resume = str(Path(config.resume).absolute())
+    return config
+
+
+def from_here(path: str | Path) -> Path:
+    """`path` as a person sees it from the current folder: what lies below it without the way there."""
+    path = Path(path)
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+def short_place(path: str | Path) -> str:
+    """A name for a place in what others read: as it is seen from here, or its last parts, never the way there."""
+    seen = from_here(path)
+    return str(Path(*seen.parts[-2:]) if seen.is_absolute() else seen)

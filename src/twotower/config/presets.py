@@ -1,0 +1,53 @@
+"""The networks of conf/network by name, read without Hydra."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from twotower.config import NetworkConfig, leave_out_layers
+from twotower.config.stored import refuse_interpolations
+
+# A wheel has its conf/ inside the package, a checkout beside src/.
+_INSTALLED = Path(__file__).resolve().parents[1] / "conf"
+CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[3] / "conf"
+PRESETS = CONF / "network"
+
+
+def network_of(table: Any, where: str | Path) -> NetworkConfig:
+    """A NetworkConfig from what JSON has of it. Raises: ValueError if it is none."""
+    if isinstance(table, dict):  # from a file; the yamls of conf/ are our own
+        refuse_interpolations(table, where)
+    try:
+        network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), table))
+        assert isinstance(network, NetworkConfig)
+        asdict(network)
+    except (OmegaConfBaseException, ValueError, TypeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{where} has a table of layers that this version cannot read: {reason}.") from error
+    return network
+
+
+def preset(name: str, changes: Mapping[str, Any] | None = None) -> NetworkConfig:
+    """The network of conf/network/NAME.yaml, with `changes` to it. Raises: ValueError if it cannot be read."""
+
+    def chain(name: str) -> list[Any]:
+        yaml: Any = OmegaConf.load(PRESETS / f"{name}.yaml")
+        parents = [one for one in yaml.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
+        return [part for parent in parents for part in chain(parent)] + [yaml]
+
+    try:
+        network = network_of(OmegaConf.merge(*chain(name), dict(changes or {})), PRESETS / f"{name}.yaml")
+    except OSError as error:
+        raise ValueError(f"network={name} is not among the yamls of {PRESETS}.") from error
+    leave_out_layers(network)
+    return network
+
+
+def presets() -> Iterator[NetworkConfig]:
+    """The networks of conf/network, as far as that folder is there."""
+    for file in sorted(PRESETS.glob("*.yaml")):
+        yield preset(file.stem)

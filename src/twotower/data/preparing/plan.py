@@ -1,0 +1,158 @@
+"""The plan of a prepared set: which images of a source make which shard. It is made once, before any is read."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from twotower.config import PrepareConfig
+from twotower.data import convert
+from twotower.data.sources.source import Entry, Source
+from twotower.ground.progress import metered
+from twotower.ground.words import counted
+
+PLAN = "plan.json"
+SHARD_BYTES = 128 * 2**20  # of a source's images at most, as those of a compressed archive pass through memory
+HOPELESS_REJECTS, HOPELESS_TOTAL = 10_000, 10_000_000  # no set is so large that so many could be forgiven
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made: in work/<split>.jsonl one line a shard, in work/plan.json the rest.
+
+    Attributes:
+        settings: what the bytes of the result depend on.
+        classes: sorted names; a label is a place in this list.
+        words: readable names by class.
+        images: entries by split, usable or not.
+        shards: by split.
+    """
+
+    settings: dict[str, Any]
+    classes: list[str]
+    words: dict[str, str]
+    images: dict[str, int]
+    shards: dict[str, int]
+    ignored: int
+
+
+def settings_of(config: PrepareConfig, source: Source) -> dict[str, Any]:
+    """What the bytes of the result depend on."""
+    return {
+        "source": config.source.name,
+        # A folder has no size of its own to be known by.
+        "folder": None if source.files else Path(config.source.root or "").resolve().name,
+        "splits": dict(config.source.splits),
+        "archives": [{"name": path.name, "bytes": path.stat().st_size} for path in source.files],
+        "size": config.size,
+        "quality": config.quality,
+        "images_per_shard": config.images_per_shard,
+        "square": "centre, shorter side; half a pixel to the left or above where the rest is odd",
+        "filter": "triangle, antialiased",
+        "exif_turns": "ignored",
+        "chroma_subsampling": convert.SUBSAMPLING,
+    }
+
+
+class _SplitPlan:
+    """Groups the entries of a split into shards as they come by."""
+
+    def __init__(self, path: Path, images_per_shard: int) -> None:
+        self._file, self._per_shard = path.open("w"), images_per_shard
+        self._group: list[Entry] = []
+        self._bytes = 0
+        self.images, self.shards, self.problems = 0, 0, 0
+        self.classes: Counter[str] = Counter()
+
+    def add(self, entry: Entry) -> None:
+        if self._group and (len(self._group) == self._per_shard or self._bytes + entry.size > SHARD_BYTES):
+            self.flush()
+        self._group.append(entry)
+        self._bytes += entry.size
+        self.images += 1
+        self.problems += bool(entry.problem)
+        self.classes[entry.class_name] += 1
+
+    def flush(self) -> None:
+        if self._group:
+            self._file.write(json.dumps([astuple(entry) for entry in self._group]) + "\n")
+            self.shards += 1
+        self._group, self._bytes = [], 0
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], work: Path, say: Say) -> Plan:
+    """Lists all entries of the source. Raises: ValueError if they are not what was expected."""
+    splits: dict[str, _SplitPlan] = {}
+    ignored: Counter[str] = Counter()
+    expected = config.source.expected
+    total = sum(count or 0 for count in expected.values())
+    try:
+        with metered("listing", total) as meter:
+            for split, entry in source.walk(lambda name: ignored.update([Path(name).suffix])):
+                if split not in splits:
+                    splits[split] = _SplitPlan(work / f"{split}.jsonl", config.images_per_shard)
+                splits[split].add(entry)
+                meter.advance(1)
+                problems = sum(one.problems for one in splits.values())
+                if problems > HOPELESS_REJECTS and problems > config.max_rejects * HOPELESS_TOTAL:
+                    raise ValueError(
+                        f"{config.source.root} holds more than {HOPELESS_REJECTS:,} entries that are no usable "
+                        f"files, like {entry.name} ({entry.problem}); this is not the data set it should be."
+                    )
+    finally:
+        for one in splits.values():
+            one.close()
+    _check_listing(config, {name: one.images for name, one in splits.items()})
+    classes = sorted(splits["train"].classes)
+    for name, one in splits.items():
+        for class_name in one.classes:
+            if class_name not in splits["train"].classes:
+                raise ValueError(f"Class {class_name} is in {name} but not in train; each class must be in train.")
+    if ignored:
+        kinds = ", ".join(f"{kind or 'no ending'} ({count})" for kind, count in ignored.most_common(5))
+        passed_over = counted(ignored.total(), "file is no image", "files are no images")
+        say(f"passed over: {passed_over} of a split and class: {kinds}")
+    return Plan(
+        settings,
+        classes,
+        {name: source.words[name] for name in classes if name in source.words},
+        {name: one.images for name, one in splits.items()},
+        {name: one.shards for name, one in splits.items()},
+        ignored.total(),
+    )
+
+
+def _check_listing(config: PrepareConfig, images: dict[str, int]) -> None:
+    for split in ("train", "val"):
+        if not images.get(split):
+            wanted = ", ".join(f"{folder}/<class>/*" for folder in config.source.splits) or "the archives' images"
+            raise ValueError(f"{config.source.root} holds no images for {split}; it should hold {wanted}.")
+    for split, count in config.source.expected.items():
+        if count is not None and images.get(split, 0) != count:
+            raise ValueError(
+                f"{split} has {counted(images.get(split, 0), 'image')}, not the {count:,} of {config.source.name}: "
+                f"an archive is incomplete or another one; if this is meant, give source.expected.{split}=null."
+            )
+
+
+def read_plan(work: Path) -> Plan | None:
+    """None if there is no complete plan."""
+    try:
+        return Plan(**json.loads((work / PLAN).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_entries(work: Path, split: str) -> Iterator[list[Entry]]:
+    """The entries of each shard of a split."""
+    with (work / f"{split}.jsonl").open() as file:
+        for line in file:
+            yield [Entry(*values) for values in json.loads(line)]

@@ -1,0 +1,265 @@
+"""Error rates of a run's checkpoint, with all towers in one process: in the centre crop, and in ten crops."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
+from twotower.config.stored import read_config
+from twotower.data.batch import Share
+from twotower.data.dataset import DataSet
+from twotower.data.feed import open_validation, ten_views
+from twotower.data.loader import elsewhere, say_fallback
+from twotower.data.preparing.prepare import prepare
+from twotower.data.preparing.reopen import KEY, open_images
+from twotower.distributed.exchange import Exchange, InProcessExchange
+from twotower.evaluation import predictions
+from twotower.evaluation.predictions import VIEWS, Predictions
+from twotower.ground.files import write_json
+from twotower.ground.progress import metered
+from twotower.ground.versions import versions
+from twotower.model.tower import Tower, forward
+from twotower.runs import checkpoint
+from twotower.runs.mirrors.mirror import log_evaluation
+from twotower.runs.rundir import check_classes, check_writable, with_own_mean
+from twotower.weights import read as weights
+from twotower.weights.merged import Imported
+
+CENTRE = ten_views(2).index((1, 1, 0))  # its place among the ten crops
+
+
+def load_towers(path: Path, config: Config, num_classes: int, device: torch.device) -> list[Tower]:
+    """All towers of a checkpoint, for evaluation. Raises: ValueError if it is damaged or of another network."""
+    manifest = checkpoint.read_manifest(path)
+    checkpoint.check_fits(path, manifest, config.network, num_classes)
+    return weights.load_towers(weights.read_checkpoint(path).tensors, config.network, num_classes, device)
+
+
+def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -> Tensor:
+    """[B, crops, classes] of images [B, 3, H, W], or of their crops [B, 10, 3, H, W]."""
+    crops = images[:, None] if images.dim() == 4 else images
+    memory_format = torch.channels_last if images.device.type == "cpu" else torch.contiguous_format
+    # As many crops at a time as images, so that ten crops need no more memory than one.
+    parts = crops.flatten(0, 1).split(len(images))
+    logits = [forward(towers, part.contiguous(memory_format=memory_format), exchange) for part in parts]
+    return F.log_softmax(torch.cat(logits), dim=1).view(*crops.shape[:2], -1)
+
+
+def mean_over_crops(per_crop: Tensor) -> Tensor:
+    """[B, classes] of log-probabilities [B, crops, classes].
+
+    The crops' softmax outputs are averaged as probabilities (paper section 4.1; layer.cu:1809-1823).
+    """
+    return torch.logsumexp(per_crop, dim=1) - math.log(per_crop.shape[1])
+
+
+@torch.no_grad()
+def predict(
+    towers: list[Tower],
+    dataset: DataSet,
+    config: Config,
+    crops: str,
+    batch_size: int,
+    device: torch.device,
+    split: str = "val",
+) -> dict[str, Predictions]:
+    """Predictions for all images of `val` or `test`, by view; `ten` has the centre crop with it, from the same pass.
+
+    Raises: ValueError if the data set has no such split.
+    """
+    parts: dict[str, list[Tensor]] = {view: [] for view in (VIEWS if crops == "ten" else ("centre",))}
+    labels, began, warm = [], time.perf_counter(), 0
+    share = Share(batch_size, 0, 1, device, config.input.threads or torch.get_num_threads())
+    exchange = InProcessExchange(config.network.exchange_precision)
+    if not dataset.is_synthetic:
+        say_fallback(config.input)
+    feed = open_validation(dataset, config.input, share, crops=crops, split=split)
+    try:
+        with metered("evaluating", len(dataset.split(split))) as meter:
+            for batch in feed:
+                per_crop = log_probabilities(towers, batch.images, exchange)
+                parts["centre"].append(per_crop[:, CENTRE if crops == "ten" else 0].cpu())
+                if crops == "ten":
+                    parts["ten"].append(mean_over_crops(per_crop).cpu())
+                labels.append(batch.labels.cpu())
+                meter.advance(len(batch.labels))
+                if len(labels) == 1:  # what starting takes says nothing about the rest
+                    began, warm = (time.perf_counter(), len(batch.labels)) if len(feed) > 1 else (began, 0)
+    finally:
+        feed.close()
+    of_images = torch.cat(labels)
+    rate = (len(of_images) - warm) / (time.perf_counter() - began)
+    return {view: Predictions(torch.cat(part), of_images, rate, crops) for view, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run with the checkpoint and the images that it is evaluated on; `identity` is that of its predictions."""
+
+    run_dir: Path
+    checkpoint: Path
+    config: Config
+    dataset: DataSet
+    identity: dict[str, Any]
+
+
+def check_settings(settings: EvaluateConfig) -> None:
+    """Raises: ValueError for a value that is not known, or a device that is not there."""
+    if settings.crops not in VIEWS:
+        raise ValueError(f"crops={settings.crops} is not known; choose one of centre, ten.")
+    if settings.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={settings.device} is not known; choose one of auto, cpu, cuda.")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but torch sees no GPU; use device=cpu or auto.")
+    if settings.batch_size < 1:
+        raise ValueError(f"batch_size={settings.batch_size} is too small; give at least 1.")
+
+
+def open_subject(run: str, settings: EvaluateConfig) -> Subject:
+    """Reads a run's configuration, checks its checkpoint and makes its data set ready.
+
+    Raises: ValueError for a folder without run or checkpoint, or a damaged checkpoint, or data that does not fit.
+    """
+    run_dir = Path(run)
+    config = read_config(run_dir)
+    config.input = elsewhere(config.input)
+    check_writable(run_dir)
+    path = checkpoint.choose(run_dir, settings.checkpoint)
+    manifest = checkpoint.read_manifest(path)
+    dataset = with_own_mean(open_images(run_dir, config.data, settings.data_root), run_dir)
+    check_classes(path, manifest.classes, dataset.classes)
+    checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
+    identity = predictions.identity_of(manifest, config, dataset, settings.split)
+    return Subject(run_dir, path, config, dataset, identity)
+
+
+def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Predictions]:
+    """By view, `settings.crops` and whatever else is there: read where they are stored, else computed and stored."""
+    paths = {
+        view: predictions.path_of(subject.run_dir, subject.checkpoint.name, settings.split, view) for view in VIEWS
+    }
+    found: dict[str, Predictions] = {}
+    if not settings.fresh:
+        stored = {view: predictions.read(path, subject.identity) for view, path in paths.items()}
+        found = {view: one for view, one in stored.items() if one is not None}
+    if settings.crops not in found:
+        device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+        config, dataset = subject.config, subject.dataset
+        towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
+        computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
+        for view, one in computed.items():
+            if view not in found and not dataset.is_synthetic:  # synthetic images are there for timing
+                predictions.store(paths[view], one, subject.identity)
+        found = computed | found
+    return {view: found[view] for view in VIEWS if view in found}
+
+
+def open_weights(settings: EvaluateConfig) -> tuple[NetworkConfig, InputConfig, Imported | None]:
+    """The network and the input that were given, or those that our own files and runs have with them.
+
+    Raises: ValueError if neither is known.
+    """
+    assert settings.weights is not None
+    path = Path(settings.weights)
+    own = None
+    if path.is_dir():
+        own = weights.read_checkpoint(path)
+    elif path.suffix == ".safetensors":
+        own = weights.read_merged(path)
+    network = settings.network or (own.network if own is not None else None)
+    if network is None:
+        raise ValueError(
+            f"weights={path} does not say what network it belongs to; give network=NAME, such as caffe_alexnet, "
+            "caffenet or torchvision_alexnet."
+        )
+    given = settings.input or InputConfig()
+    if own is not None and own.mean_use is not None:
+        given = replace(given, mean=own.mean_use)
+    # Mean and scale belong to the weights, not to what their network would be trained with now.
+    std = list(own.std) if own is not None else list(UNSCALED)
+    return network, replace(given, crop_size=network.image_size, mean_value=None, std=std), own
+
+
+def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
+    """Evaluates a file of weights on a data set: {"centre": ..., "ten": ...} as far as asked for, and the network.
+
+    Images are prepared as for our own networks (shorter side to `network.prepared_size`, centre square); the mean is
+    the one that belongs to the weights, where they have one.
+
+    Raises: ValueError for a file that cannot be read or does not fit, or if there is no data.
+    """
+    check_settings(settings)
+    assert settings.weights is not None
+    if settings.data_root is None:
+        raise ValueError("weights= needs the images to evaluate on: give data_root=DIR, a prepared set or a folder.")
+    network, given, own = open_weights(settings)
+    data = DataConfig(kind="folder", root=settings.data_root, size=network.prepared_size)
+    config = Config(network=network, data=data, input=given)
+    dataset = prepare(config.data, key=KEY)
+    if own is not None and own.classes is not None:
+        check_classes(settings.weights, own.classes, dataset.classes)
+    device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+    towers, mean = weights.load_towers_from_file(
+        settings.weights, network, len(dataset.classes), device, settings.mean
+    )
+    if mean is not None:
+        dataset = replace(dataset, mean_image=weights.whole_mean_image(mean, dataset.size))
+    found = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
+    views = {view: result_of(found[view]) for view in VIEWS if view in found}
+    return {"weights": settings.weights, "network": network.name, "split": settings.split, **views}
+
+
+def result_of(one: Predictions) -> dict[str, Any]:
+    """Errors in percent, loss in nats, and how they were come by."""
+    counts = one.counts()
+    return {
+        "top1_error": counts.top1_error,
+        "top5_error": counts.top5_error,
+        "loss": counts.loss,
+        "num_images": counts.num_images,
+        "images_per_second": one.images_per_second,
+        "pass_crops": one.pass_crops,
+        "stored": one.stored,
+    }
+
+
+def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
+    """Evaluates a run and writes evaluation.json into its folder (of another checkpoint than the last: beside it).
+
+    It has the results of the view that was asked for, and under `centre` and `ten` those of each view that is known.
+
+    Raises: ValueError for a folder without run or checkpoint, a damaged checkpoint, a device that is not there.
+    """
+    check_settings(settings)
+    assert settings.run is not None
+    subject = open_subject(settings.run, settings)
+    views = {view: result_of(one) for view, one in predictions_of(subject, settings).items()}
+    asked = views[settings.crops]
+    result = {
+        "crops": settings.crops,
+        "split": settings.split,
+        **{key: asked[key] for key in ("top1_error", "top5_error", "loss", "num_images")},
+        "checkpoint": subject.checkpoint.name,
+        "images_per_second": asked["images_per_second"],
+        **{view: views.get(view) for view in VIEWS},
+        "identity": subject.identity,
+    }
+    result["report"] = str(report_of(subject.run_dir, settings))
+    write_json(Path(result["report"]), result, shared=True)
+    is_own = settings.checkpoint is None and settings.data_root is None  # not what the run's dashboard compares
+    if is_own and not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
+        log_evaluation(subject.run_dir, subject.config, versions(), result)
+    return result
+
+
+def report_of(run_dir: Path, settings: EvaluateConfig) -> Path:
+    """Where the results go: evaluation.json is about the last checkpoint, others have files of their own."""
+    if settings.checkpoint is None:
+        return run_dir / "evaluation.json"
+    return run_dir / f"evaluation-{checkpoint.choose(run_dir, settings.checkpoint).name}.json"

@@ -1,0 +1,166 @@
+"""What a layer puts out for images: at once for a batch, and for all images of a split, stored beside the run.
+
+    RUN/features/step-00000120-train-fc7.npy    float32 [N, D], tower 0's units first
+    RUN/features/step-00000120-train-fc7.json   what it depends on, as of stored predictions
+
+It is what the layers above read: after activation, norms and pooling, without dropout. A table is computed once and
+then read from a memory map. Those of 4096 units take 21 GB for ILSVRC-2012's 1,281,167 training images and 0.8 GB
+for its 50,000 others; the folder can be deleted.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twotower.config import NetworkConfig
+from twotower.data.batch import Share
+from twotower.data.dataset import DataSet, Split
+from twotower.data.feed import ValidationFeed
+from twotower.data.loader import say_fallback
+from twotower.distributed.exchange import InProcessExchange
+from twotower.evaluation.evaluate import Subject, load_towers
+from twotower.ground.files import write_json
+from twotower.ground.progress import metered
+from twotower.model.tower import Tower, forward
+
+FOLDER = "features"
+BATCH = 128  # images at a time
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of N images in the order of the split: float32 [N, D]; `stored`: whether they were read and not computed."""
+
+    values: NDArray[np.float32]
+    layer: str
+    stored: bool
+
+
+def images_of(dataset: DataSet, split: str) -> Split:
+    """`train`, `val` or `test`. Raises: ValueError if there is no such split, or there are no images."""
+    if dataset.is_synthetic:
+        raise ValueError("the run was trained on data=synthetic, which has no images; choose a run on real ones.")
+    return dataset.train if split == "train" else dataset.split(split)
+
+
+def last_hidden(network: NetworkConfig) -> str:
+    """The layer before the classifier: fc7 in the paper. Raises: ValueError if there is none."""
+    layers = list(network.layers)
+    if len(layers) < 2:
+        raise ValueError(
+            f"network={network.name} has no layer before its classifier {layers[-1]}; choose a run of a deeper one."
+        )
+    return layers[-2]
+
+
+@torch.no_grad()
+def outputs_of(towers: Sequence[Tower], layer: str, images: Tensor, exchange: InProcessExchange) -> list[Tensor]:
+    """What each tower's layer puts out for images [B, 3, H, W], after its steps: [B, C, H, W] or [B, units].
+
+    The towers must be in evaluation mode, and all of them here.
+    """
+    found: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+        found.append(output.clone())
+
+    # The steps run once for each tower, tower 0 first.
+    hooks = [tower.layers[layer].after.register_forward_hook(keep) for tower in towers]  # type: ignore[union-attr]
+    memory_format = torch.channels_last if images.device.type == "cpu" else torch.contiguous_format
+    try:
+        forward(towers, images.contiguous(memory_format=memory_format), exchange)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def path_of(run_dir: Path, checkpoint_name: str, split: str, layer: str) -> Path:
+    """Where features lie."""
+    return run_dir / FOLDER / f"{checkpoint_name}-{split}-{layer}.npy"
+
+
+def read(path: Path, identity: dict[str, Any]) -> NDArray[np.float32] | None:
+    """A memory map of stored features; None unless they depend on exactly what `identity` says."""
+    try:
+        if json.loads(path.with_suffix(".json").read_text()) != identity:
+            return None
+        values: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return values if len(values) == identity["num_images"] else None
+
+
+def features_of(subject: Subject, split: str, layer: str) -> Features:
+    """The outputs of a layer for the centre crop of all images of `train`, `val` or `test`.
+
+    Raises: ValueError if the data set has no such split, or the disk no room; OSError if it cannot be written.
+    """
+    images = images_of(subject.dataset, split)
+    identity = {**subject.identity, "split": split, "layer": layer, "num_images": len(images)}
+    path = path_of(subject.run_dir, subject.checkpoint.name, split, layer)
+    values = read(path, identity)
+    if values is not None:
+        return Features(values, layer, stored=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pending = path.with_name(f"{path.name}.{os.getpid()}.pending")
+    try:
+        _compute(subject, images, layer, f"{layer} of {split}", pending)
+        # Without its identity a table counts for nothing, so there is never one beside another's.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        os.replace(pending, path)
+        write_json(path.with_suffix(".json"), identity, shared=True)
+    finally:
+        pending.unlink(missing_ok=True)
+    return Features(np.load(path, mmap_mode="r"), layer, stored=False)
+
+
+def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path) -> None:
+    """Writes the table, batch by batch."""
+    config, dataset, device = subject.config, subject.dataset, best_device()
+    towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
+    exchange = InProcessExchange(config.network.exchange_precision)
+    share = Share(BATCH, 0, 1, device, config.input.threads or torch.get_num_threads())
+    table, done = None, 0
+    say_fallback(config.input)
+    with (
+        closing(ValidationFeed(dataset, images, config.input, share, crops="centre")) as feed,
+        metered(title, len(images)) as meter,
+    ):
+        for batch in feed:
+            outputs = outputs_of(towers, layer, batch.images, exchange)
+            rows = torch.cat([output.flatten(1) for output in outputs], dim=1).float().cpu().numpy()
+            if table is None:
+                _check_room(path, len(images) * rows.shape[1] * rows.itemsize)
+                table = open_memmap(path, "w+", np.float32, (len(images), rows.shape[1]))
+            table[done : done + len(rows)] = rows
+            done += len(rows)
+            meter.advance(len(rows))
+    assert table is not None
+    table.flush()
+
+
+def _check_room(path: Path, needed: int) -> None:
+    """Raises: ValueError: a memory map on a full disk would kill the process."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise ValueError(
+            f"{path.parent} has {free / 1e9:.1f} GB free, and the features of all images take {needed / 1e9:.1f} GB; "
+            "make room, or copy the run to a larger disk."
+        )

@@ -1,0 +1,215 @@
+"""What a convolution makes of one image: its maps in both towers, as the next layer reads them.
+
+That is after activation, norms and pooling, in the order of the network's table; zeros that the next layer adds at
+the edge are left out. One scale of greys for all maps of both towers, so that a faint map looks faint.
+"""
+
+import csv
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twotower.config import NetworkConfig
+from twotower.data.batch import Share
+from twotower.data.dataset import Split
+from twotower.data.feed import ValidationFeed
+from twotower.data.loader import say_fallback
+from twotower.distributed.exchange import InProcessExchange
+from twotower.evaluation.evaluate import Subject, load_towers
+from twotower.evaluation.features import images_of, outputs_of
+from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.photographs import Photograph, class_names, find_image, photograph, shorten
+from twotower.ground.files import written_whole
+
+MOST = 48  # maps of a tower that are drawn
+PER_ROW = 12
+
+
+@dataclass(frozen=True)
+class _Single:
+    """One image of a split."""
+
+    split: Split
+    index: int
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return np.asarray(self.split.labels[self.index : self.index + 1])
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self.split.read(self.index)
+
+    def name(self, index: int) -> str:
+        return self.split.name(self.index)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The maps of a layer for one image.
+
+    Attributes:
+        of_tower: float32 [C, H, W] of each tower.
+        steps: that follow the layer's sum, in their order; empty if the maps are the sum itself.
+        reader: the layer that reads them.
+        class_name: of the image, to be read by people.
+    """
+
+    title: str
+    image: Photograph
+    class_name: str
+    layer: str
+    steps: list[str]
+    reader: str
+    of_tower: list[Tensor]
+
+
+def choose_layer(network: NetworkConfig, given: str | None) -> str:
+    """The first convolution unless another one is given. Raises: ValueError naming those that there are."""
+    convolutions = [name for name in list(network.layers)[:-1] if network.layers[name].kind == "conv"]
+    if given is None and convolutions:
+        return convolutions[0]
+    if given not in convolutions:
+        raise ValueError(
+            f"layer={given} is no convolution of network={network.name}; choose {_one_of(convolutions)}."
+        )
+    return given
+
+
+def _one_of(names: list[str]) -> str:
+    return f"one of {', '.join(names)}" if names else "another network, as it has none"
+
+
+def steps_of(network: NetworkConfig, layer: str) -> list[str]:
+    """The steps after a layer's sum as it is evaluated: without dropout, and without norms that are left out."""
+    left_out = {"dropout"}
+    if network.lrn is None:
+        left_out.add("lrn")
+    if network.spatial_norm is None:
+        left_out.add("spatial_norm")
+    words = {
+        "activation": {"relu": "ReLU"}.get(network.activation, network.activation),
+        "lrn": "response norm",
+        "spatial_norm": "spatial norm",
+        "pool": f"{network.layers[layer].pooling} pooling",
+    }
+    return [words[step] for step in network.layers[layer].then if step not in left_out]
+
+
+def make_activations(subject: Subject, layer: str | None, image: str | None) -> Activations:
+    """The maps for the centre crop of a validation image, given by place or name; None: the first one.
+
+    Raises: ValueError for a layer or an image that is not there, or a run on synthetic data.
+    """
+    config, dataset = subject.config, subject.dataset
+    images = images_of(dataset, "val")
+    chosen = choose_layer(config.network, layer)
+    index = find_image(images, image if image is not None else "0")
+    device = torch.device("cpu")
+    share = Share(1, 0, 1, device, 1)
+    say_fallback(config.input)
+    with closing(ValidationFeed(dataset, _Single(images, index), config.input, share, crops="centre")) as feed:
+        batch = next(feed)
+    towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
+    exchange = InProcessExchange(config.network.exchange_precision)
+    layers = list(config.network.layers)
+    shown = photograph(dataset, images, index, config.input.crop_size)
+    return Activations(
+        f"{subject.run_dir.resolve().name}, {subject.checkpoint.name}",
+        shown,
+        class_names(subject)[shown.label],
+        chosen,
+        steps_of(config.network, chosen),
+        layers[layers.index(chosen) + 1],
+        [output[0].contiguous() for output in outputs_of(towers, chosen, batch.images, exchange)],
+    )
+
+
+def most_active(maps: Tensor, most: int = MOST) -> list[int]:
+    """The places, in their order, of the maps [C, H, W] with the highest means; of equal ones the first."""
+    order = maps.flatten(1).double().mean(1).argsort(descending=True, stable=True)
+    return sorted(order[:most].tolist())
+
+
+def silent(maps: Tensor) -> int:
+    """How many of the maps [C, H, W] have one value everywhere, as those of units that never fire."""
+    flat = maps.flatten(1)
+    return int((flat.amax(1) == flat.amin(1)).sum())
+
+
+def mosaic(maps: Tensor) -> NDArray[np.float32]:
+    """Maps [C, H, W], at most `PER_ROW` in rows of equal length, with a pixel of NaN between and around them."""
+    count, height, width = maps.shape
+    rows = -(-count // PER_ROW)
+    columns = -(-count // rows)
+    picture = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan, np.float32)
+    for number, one in enumerate(maps):
+        y, x = number // columns * (height + 1) + 1, number % columns * (width + 1) + 1
+        picture[y : y + height, x : x + width] = one.numpy()
+    return picture
+
+
+def write_activations(found: Activations, path: Path) -> list[Path]:
+    """Writes the drawing and, beside it, NAME.csv: mean and maximum of every map, drawn or not."""
+    table = path.with_suffix(".csv")
+    with written_whole(table) as pending, pending.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["tower", "map", "mean", "max"])
+        for tower, maps in enumerate(found.of_tower):
+            flat = maps.flatten(1).double()
+            for number, (mean, largest) in enumerate(zip(flat.mean(1).tolist(), flat.amax(1).tolist(), strict=True)):
+                writer.writerow([tower, number, f"{mean:.6g}", f"{largest:.6g}"])
+    _draw(found, path)
+    return [path, table]
+
+
+def _draw(found: Activations, path: Path) -> None:
+    pyplot = open_pyplot("activations")
+    low = min(0.0, *(float(maps.min()) for maps in found.of_tower))
+    high = max(float(maps.max()) for maps in found.of_tower)
+    drawn = [most_active(maps) for maps in found.of_tower]
+    pictures = [mosaic(maps[places]) for maps, places in zip(found.of_tower, drawn, strict=True)]
+    width = 9.0
+    heights = [width * len(picture) / picture.shape[1] for picture in pictures]
+    total = max(sum(heights) + 0.4 * len(heights), 3.2)
+    figure = pyplot.figure(figsize=(width + 4.4, total + 0.8), layout="constrained")
+    grid = figure.add_gridspec(len(pictures), 2, width_ratios=[2.9, width], height_ratios=heights)
+    image = figure.add_subplot(grid[:, 0])
+    image.imshow(found.image.pixels, interpolation="antialiased")
+    image.axis("off")
+    image.set_title(f"{shorten(found.class_name)}\n{shorten(found.image.name.rpartition('/')[2], 30)}", size=9)
+    panels, shown = [], None
+    for tower, (maps, places, picture) in enumerate(zip(found.of_tower, drawn, pictures, strict=True)):
+        axes = figure.add_subplot(grid[tower, 1])
+        shown = axes.imshow(
+            picture, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest"
+        )
+        axes.axis("off")
+        count = (
+            f"{len(maps)} maps" if len(places) == len(maps) else f"the {len(places)} most active of {len(maps)} maps"
+        )
+        size = f"{maps.shape[1]} x {maps.shape[2]}"
+        axes.set_title(f"tower {tower}: {count} of {size}", size=10, loc="left")
+        panels.append(axes)
+    figure.colorbar(shown, ax=panels, label="value", shrink=0.7, pad=0.01)
+    after = " after " + ", ".join(found.steps) if found.steps else ""
+    figure.suptitle(f"{found.layer}{after}, as {found.reader} reads it: {found.title}", size=11)
+    save(figure, path)
+
+
+def describe(found: Activations) -> list[str]:
+    """A line for each tower."""
+    lines = []
+    for tower, maps in enumerate(found.of_tower):
+        lines.append(
+            f"tower {tower}: {len(maps)} maps, mean {float(maps.mean()):.4g}, maximum {float(maps.max()):.4g}, "
+            f"{silent(maps)} with one value everywhere"
+        )
+    return lines

@@ -1,0 +1,142 @@
+"""Figure 3: the kernels of the first layer, tower 0 above tower 1, and how much colour each of them sees.
+
+The paper (section 6.1) says that in every run the kernels of one tower become largely colour-agnostic, those of the
+other one largely colour-specific. `kernels.colour_selectivity` is the number for it; the journal has it over time.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from twotower.figures.drawing import mark_steps, open_pyplot, save
+from twotower.ground.files import write_json, written_whole
+from twotower.model.kernels import RANDOM, colour_selectivity, mosaic
+from twotower.runs import checkpoint
+from twotower.runs.journal import read_events
+from twotower.weights import read as weights
+
+COLOURS = ("#0072b2", "#d55e00")  # of tower 0 and tower 1; told apart by the colour-blind
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The first layer of a run's last checkpoint.
+
+    Attributes:
+        of_tower: float32 [K, 3, S, S] of each tower, for R, G, B.
+        history: step and mean selectivity of each tower, from the journal.
+    """
+
+    run_dir: Path
+    step: int
+    layer: str
+    of_tower: list[Tensor]
+    history: list[tuple[int, list[float]]]
+
+    def selectivity(self) -> list[list[float]]:
+        """Of each kernel in each tower."""
+        return [colour_selectivity(kernels).tolist() for kernels in self.of_tower]
+
+
+def read_kernels(run_dir: Path) -> Kernels:
+    """Raises: ValueError for a folder without a complete checkpoint."""
+    path = checkpoint.find(run_dir)
+    imported = weights.read_checkpoint(path)
+    assert imported.network is not None
+    layer = next(iter(imported.network.layers))
+    towers = list(imported.tensors[f"{layer}.weight"].chunk(imported.network.towers))
+    history = [
+        (event["step"], [event[f"tower{t}/{layer}/colour"] for t in range(len(towers))])
+        for event in read_events(run_dir / "metrics.jsonl")
+        if event["event"] == "scales" and f"tower0/{layer}/colour" in event
+    ]
+    return Kernels(run_dir, checkpoint.read_manifest(path).step, layer, towers, history)
+
+
+def summarise(kernels: Kernels) -> dict[str, Any]:
+    """Mean selectivity of each tower, and how often a kernel of the one exceeds a kernel of the other.
+
+    `more_colour` is that probability for the tower for which it is higher (the area under the ROC curve, ties count
+    half): 0.5 for towers that do not differ, 1 for towers that differ in every kernel. `p_value` is how often towers
+    that share one distribution would come out as far apart (Mann and Whitney's test, two-sided).
+    """
+    towers = kernels.selectivity()
+    found: dict[str, Any] = {
+        "run": kernels.run_dir.name,
+        "step": kernels.step,
+        "mean_selectivity": [float(np.mean(one)) for one in towers],
+    }
+    if len(towers) == 2:
+        first, second = (np.array(one) for one in towers)
+        wins = (second[:, None] > first[None]).mean() + 0.5 * (second[:, None] == first[None]).mean()
+        p_value = float(stats.mannwhitneyu(first, second).pvalue)
+        found["more_colour"] = {
+            "tower": int(wins >= 0.5),
+            "probability": float(max(wins, 1 - wins)),
+            "p_value": p_value,
+        }
+    return found
+
+
+def write_figure3(kernels: Kernels, path: Path) -> list[Path]:
+    """Writes the drawing and, beside it, NAME.csv (each kernel's selectivity) and NAME.json (`summarise`)."""
+    table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
+    with written_whole(table) as pending, pending.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["tower", "kernel", "colour_selectivity"])
+        for tower, values in enumerate(kernels.selectivity()):
+            writer.writerows([tower, number, f"{value:.5f}"] for number, value in enumerate(values))
+    write_json(numbers, summarise(kernels))
+    _draw(kernels, path)
+    return [path, table, numbers]
+
+
+def _draw(kernels: Kernels, path: Path) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    pyplot = open_pyplot("figure3")
+    # One scale for all kernels, so that a faint one looks faint (shownet.py).
+    low = min(float(one.min()) for one in kernels.of_tower)
+    high = max(float(one.max()) for one in kernels.of_tower)
+    count = len(kernels.of_tower)
+    pictures = [mosaic(one, low, high) for one in kernels.of_tower]
+    heights = [picture.shape[0] / picture.shape[1] * 8 for picture in pictures]
+    figure = pyplot.figure(figsize=(8.4, sum(heights) + 0.5 * count + 3.4), layout="constrained")
+    grid = figure.add_gridspec(count + 1, 2, height_ratios=[*heights, 2.8])
+    for tower, picture in enumerate(pictures):
+        axes = figure.add_subplot(grid[tower, :])
+        axes.imshow(picture, interpolation="nearest")
+        axes.axis("off")
+        mean = np.mean(kernels.selectivity()[tower])
+        axes.set_title(f"tower {tower}: {kernels.layer}, mean colour selectivity {mean:.2f}", size=10, loc="left")
+    sorted_axes, time_axes = figure.add_subplot(grid[count, 0]), figure.add_subplot(grid[count, 1])
+    for tower, values in enumerate(kernels.selectivity()):
+        ranks = np.linspace(0, 100, len(values)) if len(values) > 1 else [50.0]
+        sorted_axes.plot(ranks, sorted(values), ".-", color=COLOURS[tower], ms=3, lw=1, label=f"tower {tower}")
+        if kernels.history:
+            steps = [step for step, _ in kernels.history]
+            course = [values_then[tower] for _, values_then in kernels.history]
+            # Of two sizes, as the towers begin alike and one point would hide the other.
+            mark_steps(time_axes, steps, course, color=COLOURS[tower], lw=1.6, ms=(7, 4)[tower])
+    for axes in (sorted_axes, time_axes):
+        axes.axhline(RANDOM, color="#777777", lw=0.8, ls=":")
+        axes.set_ylim(0, 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    if kernels.history:
+        time_axes.set_xlim(0, 1.05 * kernels.history[-1][0])
+        time_axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    else:
+        time_axes.set_xticks([])
+        time_axes.text(0.5, 0.5, "not recorded in this run", ha="center", transform=time_axes.transAxes, size=9)
+    sorted_axes.set_xlabel("kernels in order, %")
+    sorted_axes.set_ylabel("colour selectivity")
+    sorted_axes.legend(frameon=False)
+    time_axes.set_xlabel("steps")
+    time_axes.set_ylabel("mean colour selectivity")
+    time_axes.set_title("dotted: kernels drawn at random (2/3)", size=8)
+    save(figure, path)

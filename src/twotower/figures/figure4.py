@@ -1,0 +1,243 @@
+"""Figure 4: test images with their five most likely classes, and training images that the network finds alike.
+
+Left, as in the paper: photographs of the validation set, and what the network takes them for. Right: photographs of
+the validation set, each with the six training images whose vectors in the last hidden layer are nearest to its own
+by Euclidean distance (section 6.1). How often the neighbours have the class of the query is the number for it
+(precision), counted over the shown queries and over the validation set.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.config import EvaluateConfig
+from twotower.data.dataset import Split
+from twotower.evaluation.evaluate import Subject, predictions_of
+from twotower.evaluation.features import Features, features_of, images_of, last_hidden
+from twotower.evaluation.neighbours import nearest
+from twotower.evaluation.predict import NUM_GUESSES
+from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.photographs import (
+    PER_ROW,
+    Guesses,
+    Photograph,
+    choose_images,
+    class_names,
+    draw_guesses,
+    photograph,
+    shorten,
+)
+from twotower.ground.files import write_json, written_whole
+from twotower.ground.streams import numpy_stream
+from twotower.ground.words import counted
+
+NUM_IMAGES, NUM_QUERIES = 8, 5  # of the paper's figure
+NUM_NEIGHBOURS = 6
+# Multiplications that finding the neighbours of the validation set may take: some minutes on a few cores.
+WORK = 5e12
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The training images nearest to a query, the nearest first, and their Euclidean distances."""
+
+    query: Photograph
+    nearest: list[Photograph]
+    distances: list[float]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In percent: neighbours that have their query's class, the nearest and the `k` nearest, and training images
+    that have it (`by_chance`).
+    """
+
+    at_1: float
+    at_k: float
+    k: int
+    by_chance: float
+    num_queries: int
+
+
+@dataclass(frozen=True)
+class Figure4:
+    """What is drawn and counted. `names`: of the classes, to be read by people."""
+
+    title: str
+    layer: str
+    dimensions: int
+    names: list[str]
+    tests: list[Guesses]
+    queries: list[Neighbours]
+    shown: Precision
+    validation: Precision
+
+
+def precision_of(places: NDArray[np.int64], labels: NDArray[np.int64], train_labels: NDArray[np.int64]) -> Precision:
+    """Of the neighbours' places in the training set [Q, k] and the queries' labels [Q]."""
+    same = train_labels[places] == labels[:, None]
+    shares = np.bincount(train_labels, minlength=int(max(labels.max(), train_labels.max())) + 1) / len(train_labels)
+    return Precision(
+        at_1=float(100 * same[:, 0].mean()),
+        at_k=float(100 * same.mean()),
+        k=places.shape[1],
+        by_chance=float(100 * shares[labels].mean()),
+        num_queries=len(labels),
+    )
+
+
+def make_figure4(subject: Subject, images: Sequence[str], queries: Sequence[str], seed: int) -> Figure4:
+    """Computes what is not stored yet: predictions, and the last hidden layer of both splits.
+
+    The validation set's precision is over all of its images, or over as many, drawn with `seed`, as `WORK` allows.
+
+    Args:
+        images, queries: places or names of validation images, for the left and the right; none: they are drawn.
+
+    Raises: ValueError for a run on synthetic data, a network of one layer, an image that is not there.
+    """
+    dataset, crop_size = subject.dataset, subject.config.input.crop_size
+    val, train = images_of(dataset, "val"), images_of(dataset, "train")
+    layer = last_hidden(subject.config.network)
+    tested = choose_images(val, images, NUM_IMAGES, seed, "images")
+    asked = choose_images(val, queries, NUM_QUERIES, seed, "queries")
+    centre = predictions_of(subject, EvaluateConfig(run=str(subject.run_dir)))["centre"]
+    of_val, of_train = features_of(subject, "val", layer), features_of(subject, "train", layer)
+    k = min(NUM_NEIGHBOURS, len(train))
+    counted = _counted(len(val), of_train, seed)
+    wanted = np.union1d(counted, asked)
+    places, distances = nearest(of_val.values[wanted], of_train.values, k)
+    row_of = {int(index): row for row, index in enumerate(wanted)}
+    rows = np.array([row_of[index] for index in asked])
+    in_count = np.isin(wanted, counted)
+
+    def photo(split: Split, index: int) -> Photograph:
+        return photograph(dataset, split, index, crop_size)
+
+    tests = []
+    for index in tested:
+        probabilities, classes = centre.log_probabilities[index].exp().sort(descending=True, stable=True)
+        tests.append(Guesses(photo(val, index), classes[:NUM_GUESSES].tolist(), probabilities[:NUM_GUESSES].tolist()))
+    return Figure4(
+        f"{subject.run_dir.resolve().name}, {subject.checkpoint.name}",
+        layer,
+        of_val.values.shape[1],
+        class_names(subject),
+        tests,
+        [
+            Neighbours(photo(val, index), [photo(train, int(one)) for one in places[row]], distances[row].tolist())
+            for index, row in zip(asked, rows, strict=True)
+        ],
+        precision_of(places[rows], val.labels[asked], train.labels),
+        precision_of(places[in_count], val.labels[wanted[in_count]], train.labels),
+    )
+
+
+def _counted(num_images: int, base: Features, seed: int) -> NDArray[np.int64]:
+    """The validation images whose neighbours are counted."""
+    count = min(num_images, max(1, int(WORK / base.values.size)))
+    drawn = numpy_stream("figure4", seed, "counted").choice(num_images, count, replace=False)
+    return np.sort(drawn).astype(np.int64)
+
+
+def summarise(figure: Figure4) -> dict[str, Any]:
+    """How often the class is right, and how often neighbours have the query's class, in percent."""
+    right = [test.photograph.label in test.classes[:1] for test in figure.tests]
+    among = [test.photograph.label in test.classes for test in figure.tests]
+
+    def numbers(one: Precision) -> dict[str, float]:
+        return {
+            "precision_at_1": one.at_1,
+            f"precision_at_{one.k}": one.at_k,
+            "by_chance": one.by_chance,
+            "queries": one.num_queries,
+        }
+
+    return {
+        "run": figure.title,
+        "layer": figure.layer,
+        "dimensions": figure.dimensions,
+        "images": len(figure.tests),
+        "images_right": sum(right),
+        "images_right_among_5": sum(among),
+        "shown": numbers(figure.shown),
+        "validation": numbers(figure.validation),
+    }
+
+
+def write_figure4(figure: Figure4, path: Path) -> list[Path]:
+    """Writes the drawing and, beside it, NAME.csv (each bar and each neighbour) and NAME.json (`summarise`)."""
+    table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
+    with written_whole(table) as pending, pending.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["part", "image", "rank", "class", "neighbour", "probability", "distance", "is_right"])
+        for test in figure.tests:
+            of_image = test.photograph
+            for rank, (label, p) in enumerate(zip(test.classes, test.probabilities, strict=True), 1):
+                is_right = int(label == of_image.label)
+                writer.writerow(["classes", of_image.name, rank, figure.names[label], "", f"{p:.6g}", "", is_right])
+        for one in figure.queries:
+            for rank, (other, distance) in enumerate(zip(one.nearest, one.distances, strict=True), 1):
+                name, is_right = figure.names[other.label], int(other.label == one.query.label)
+                row = ["neighbours", one.query.name, rank, name, other.name, "", f"{distance:.6g}", is_right]
+                writer.writerow(row)
+    write_json(numbers, summarise(figure))
+    _draw(figure, path)
+    return [path, table, numbers]
+
+
+def _draw(figure: Figure4, path: Path) -> None:
+    pyplot = open_pyplot("figure4")
+    test_rows = -(-len(figure.tests) // PER_ROW)
+    height = max(3.1 * test_rows, 1.35 * len(figure.queries)) + 1.0
+    drawing = pyplot.figure(figsize=(17.0, height), layout="constrained")
+    left, right = drawing.subfigures(1, 2, width_ratios=[1, 1.12], wspace=0.02)
+    _draw_tests(left, figure, test_rows)
+    _draw_queries(right, figure)
+    drawing.suptitle(figure.title, size=11)
+    save(drawing, path)
+
+
+def _draw_tests(panel: Any, figure: Figure4, rows: int) -> None:
+    panel.suptitle("validation images and their most likely classes (orange and bold: the right one)", size=9.5)
+    grid = panel.add_gridspec(2 * rows, PER_ROW, height_ratios=[1.9, 1] * rows)
+    for number, test in enumerate(figure.tests):
+        row, column = divmod(number, PER_ROW)
+        axes = panel.add_subplot(grid[2 * row, column]), panel.add_subplot(grid[2 * row + 1, column])
+        right = test.photograph.label
+        draw_guesses(
+            axes,
+            test.photograph.pixels,
+            figure.names[right],
+            [
+                (figure.names[label], p, label == right)
+                for label, p in zip(test.classes, test.probabilities, strict=True)
+            ],
+        )
+        if number + PER_ROW >= len(figure.tests):
+            axes[1].set_xlabel("probability", size=8)
+
+
+def _draw_queries(panel: Any, figure: Figure4) -> None:
+    one = figure.validation
+    panel.suptitle(
+        f"validation images (first column) and the training images nearest to them in {figure.layer}\n"
+        f"bold: the query's class; of {counted(one.num_queries, 'validation image')}, {one.at_1:.0f} % of the "
+        f"nearest have it and {one.at_k:.0f} % of the {one.k} nearest (by chance {one.by_chance:.0f} %)",
+        size=9.5,
+    )
+    # An empty column keeps the queries apart.
+    count = len(figure.queries[0].nearest)
+    grid = panel.add_gridspec(len(figure.queries), count + 2, width_ratios=[1, 0.08] + [1] * count)
+    for row, found in enumerate(figure.queries):
+        for column, shown in enumerate([found.query, *found.nearest]):
+            axes = panel.add_subplot(grid[row, column + (column > 0)])
+            axes.imshow(shown.pixels, interpolation="antialiased")
+            axes.axis("off")
+            weight = "bold" if shown.label == found.query.label else "normal"
+            axes.set_title(shorten(figure.names[shown.label], 16), size=7.5, weight=weight, pad=2)

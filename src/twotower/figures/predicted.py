@@ -1,0 +1,44 @@
+"""Photographs with the likeliest classes that a network gives them, as a drawing and as a table."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from twotower.data.synsets import name_classes
+from twotower.evaluation.predict import Prediction, Trained
+from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.photographs import PER_ROW, draw_guesses
+
+MOST_DRAWN = 64  # photographs in a picture; a taller one is too large to be looked at
+
+
+def write_predictions(predictions: Sequence[Prediction], trained: Trained, path: Path) -> list[Path]:
+    """Writes the drawing and, beside it, NAME.csv: each photograph's likeliest classes. Returns what was written."""
+    names = name_classes(trained.classes)
+    table = path.with_suffix(".csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["photograph", "rank", "class", "name", "probability"])
+        for one in predictions:
+            for rank, (place, p) in enumerate(zip(one.classes, one.probabilities, strict=True), 1):
+                writer.writerow([one.file, rank, trained.classes[place], names[place], f"{p:.6g}"])
+    _draw(predictions[:MOST_DRAWN], names, trained.title, path)
+    return [path, table]
+
+
+def _draw(predictions: Sequence[Prediction], names: Sequence[str], title: str, path: Path) -> None:
+    pyplot = open_pyplot("predict")
+    columns = min(PER_ROW, len(predictions))
+    rows = -(-len(predictions) // columns)
+    figure = pyplot.figure(figsize=(max(2.3 * columns, 3.4), 3.3 * rows + 0.5), layout="constrained")
+    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[1.9, 1] * rows)
+    for number, one in enumerate(predictions):
+        row, column = divmod(number, columns)
+        axes = figure.add_subplot(grid[2 * row, column]), figure.add_subplot(grid[2 * row + 1, column])
+        guesses = [(names[place], p, False) for place, p in zip(one.classes, one.probabilities, strict=True)]
+        draw_guesses(axes, one.pixels, Path(one.file).name, guesses)
+        if number + columns >= len(predictions):
+            axes[1].set_xlabel("probability", size=8)
+    figure.suptitle(title, size=9)
+    save(figure, path)

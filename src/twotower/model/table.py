@@ -1,0 +1,180 @@
+"""Figure 2 as a table of layers: what each layer reads and how large it is, worked out from the rows of the yaml."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twotower.config import (
+    ACTIVATIONS,
+    INITIALS,
+    LAYER_KINDS,
+    POOLINGS,
+    READS,
+    STEPS,
+    LayerConfig,
+    NetworkConfig,
+    PoolConfig,
+)
+
+IMAGE_MAPS = 3  # R, G, B
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer with everything that follows from the rows before it. Sizes in pixels (1 for linear layers)."""
+
+    name: str
+    config: LayerConfig
+    kernels: tuple[int, ...]  # of each tower
+    maps_in: tuple[int, ...]  # what one tower reads of each part; the image counts as own
+    size_in: int
+    size_conv: int  # after the convolution
+    size_out: int  # after pooling
+
+    @property
+    def reads_both(self) -> bool:
+        return self.config.reads == "both" and len(self.kernels) == 2
+
+    def inputs(self, tower: int) -> int:
+        """Maps or units that a tower reads, own and other together."""
+        return self.maps_in[tower] + (self.maps_in[1 - tower] if self.reads_both else 0)
+
+    def fans(self, tower: int) -> tuple[int, int]:
+        """Values that one output reads; outputs that read one value, times the window."""
+        readers = sum(self.kernels) if self.reads_both or self.config.reads == "image" else self.kernels[tower]
+        window = self.config.size**2
+        return self.inputs(tower) // self.config.groups * window, readers // self.config.groups * window
+
+    def num_parameters(self, tower: int) -> int:
+        return self.kernels[tower] * (self.fans(tower)[0] + 1)
+
+
+def _cut(row: str, whole: float, network: NetworkConfig, uneven_allowed: bool) -> tuple[int, ...]:
+    """The kernels of each tower, the first of them the larger if they cannot be alike."""
+    parts = network.towers
+    if whole != int(whole) or whole < parts or (whole % parts and not uneven_allowed):
+        raise ValueError(
+            f"network.width={network.width:g} gives {row} {whole:g} kernels, which cannot be cut into {parts} equal "
+            f"tower{'s' if parts > 1 else ''}; choose a width such as 1, 0.5, 0.25 or 0.125 at which every layer has "
+            f"{'an even' if parts > 1 else 'a whole'} number of kernels."
+        )
+    return tuple((int(whole) + parts - 1 - tower) // parts for tower in range(parts))
+
+
+def _pooled(size: int, pool: PoolConfig) -> int:
+    if not pool.partial:
+        return (size - pool.size) // pool.stride + 1
+    # The last window may begin inside and end outside (layer.py:1164: ceil), but not begin outside.
+    count = -(-(size - pool.size) // pool.stride) + 1
+    return count - 1 if (count - 1) * pool.stride >= size else count
+
+
+def _check_words(network: NetworkConfig) -> None:
+    """Raises: ValueError naming the key and what is allowed."""
+    if network.towers not in (1, 2):
+        raise ValueError(f"network.towers={network.towers} is not possible; choose 1 or 2.")
+    if network.towers == 1 and network.exchange_precision != "single":
+        raise ValueError(
+            f"network={network.name} is one tower and exchanges nothing; leave out ablation=half_exchange."
+        )
+    if network.towers == 2 and all(layer.reads != "both" for layer in network.layers.values()):
+        raise ValueError(
+            f"network={network.name} has no layer that reads both towers, so two of them would be two networks; give "
+            "network.towers=1, or let a layer read both."
+        )
+    kept = [name for name in network.leave_out if name in network.layers]
+    if kept:  # a command that composed a network must call `leave_out_layers`
+        raise ValueError(f"network.leave_out={network.leave_out} was not heeded: {kept[0]} is still in the table.")
+    words = [
+        ("activation", network.activation, ACTIVATIONS),
+        ("dropout_scaling", network.dropout_scaling, ("test", "training")),
+        ("exchange_precision", network.exchange_precision, ("single", "half")),
+    ]
+    for name, layer in network.layers.items():
+        words += [
+            (f"layers.{name}.kind", layer.kind, LAYER_KINDS),
+            (f"layers.{name}.reads", layer.reads, READS),
+            (f"layers.{name}.initial", layer.initial, INITIALS),
+            (f"layers.{name}.pooling", layer.pooling, POOLINGS),
+        ]
+        unknown = [step for step in layer.then if step not in STEPS]
+        if unknown:
+            raise ValueError(f"network.layers.{name}.then has {unknown[0]}; the steps are {', '.join(STEPS)}.")
+    for key, value, allowed in words:
+        if value not in allowed:
+            raise ValueError(f"network.{key}={value} is not known; choose of {', '.join(allowed)}.")
+
+
+def _check_windows(network: NetworkConfig) -> None:
+    """Raises: ValueError naming the key, for windows without a middle or a size, and norms that are no norms.
+
+    An even LRN window is refused as in Caffe (lrn_layer.cpp). cuda-convnet2 takes it, and looks one map further down
+    than up (conv_util.cu, kFCNorm); ours would be one map wider than it says, as its window has a middle.
+    """
+    odd = {"lrn.n": network.lrn, "spatial_norm.n": network.spatial_norm}
+    for key, norm in odd.items():
+        if norm is not None and (norm.n < 1 or norm.n % 2 == 0):
+            raise ValueError(
+                f"network.{key}={norm.n} is not possible; give an odd number such as 5, so that the window reaches "
+                "as far to one side as to the other."
+            )
+    least: list[tuple[str, float, float]] = [
+        ("pool.size", network.pool.size, 1),
+        ("pool.stride", network.pool.stride, 1),
+    ]
+    if network.lrn is not None:
+        least += [("lrn.alpha", network.lrn.alpha, 0), ("lrn.beta", network.lrn.beta, 0)]
+        if not network.lrn.k > 0:
+            raise ValueError(
+                f"network.lrn.k={network.lrn.k:g} is not possible; give more than 0, or maps of zeros are NaN."
+            )
+    if network.spatial_norm is not None:
+        norm = network.spatial_norm
+        least += [("spatial_norm.alpha", norm.alpha, 0), ("spatial_norm.beta", norm.beta, 0)]
+    for key, value, smallest in least:
+        if not value >= smallest:
+            raise ValueError(f"network.{key}={value:g} is not possible; give at least {smallest:g}.")
+
+
+def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
+    """Works out each layer's widths and sizes, e.g. 224-55-27-27-13-13-13-13-6 for the paper's network.
+
+    Raises: ValueError naming the layer, if a width cannot be cut in two, a word is not known, or nothing is left
+    of the image.
+    """
+    _check_words(network)
+    _check_windows(network)
+    if num_classes < 2:
+        raise ValueError(f"The data has {num_classes} class; a network needs at least 2.")
+    rows: list[Row] = []
+    maps, size = (IMAGE_MAPS,) * network.towers, network.image_size
+    for name, layer in network.layers.items():
+        whole = num_classes if layer.kernels is None else layer.kernels * network.width
+        kernels = _cut(name, whole, network, uneven_allowed=layer.kernels is None)
+        if layer.groups > 1 and (layer.kind == "linear" or (layer.reads == "both" and network.towers == 2)):
+            raise ValueError(
+                f"network.layers.{name}.groups={layer.groups} is for convolutions that read one tower or the image; "
+                "give 1."
+            )
+        if layer.groups < 1 or any(count % layer.groups for count in kernels + maps):
+            raise ValueError(
+                f"network.layers.{name}.groups={layer.groups} does not divide the {maps[0]} maps that a tower reads "
+                f"and the {kernels[0]} that it puts out; choose a divisor of both."
+            )
+        size_in = size
+        if layer.kind == "linear":
+            maps, size_in, size = tuple(count * size**2 for count in maps), 1, 1
+        else:
+            size = (size + 2 * layer.pad + layer.overhang - layer.size) // layer.stride + 1
+        size_conv = size
+        if "pool" in layer.then:
+            size = _pooled(size, network.pool)
+        if size < 1 or size_conv < 1:
+            raise ValueError(f"network.layers.{name} leaves nothing of an image of {size_in} pixels.")
+        rows.append(Row(name, layer, kernels, maps, size_in, size_conv, size))
+        maps = kernels
+    return rows
+
+
+def count_parameters(rows: Sequence[Row]) -> int:
+    """Weights and biases of all towers."""
+    return sum(row.num_parameters(tower) for row in rows for tower in range(len(row.kernels)))

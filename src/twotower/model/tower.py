@@ -1,0 +1,156 @@
+"""Figure 2 as a table of layers, the tower that is built from it, and the way of a batch through both towers.
+
+B images, C maps of one tower; sizes are those of a 224 x 224 image. A network of one piece is one tower that has
+all maps, and reads no other.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twotower.config import (
+    NetworkConfig,
+)
+from twotower.distributed.exchange import Exchange
+from twotower.ground.streams import torch_stream
+from twotower.model.initial import draw_bias, draw_weight
+from twotower.model.layers import Dropout, LocalResponseNorm, ReadBothConv2d, ReadBothLinear, SpatialNorm
+from twotower.model.table import Row, plan
+
+ACTIVATION_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def _after(row: Row, network: NetworkConfig, tower: int, seed: int) -> list[nn.Module]:
+    """The steps that follow a layer's sum, in the order of the table. A norm that is null is left out."""
+    steps: list[nn.Module] = []
+    for step in row.config.then:
+        if step == "activation":
+            steps.append(ACTIVATION_LAYERS[network.activation]())
+        elif step == "lrn" and network.lrn is not None:
+            lrn = network.lrn
+            steps.append(LocalResponseNorm(row.kernels[tower], lrn.n, lrn.k, lrn.alpha, lrn.alpha_over_n, lrn.beta))
+        elif step == "spatial_norm" and network.spatial_norm is not None:
+            norm = network.spatial_norm
+            steps.append(SpatialNorm(norm.n, norm.alpha, norm.beta))
+        elif step == "pool":
+            # Both clip the last window at the image's edge; the average is over what is left of it.
+            kind = nn.MaxPool2d if row.config.pooling == "max" else nn.AvgPool2d
+            steps.append(kind(network.pool.size, network.pool.stride, ceil_mode=network.pool.partial))
+        elif step == "dropout" and network.dropout_keep < 1:
+            rescale = network.dropout_scaling == "training"
+            steps.append(Dropout(network.dropout_keep, seed, tower, row.name, rescale))
+    return steps
+
+
+class Layer(nn.Module):
+    """One row of the table, as one tower has it: the sum over its inputs, then ReLU, norms, pooling, dropout."""
+
+    def __init__(self, row: Row, network: NetworkConfig, tower: int, seed: int) -> None:
+        super().__init__()
+        self.reads_both, self.is_linear, self.overhang = (
+            row.reads_both,
+            row.config.kind == "linear",
+            row.config.overhang,
+        )
+        c, kernels, maps_in = row.config, row.kernels[tower], row.maps_in[tower]
+        self.sum: nn.Module
+        if self.is_linear:
+            self.sum = ReadBothLinear(maps_in, kernels) if self.reads_both else nn.Linear(maps_in, kernels)
+        elif self.reads_both:
+            self.sum = ReadBothConv2d(maps_in, kernels, c.size, c.stride, c.pad)
+        else:
+            self.sum = nn.Conv2d(maps_in, kernels, c.size, c.stride, c.pad, groups=c.groups)
+        self.after = nn.Sequential(*_after(row, network, tower, seed))
+
+    def own(self, x: Tensor) -> Tensor:
+        """The layer's sum over this tower's half, or the whole sum if it reads no other."""
+        if isinstance(self.sum, ReadBothConv2d | ReadBothLinear):
+            return self.sum.own(x)
+        return cast(Tensor, self.sum(x))
+
+    def other(self, peer: Tensor, y: Tensor) -> Tensor:
+        """y plus the sum over the other tower's half."""
+        assert isinstance(self.sum, ReadBothConv2d | ReadBothLinear)
+        return self.sum.other(peer, y)
+
+    def ready(self, x: Tensor) -> Tensor:
+        """What is read of this tower, and what the other one is sent: [B, C, H, W], or [B, C * H * W]."""
+        if self.is_linear:
+            return x.flatten(1)
+        return F.pad(x, (0, self.overhang, 0, self.overhang)) if self.overhang else x
+
+
+class Tower(nn.Module):
+    """One tower of Figure 2, from the image to its half of the classes; or a network of one piece.
+
+    Parameters are named as in the paper: conv1.weight ... fc8.bias; layers that read both towers have
+    weight_own and weight_other instead of weight.
+    """
+
+    def __init__(self, network: NetworkConfig, num_classes: int, tower: int, seed: int) -> None:
+        super().__init__()
+        self.rows = plan(network, num_classes)
+        self.tower, self.num_towers, self.initial_bias = tower, network.towers, network.initial_bias
+        self.layers = nn.ModuleDict({row.name: Layer(row, network, tower, seed) for row in self.rows})
+        self.initialise(seed, network.width)
+
+    def on(self, device: torch.device, memory_format: torch.memory_format) -> "Tower":
+        """Moves the tower to a device, its convolutions' weights into a memory format."""
+        self.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+        return self
+
+    def table(self) -> list[Layer]:
+        """conv1 ... fc8."""
+        return [cast(Layer, layer) for layer in self.layers.values()]
+
+    def initialise(self, seed: int, width: float) -> None:
+        """Draws the initial weights of stream (seed, tower, layer); the same on every device."""
+        for row in self.rows:
+            stream = torch_stream("weights", seed, self.tower, row.name)
+            fan_in, fan_out = row.fans(self.tower)
+            for name, parameter in self.layers[row.name].named_parameters():
+                if name.endswith("bias"):
+                    draw_bias(parameter.data, row.config, self.initial_bias, fan_in, stream)
+                else:
+                    draw_weight(parameter.data, row.config, fan_in, fan_out, width, stream)
+
+    def paper_named_parameters(self) -> dict[str, nn.Parameter]:
+        """{"conv1.weight": ..., "conv3.weight_own": ..., "fc8.bias": ...}."""
+        return {name.replace("layers.", "").replace("sum.", ""): p for name, p in self.named_parameters()}
+
+    def freeze(self, frozen: Collection[str]) -> None:
+        """Keeps these layers as they are. If they are the first ones, the backward pass stops above them."""
+        for row in self.rows:
+            self.layers[row.name].requires_grad_(row.name not in frozen)
+
+    def at_step(self, step: int, rows: slice, batch: int) -> None:
+        """Chooses the dropout masks of a step; see `Dropout.at_step`."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.at_step(step, rows, batch)
+
+
+def forward(towers: Sequence[Tower], images: Tensor, exchange: Exchange) -> Tensor:
+    """The logits [B, classes] of images [B, 3, H, W], through the towers that live in this process.
+
+    With one tower here, the other process must call this on the same images at the same time.
+    """
+    halves = [images for _ in towers]
+    for layers in zip(*(tower.table() for tower in towers), strict=True):  # conv1 ... fc8
+        halves = [layer.ready(x) for layer, x in zip(layers, halves, strict=True)]
+        if layers[0].reads_both:
+            flight = exchange.start(halves)
+            sums = [layer.own(x) for layer, x in zip(layers, flight.own, strict=True)]
+            peers = exchange.finish(flight)
+            sums = [layer.other(peer, y) for layer, peer, y in zip(layers, peers, sums, strict=True)]
+        else:
+            sums = [layer.own(x) for layer, x in zip(layers, halves, strict=True)]
+        halves = [layer.after(y) for layer, y in zip(layers, sums, strict=True)]
+    return exchange.collect(halves)

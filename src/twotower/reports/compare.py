@@ -1,0 +1,220 @@
+"""What an ablation costs: groups of runs that differ in the seed alone, and their differences to a baseline.
+
+The differences are paired: of two runs with one seed, which saw the same images in the same order. Their mean comes
+with a 95 % confidence interval by Student's t over the seeds. It says how far the mean would move with other seeds;
+that all runs share one set of validation images is not in it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from scipy import stats
+
+from twotower.config import Config
+from twotower.ground.words import counted
+from twotower.reports.collect import FINISHED, Found
+from twotower.reports.labbook import difference_of, read_labbook
+from twotower.reports.labbook_page import BASELINE, COUNTS_FOR, counts_for, overridden
+from twotower.runs.variants import changes_of, labels_of, names_of, settings_of
+
+CONFIDENCE = 0.95
+MEASURES = ("top1_error", "top5_error")
+VIEWS = ("centre", "ten")
+TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
+_TOLD = 3  # runs that are named where none is finished
+_ALIKE = 1e-9  # of errors in percent: what rounding leaves
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of `count` values: mean, standard deviation (n - 1), and the interval of the mean; in percent.
+
+    One value has neither spread nor interval; values that are all alike have no interval, as errors come in steps and
+    their agreement is chance.
+    """
+
+    mean: float
+    count: int
+    spread: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval shows a difference, with the two digits that are printed of it."""
+        return self.interval is not None and not round(self.interval[0], 2) <= 0 <= round(self.interval[1], 2)
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Raises: ValueError for no values."""
+    if not values:
+        raise ValueError("there is nothing to estimate from.")
+    if len(values) == 1:
+        return Estimate(values[0], 1)
+    spread = stdev(values)
+    if spread < _ALIKE:
+        return Estimate(values[0], len(values), 0.0)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    middle = mean(values)
+    return Estimate(middle, len(values), spread, (middle - half, middle + half))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in the seed alone.
+
+    Attributes:
+        label: what sets it apart from the baseline: "no_lrn", "no_exchange", "none, optim.learning_rate=0.01".
+        changes: settings other than network and ablation that differ from the baseline's.
+        unfinished: how many more runs were begun, and not finished.
+    """
+
+    label: str
+    config: Config
+    runs: list[Found]
+    changes: list[str]
+    unfinished: int = 0
+
+    def values(self, view: str, measure: str) -> dict[int, float]:
+        """Seed -> error in percent, of the runs that were evaluated in this view."""
+        found = {}
+        for run in self.runs:
+            assert run.config is not None
+            assert run.errors is not None
+            if view in run.errors:
+                found[run.config.seed] = run.errors[view][MEASURES.index(measure)]
+        return found
+
+    def error(self, view: str, measure: str) -> Estimate | None:
+        values = list(self.values(view, measure).values())
+        return estimate(values) if values else None
+
+    def mean_of(self, key: str) -> float:
+        """Of a number of summary.json."""
+        return mean(run.summary[key] for run in self.runs if run.summary is not None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All groups, the baseline first."""
+
+    groups: list[Group]
+    remarks: list[str]
+
+    @property
+    def baseline(self) -> Group:
+        return self.groups[0]
+
+    @property
+    def baseline_name(self) -> str:
+        """The baseline in a title: its network where it has no ablation, as its label `none` would say nothing."""
+        return self.baseline.config.network.name if self.baseline.label == "none" else self.baseline.label
+
+    def difference(self, group: Group, view: str, measure: str) -> Estimate | None:
+        """Mean of the differences to the baseline, seed by seed; None for itself or without a common seed."""
+        if group is self.baseline:
+            return None
+        ours, theirs = group.values(view, measure), self.baseline.values(view, measure)
+        pairs = [ours[seed] - theirs[seed] for seed in sorted(ours) if seed in theirs]
+        return estimate(pairs) if pairs else None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The difference of a run of 2012 to its baseline, 10-view, in percent of error."""
+
+    run: str
+    top1_error: float
+    top5_error: float
+
+
+def recorded_difference(group: Group, baseline: Group) -> Recorded | None:
+    """What the lab book has for this network or ablation, where nothing else was changed, and where the baseline is
+    the run of 2012 that the lab book compares with.
+    """
+    name = counts_for(group.config)
+    is_paper = counts_for(baseline.config) == BASELINE and not overridden(baseline.config)
+    if name is None or name == BASELINE or not is_paper or group.changes or overridden(group.config):
+        return None
+    entries = read_labbook()
+    for entry in entries:
+        points = difference_of(entry, entries)
+        if entry.run in COUNTS_FOR[name] and entry.view == "10-view" and points is not None:
+            return Recorded(entry.run, *points)
+    return None
+
+
+def _choose_baseline(configs: list[Config]) -> int:
+    """The paper's network without an ablation, or the first without one, or the first."""
+    plain = [i for i, config in enumerate(configs) if config.ablation == "none"]
+    paper = [i for i in plain if configs[i].network.name == BASELINE]
+    return (paper or plain or [0])[0]
+
+
+def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
+    """Groups the finished runs.
+
+    Args:
+        baseline: the label of the group to compare with; None: the paper's network without an ablation, if it is
+            there.
+
+    Raises: ValueError if no run is finished, two runs are the same experiment with the same seed, or no group has
+    the label.
+    """
+    gathered: list[tuple[dict[str, Any], list[Found]]] = []
+    for run in runs:
+        if run.config is None:
+            continue
+        settings = settings_of(run.config)
+        same = next((members for one, members in gathered if one == settings), None)
+        if same is None:
+            gathered.append((settings, [run]))
+        else:
+            same.append(run)
+    done = [(settings, members) for settings, members in gathered if any(m.status == FINISHED for m in members)]
+    if not done:
+        reasons = [f"{run.name} is {run.status}: {run.remark}" for run in runs[:_TOLD]]
+        raise ValueError(
+            f"of {counted(len(runs), 'run')} none is finished, so there is nothing to compare "
+            f"({'; '.join(reasons)}); the command that started them goes on with those that were stopped."
+        )
+    for _, members in done:
+        _check_seeds([run for run in members if run.status == FINISHED])
+    configs = [members[0].config for _, members in done if members[0].config is not None]
+    first = _choose_baseline(configs)
+    if baseline is not None:
+        labels = labels_of(configs, configs[first])
+        if baseline not in labels:
+            raise ValueError(f"baseline={baseline} is no group of these runs; choose one of {', '.join(labels)}.")
+        first = labels.index(baseline)
+    groups = _grouped([members for _, members in done], configs, configs[first])
+    ordered = [groups[first], *(group for i, group in enumerate(groups) if i != first)]
+    remarks = [
+        f"{group.label} differs from the baseline in more than its name says, so its difference has two causes"
+        for group in ordered[1:]
+        if group.changes and names_of(group.config) != names_of(ordered[0].config)
+    ]
+    return Comparison(ordered, remarks)
+
+
+def _check_seeds(runs: Sequence[Found]) -> None:
+    by_seed: dict[int, Found] = {}
+    for run in runs:
+        assert run.config is not None
+        twin = by_seed.setdefault(run.config.seed, run)
+        if twin is not run:
+            raise ValueError(
+                f"{twin.run_dir} and {run.run_dir} are the same experiment with the same seed {run.config.seed}, "
+                "which would count twice; give one of them."
+            )
+
+
+def _grouped(done: list[list[Found]], configs: list[Config], base: Config) -> list[Group]:
+    groups = []
+    for members, config, label in zip(done, configs, labels_of(configs, base), strict=True):
+        finished = [run for run in members if run.status == FINISHED]
+        finished.sort(key=lambda run: run.config.seed if run.config is not None else 0)
+        groups.append(Group(label, config, finished, changes_of(config, base), len(members) - len(finished)))
+    return groups

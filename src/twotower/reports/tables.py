@@ -1,0 +1,217 @@
+"""The tables of a report: errors, differences with their intervals, commands, runs, the towers' colour."""
+
+import shlex
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from twotower.figures.figure3 import Kernels, read_kernels, summarise
+from twotower.ground.words import counted, epochs_done
+from twotower.reports.collect import FINISHED, NOT_APPLICABLE, Found
+from twotower.reports.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, recorded_difference
+from twotower.reports.labbook_page import signed
+from twotower.reports.page import Cell, Table
+
+CROPS = {"centre": "centre", "ten": "ten crops"}
+
+
+def percent(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _estimate_cell(one: Estimate | None, *, is_difference: bool = False) -> Cell:
+    """Mean and spread, or a difference with its interval."""
+    if one is None:
+        return Cell("")
+    if not is_difference:
+        return Cell(percent(one.mean), one.mean, "" if one.spread is None else f"± {one.spread:.2f}")
+    kind = ("good" if one.mean < 0 else "bad") if one.excludes_zero else ""
+    if one.interval is None:
+        why = "one seed: no interval" if one.count == 1 else f"{counted(one.count, 'seed')} alike: no interval"
+        return Cell(signed(one.mean), one.mean, why)
+    low, high = one.interval
+    text = f"{signed(one.mean)} *" if one.excludes_zero else signed(one.mean)
+    return Cell(text, one.mean, f"{signed(low)} to {signed(high)}", kind)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"
+
+
+def repeating_command(group: Group) -> str:
+    """One command for all runs of a group; empty where the runs did not note theirs."""
+    config = group.config
+    if config.command is None:
+        return ""
+    kept = [word for word in shlex.split(config.command) if not word.startswith("seed=")]
+    seeds = [run.config.seed for run in group.runs if run.config is not None]
+    if len(seeds) > 1:
+        kept.insert(2, "-m")
+    return shlex.join([*kept, f"seed={','.join(str(seed) for seed in seeds)}"])
+
+
+def errors_table(comparison: Comparison) -> Table:
+    """A row for each group: errors in both views, speed, time and memory."""
+    heads = ["network, ablation", "runs", *(f"{TITLES[m]} %, {CROPS[v]}" for v in VIEWS for m in MEASURES)]
+    rows = []
+    for group in comparison.groups:
+        count, memory = len(group.runs), [run.megabytes for run in group.runs if run.megabytes]
+        note = f"{group.unfinished} more not finished" if group.unfinished else ""
+        seeds = ", ".join(str(run.config.seed) for run in group.runs if run.config is not None)
+        errors = [_estimate_cell(group.error(view, measure)) for view in VIEWS for measure in MEASURES]
+        peaks = [max(one[tower] for one in memory) for tower in range(len(memory[0]))] if memory else []
+        megabytes = Cell(" / ".join(f"{peak:.0f}" for peak in peaks), peaks[0] if peaks else None)
+        speed, seconds = group.mean_of("images_per_second"), group.mean_of("seconds")
+        rows.append(
+            [
+                Cell(group.label, note=note),
+                Cell(str(count), count, f"{'seed' if count == 1 else 'seeds'} {seeds}"),
+                *errors,
+                Cell(epochs_done(group.mean_of("epochs")), group.mean_of("epochs")),
+                Cell(f"{speed:.0f}", speed),
+                Cell(_minutes(seconds), seconds),
+                megabytes,
+            ]
+        )
+    heads += ["epochs", "images/s", "minutes", "peak MiB a tower"]
+    note = (
+        "Error rates of the validation set at the end of training, as mean ± standard deviation over seeds (n - 1). "
+        "Speed and time are of training alone, means over runs; runs that shared a machine are slower for it."
+    )
+    return Table("Errors", heads, rows, note)
+
+
+def pairs_of(comparison: Comparison, group: Group) -> list[int]:
+    """How many seeds the difference to the baseline has, in the centre crop and in ten crops."""
+    found = [comparison.difference(group, view, MEASURES[0]) for view in VIEWS]
+    counts = [0 if one is None else one.count for one in found]
+    return counts if counts[1] else counts[:1]
+
+
+def differences_table(comparison: Comparison) -> Table:
+    """A row for each group but the baseline: paired differences, and those of 2012."""
+    heads = ["network, ablation", "pairs"]
+    heads += [f"{TITLES[measure]}, {CROPS[view]}" for view in VIEWS for measure in MEASURES]
+    heads += ["2012: top-1, ten crops", "2012: top-5, ten crops"]
+    rows = []
+    for group in comparison.groups[1:]:
+        recorded = recorded_difference(group, comparison.baseline)
+        of_2012 = [Cell("")] * 2
+        if recorded is not None:
+            values = (recorded.top1_error, recorded.top5_error)
+            of_2012 = [Cell(signed(value), value, f"run {recorded.run}") for value in values]
+        differences = [comparison.difference(group, view, measure) for view in VIEWS for measure in MEASURES]
+        pairs = pairs_of(comparison, group)
+        shown = " / ".join(str(count) for count in dict.fromkeys(pairs))
+        cells = [_estimate_cell(one, is_difference=True) for one in differences]
+        rows.append(
+            [
+                Cell(group.label),
+                Cell(shown, pairs[0], "" if len(set(pairs)) == 1 else "centre / ten crops"),
+                *cells,
+                *of_2012,
+            ]
+        )
+    note = (
+        "Percentage points of error more than the baseline's: means of the differences of runs with one seed, and "
+        "their 95 % confidence intervals (Student's t over the seeds). *: intervals without zero, as one in twenty "
+        "is where nothing differs. An interval holds what other seeds would change, not what other validation images "
+        "would. The differences of 2012 are from the lab book: the full network, all of ILSVRC-2012, one run each."
+    )
+    return Table(f"Differences to the baseline ({comparison.baseline_name})", heads, rows, note)
+
+
+def commands_table(comparison: Comparison) -> Table:
+    rows = []
+    for group in comparison.groups:
+        command = repeating_command(group)
+        rows.append(
+            [Cell(group.label), Cell(command or "not noted by these runs", kind="command" if command else "muted")]
+        )
+    return Table("Commands that repeat them", ["network, ablation", "command"], rows)
+
+
+def runs_table(runs: Sequence[Found]) -> Table:
+    """A row for each run and job, whatever became of it."""
+    heads = ["run", "status", "seed", *(f"{TITLES[m]} %, {CROPS[v]}" for v in VIEWS for m in MEASURES)]
+    heads += ["best top-1 %", "images/s", "minutes", "remark"]
+    rows = []
+    for run in runs:
+        errors = run.errors or {}
+        pairs = [errors.get(view) for view in VIEWS]
+        cells = [Cell("") if pair is None else Cell(percent(pair[i]), pair[i]) for pair in pairs for i in (0, 1)]
+        summary, kind = run.summary or {}, "" if run.status == FINISHED else "bad"
+        best, speed, seconds = (summary.get(key) for key in ("best_top1_error", "images_per_second", "seconds"))
+        rows.append(
+            [
+                Cell(run.name),
+                Cell(run.status, kind="muted" if run.status == NOT_APPLICABLE else kind),
+                Cell("") if run.config is None else Cell(str(run.config.seed), run.config.seed),
+                *cells,
+                Cell("") if best is None else Cell(percent(best), best),
+                Cell("") if speed is None else Cell(f"{speed:.0f}", speed),
+                Cell("") if seconds is None else Cell(_minutes(seconds), seconds),
+                Cell(run.remark),
+            ]
+        )
+    return Table("All runs", heads, rows)
+
+
+@cache
+def kernels_of(run_dir: Path) -> Kernels:
+    """Read once, as several tables and pictures need them."""
+    return read_kernels(run_dir)
+
+
+def has_kernels(run: Found) -> bool:
+    """Whether a run has a checkpoint that can be read."""
+    if run.status != FINISHED or not run.has_checkpoint:
+        return False
+    try:
+        kernels_of(run.run_dir)
+    except ValueError:
+        return False
+    return True
+
+
+def colour_of(run: Found) -> list[float] | None:
+    """Mean colour selectivity of conv1 in tower 0 and tower 1; None without two towers or a checkpoint."""
+    if not has_kernels(run) or run.config is None or run.config.network.towers != 2:
+        return None
+    means: list[float] = summarise(kernels_of(run.run_dir))["mean_selectivity"]
+    return means
+
+
+def colour_table(runs: Sequence[Found]) -> Table | None:
+    """Colour selectivity of conv1 in both towers, a row for each run that has it."""
+    rows = []
+    for run in runs:
+        means = colour_of(run)
+        if means is not None:
+            more = summarise(kernels_of(run.run_dir))["more_colour"]
+            values = (*means, abs(means[0] - means[1]), more["probability"], more["p_value"])
+            rows.append([Cell(run.name), *(Cell(f"{value:.3f}", value) for value in values)])
+    if not rows:
+        return None
+    heads = ["run", "tower 0", "tower 1", "difference", "P(more colour)", "p"]
+    note = (
+        "Mean part of a conv1 kernel's energy that is not grey: 0 grey, 0.667 drawn at random, 1 colour alone. P: "
+        "how often a kernel of the more colourful tower exceeds one of the other; 0.5 is no difference. p: how often "
+        "towers of one distribution would come out as far apart (Mann and Whitney). Section 6.1 of the "
+        "paper says that one tower becomes colour-agnostic and the other colour-specific in every run."
+    )
+    return Table("Colour selectivity of the towers", heads, rows, note)
+
+
+def as_markdown(table: Table) -> str:
+    """A table of GitHub's Markdown; small print stands in brackets."""
+
+    def text(cell: Cell) -> str:
+        shown = f"`{cell.text}`" if cell.kind == "command" else cell.text
+        return (f"{shown} ({cell.note})" if cell.note else shown).replace("|", "\\|")
+
+    numeric = [any(row[i].value is not None for row in table.rows) for i in range(len(table.heads))]
+    ruler = ["---:" if one else "---" for one in numeric]
+    lines = [table.heads, ruler, *([text(cell) for cell in row] for row in table.rows)]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"### {table.title}\n\n{body}\n" + (f"\n{table.note}\n" if table.note else "")

@@ -1,0 +1,1 @@
+"""The run directory: written while a run trains, read back afterwards."""

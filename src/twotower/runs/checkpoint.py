@@ -1,0 +1,200 @@
+"""Checkpoints: one safetensors file for each tower and a manifest, complete or absent.
+
+    checkpoints/step-00000120/tower0.safetensors   conv1.weight ..., velocity/conv1.weight ...
+                              tower1.safetensors
+                              manifest.json        step, network, classes, rates, SHA-256 of both files
+
+safetensors holds numbers and nothing that could run. A checkpoint is written into a folder beside its place and
+renamed when all of it is on disk, so a killed run leaves the last one whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from twotower.config import InputConfig, NetworkConfig
+from twotower.model.tower import Tower
+
+FORMAT = 2  # 1: before a network could have one tower
+VELOCITY = "velocity/"  # before the name of a parameter
+
+
+@dataclass
+class Manifest:
+    """Everything in a checkpoint that is not a tensor."""
+
+    step: int
+    network: dict[str, Any]  # the NetworkConfig
+    classes: list[str]
+    rates: dict[str, Any]  # of VelocitySGD
+    schedule: dict[str, Any]
+    progress: dict[str, Any]  # the run's best error and counts so far
+    identity: dict[str, Any]  # what must be the same to go on: seed, batch, data
+    sha256: dict[str, str]
+    input: dict[str, Any] = field(default_factory=dict)  # `scale_of` it; empty before there was a choice
+    format: int = FORMAT
+
+    def scale(self) -> dict[str, Any]:
+        """`scale_of` the input that the weights were trained with."""
+        return scale_of(InputConfig()) | self.input
+
+
+def scale_of(given: InputConfig) -> dict[str, Any]:
+    """What of the input the weights cannot do without."""
+    return {"mean_value": given.mean_value, "std": given.std}
+
+
+def tower_file(tower: int) -> str:
+    """The name of a tower's file in a checkpoint."""
+    return f"tower{tower}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)  # Windows flushes what it may write to
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the complete checkpoints in a run's `checkpoints` folder, ascending."""
+    found = folder.glob("step-*") if folder.is_dir() else ()
+    return sorted(int(p.name.removeprefix("step-")) for p in found if p.name.removeprefix("step-").isdigit())
+
+
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies."""
+    return folder / f"step-{step:08d}"
+
+
+def save_tower(folder: Path, step: int, tower: Tower, velocity_buffers: Mapping[str, Tensor]) -> None:
+    """First part of saving, by each tower's process: its tensors, into a temporary folder beside the place."""
+    pending = folder / f"pending-{step:08d}"
+    pending.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().contiguous() for name, p in tower.paper_named_parameters().items()}
+    tensors |= {VELOCITY + name: buffer.contiguous() for name, buffer in velocity_buffers.items()}
+    save_file(tensors, pending / tower_file(tower.tower))
+    _sync(pending / tower_file(tower.tower))
+
+
+def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
+    """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed."""
+    pending, final = folder / f"pending-{manifest.step:08d}", place(folder, manifest.step)
+    files = [tower_file(tower) for tower in range(manifest.network["towers"])]
+    manifest.sha256 = {name: _sha256(pending / name) for name in files}
+    (pending / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
+    _sync(pending / "manifest.json")
+    if final.exists():  # never a moment without one of the two
+        final.rename(folder / f"pending-old-{manifest.step:08d}")
+    pending.rename(final)
+    _sync(folder)
+    for step in checkpoint_steps(folder)[:-keep]:
+        shutil.rmtree(place(folder, step))
+    for leftover in folder.glob("pending-*"):
+        shutil.rmtree(leftover)
+    return final
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Removes the checkpoints of later steps, before a run goes on from `step` on another path."""
+    for later in checkpoint_steps(folder):
+        if later > step:
+            shutil.rmtree(place(folder, later))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads a checkpoint's manifest and checks the files against it.
+
+    Raises: ValueError if something is missing, cut short or changed.
+    """
+    try:
+        content = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a checkpoint: its manifest.json cannot be read ({error}).") from error
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {content.get('format')}; this version reads {FORMAT}.")
+    manifest = Manifest(**content)
+    for name, expected in manifest.sha256.items():
+        if not (path / name).is_file() or _sha256(path / name) != expected:
+            raise ValueError(
+                f"{path / name} is missing, cut short or changed since it was written; use an earlier checkpoint."
+            )
+    return manifest
+
+
+def check_fits(path: Path, manifest: Manifest, network: NetworkConfig, num_classes: int) -> None:
+    """Raises: ValueError naming what differs, if the checkpoint is of another network."""
+    theirs, ours = manifest.network, asdict(network)
+    # `leave_out` only records what the table of layers shows, and older checkpoints do not have it.
+    differing = [key for key in ours if key != "leave_out" and theirs.get(key) != ours[key]]
+    if differing:
+        first = differing[0]
+        detail = "" if first == "layers" else f" ({theirs.get(first)} there, {ours[first]} here)"
+        raise ValueError(f"{path} is a checkpoint of another network: network.{first} differs{detail}.")
+    if len(manifest.classes) != num_classes:
+        raise ValueError(f"{path} was trained on {len(manifest.classes)} classes, and the data has {num_classes}.")
+
+
+def load_tower(path: Path, tower: Tower) -> dict[str, Tensor]:
+    """Puts a checkpoint's weights into `tower`, and returns the velocity buffers by parameter name.
+
+    Raises: ValueError if names or shapes do not fit.
+    """
+    tensors = load_file(path / tower_file(tower.tower))
+    parameters = tower.paper_named_parameters()
+    for name, parameter in parameters.items():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise ValueError(f"{path}: {name} should be {tuple(parameter.shape)}, and there is {found}.")
+        parameter.data.copy_(tensors[name])
+    return {name.removeprefix(VELOCITY): t for name, t in tensors.items() if name.startswith(VELOCITY)}
+
+
+def find(where: str | Path) -> Path:
+    """The checkpoint meant by a path: a checkpoint itself, or a run's last one.
+
+    Raises: ValueError if there is none.
+    """
+    path = Path(where)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give the folder of a run or of a checkpoint.")
+    if (path / "manifest.json").exists():
+        return path
+    for folder in (path / "checkpoints", path):
+        steps = checkpoint_steps(folder)
+        if steps:
+            return place(folder, steps[-1])
+    raise ValueError(f"{path} holds no complete checkpoint.")
+
+
+def choose(run_dir: Path, given: str | None) -> Path:
+    """A run's checkpoint by its path, its name (step-00000120) or its step (120); None: the last one.
+
+    Raises: ValueError naming those that the run has.
+    """
+    if given is None:
+        return find(run_dir)
+    folder = run_dir / "checkpoints"
+    step = given.removeprefix("step-")
+    if step.isdigit() and int(step) in checkpoint_steps(folder):
+        return place(folder, int(step))
+    if Path(given).exists():
+        return find(given)
+    have = ", ".join(place(folder, step).name for step in checkpoint_steps(folder)) or "none"
+    raise ValueError(f"checkpoint={given} is none of {run_dir}'s; it has {have}.")

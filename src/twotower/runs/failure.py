@@ -1,0 +1,73 @@
+"""Why a run has no result: failure.json in its folder, until it is started again.
+
+A sweep leaves not_applicable.json where there was nothing to run: an ablation of what the network does not have.
+"""
+
+import json
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from twotower.ground.files import write_json
+
+FAILURE = "failure.json"
+NOT_APPLICABLE = "not_applicable.json"
+NOTES = (FAILURE, NOT_APPLICABLE)
+
+
+class NotApplicableError(ValueError):
+    """The settings ask for nothing that the network could have."""
+
+
+def has_note(run_dir: Path) -> bool:
+    """Whether a run failed or had nothing to run; without config.yaml beside the note it never began."""
+    return any((run_dir / note).exists() for note in NOTES)
+
+
+def _note(path: Path, content: dict[str, Any], job: str | None) -> None:
+    # A full or missing disk is often the failure itself, which must not be hidden by one of telling it.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content if job is None else content | {"job": job}, shared=True)
+
+
+def note_failure(run_dir: Path, error: str, job: str | None = None) -> None:
+    """Writes {"error": `error`, "time": ISO 8601 with the offset from UTC}, and "job" if it is known.
+
+    Makes the folder if need be. What cannot be written is left out without a word.
+
+    Args:
+        job: what sets the run apart in its sweep, as "ablation=no_lrn,seed=0".
+    """
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    _note(run_dir / FAILURE, {"error": error, "time": now}, job)
+
+
+def note_not_applicable(run_dir: Path, reason: str, job: str) -> None:
+    """Writes {"not_applicable": `reason`, "job": `job`}; there is nothing else in the folder."""
+    forget_failure(run_dir)
+    _note(run_dir / NOT_APPLICABLE, {"not_applicable": reason}, job)
+
+
+def forget_failure(run_dir: Path) -> None:
+    """Removes either note, as the run starts again or has finished."""
+    for name in NOTES:
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def read_failure(run_dir: Path) -> dict[str, Any] | None:
+    """What `note_failure` wrote; None for a run that has not failed."""
+    return _read(run_dir / FAILURE)
+
+
+def read_not_applicable(run_dir: Path) -> dict[str, Any] | None:
+    """What `note_not_applicable` wrote, or None."""
+    return _read(run_dir / NOT_APPLICABLE)

@@ -1,0 +1,92 @@
+"""What a run has left, read back: its configuration, its training line by line, its validations epoch by epoch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twotower.config import Config
+from twotower.config.stored import read_config
+from twotower.runs.journal import read_events
+
+QUANTITIES = ("loss", "top1_error", "top5_error")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The end of an epoch, or of the run. Losses in nats, errors in percent.
+
+    Attributes:
+        epoch: epochs done, a fraction where the run ended within one.
+        train: means over the steps since the last epoch, with dropout and random crops, while the weights changed.
+        validation: afterwards, on the centre crop.
+        learning_rate: of the last step.
+    """
+
+    epoch: float
+    train: dict[str, float]
+    validation: dict[str, float]
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class TrainWindow:
+    """One `train` line of the journal: means over a few steps. Losses in nats, errors in percent.
+
+    Attributes:
+        step: the last of its steps, from 1.
+        epoch: epochs done after it.
+        num_steps: how many it holds.
+        train: means over them, with dropout and random crops, while the weights changed.
+        learning_rate: of the last step, the highest of all layers.
+    """
+
+    step: int
+    epoch: float
+    num_steps: int
+    train: dict[str, float]
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class History:
+    """One run; `finished` is false while it is training, and if it was stopped or failed."""
+
+    run_dir: Path
+    config: Config
+    epochs: list[Epoch]
+    finished: bool
+    windows: list[TrainWindow]
+
+
+def mean_of(windows: list[TrainWindow]) -> dict[str, float]:
+    """Of several windows, each by its number of steps."""
+    steps = sum(window.num_steps for window in windows)
+    return {key: sum(window.num_steps * window.train[key] for window in windows) / steps for key in QUANTITIES}
+
+
+def _window(event: dict[str, Any], last_step: int) -> TrainWindow:
+    train = {key: event[key] for key in QUANTITIES}
+    return TrainWindow(event["step"], event["epoch"], event["step"] - last_step, train, event["learning_rate"])
+
+
+def read_history(run_dir: Path) -> History:
+    """Reads config.yaml and metrics.jsonl. A last line that was cut short by a kill is left out.
+
+    Raises: ValueError for a folder that is no run, or a run without a finished epoch.
+    """
+    config = read_config(run_dir)
+    epochs: list[Epoch] = []
+    windows: list[TrainWindow] = []
+    begin, finished = 0, False  # `begin`: the first window of the present epoch
+    for event in read_events(run_dir / "metrics.jsonl"):
+        if event["event"] == "train":
+            windows.append(_window(event, windows[-1].step if windows else 0))
+        elif event["event"] == "validation" and windows[begin:]:
+            validation = {key: event[key] for key in QUANTITIES}
+            train, rate = mean_of(windows[begin:]), windows[-1].learning_rate
+            epochs.append(Epoch(event["epoch"], train, validation, rate))
+            begin = len(windows)
+        finished = event["event"] == "end"
+    if not epochs:
+        raise ValueError(f"{run_dir} has no finished epoch in metrics.jsonl; train on before drawing it.")
+    return History(run_dir, config, epochs, finished, windows)

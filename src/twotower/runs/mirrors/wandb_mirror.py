@@ -1,0 +1,127 @@
+"""The mirror in W&B: a W&B run that is open. Which one it is, `wandb_runs` says.
+
+The keys are those of `mirror_interface`, over `train/step`. W&B's own steps are numbered by W&B alone, as it drops
+what comes with a lower one than before, such as the steps that a resumed training repeats.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower.config import Config
+from twotower.runs.mirrors.interface import IMAGES, MIRRORED, PICTURE, PREDICTIONS, Mirror, kernels_of
+
+if TYPE_CHECKING:  # `pictures` reads journals, and a journal has mirrors
+    from twotower.runs.mirrors.pictures import Prediction
+
+STAGED = Path("wandb", "staged")  # in a run's folder: tables and checkpoints until they are sent
+
+
+@contextmanager
+def _staged_in(run_dir: Path) -> Iterator[None]:
+    """Has W&B copy tables and artifacts to where its other files go, unless WANDB_DATA_DIR says where."""
+    given, folder = os.environ.get("WANDB_DATA_DIR"), Path(os.environ.get("WANDB_DIR") or run_dir)
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / STAGED).absolute()))
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+def group_of(config: Config, run_dir: Path) -> str:
+    """The W&B group of a run: the one that was given, else the name of its folder."""
+    return config.logging.group or run_dir.name
+
+
+class WandbMirror(Mirror):
+    """A W&B run that is open.
+
+    Args:
+        run: what wandb.init returned.
+        exit_code: that of a training which has ended before, and whose W&B run this goes on with; None: `close` says.
+    """
+
+    title = "W&B"
+
+    def __init__(self, run: Any, config: Config, run_dir: Path, exit_code: int | None = None) -> None:
+        from wandb.errors import Error
+
+        self._run, self.config, self.run_dir, self._exit_code = run, config, run_dir, exit_code
+        self.failures = (OSError, RuntimeError, Error)
+        self._run.define_metric("train/step")
+        for prefix in (*MIRRORED, "kernels", "input"):
+            self._run.define_metric(f"{prefix}/*", step_metric="train/step")
+
+    def _log(self, step: int, values: dict[str, Any]) -> None:
+        with _staged_in(self.run_dir):
+            self._run.log({"train/step": step} | values)
+
+    def event(self, event: str, step: int, values: Mapping[str, float]) -> None:
+        self._log(step, {f"{event}/{key}": value for key, value in values.items()})
+
+    def picture(self, path: Path) -> None:
+        from wandb import Image
+
+        self._log(0, {PICTURE: Image(str(path))})
+
+    def kernels(self, step: int, picture: NDArray[np.uint8]) -> None:
+        from wandb import Image
+
+        self._log(step, {kernels_of(self.config.network): Image(picture)})
+
+    def predictions(self, step: int, predictions: Sequence["Prediction"]) -> None:
+        """As pictures with captions, and as a table with a row for each image."""
+        from wandb import Image, Table
+
+        shown = min(len(one.likeliest) for one in predictions)
+        columns = ["image", "label"]
+        columns += [f"{what} {place + 1}" for place in range(shown) for what in ("class", "probability")]
+
+        def picture(one: "Prediction", **about: Any) -> Any:
+            return Image(one.pixels, file_type="jpg", **about)  # a tenth of the bytes of a PNG, each time
+
+        table = Table(columns=columns)
+        for one in predictions:
+            table.add_data(picture(one), one.label, *(value for pair in one.likeliest for value in pair))
+        images = [picture(one, caption=one.caption()) for one in predictions]
+        self._log(step, {IMAGES: images, PREDICTIONS: table})
+
+    def checkpoint(self, path: Path, step: int, is_last: bool) -> None:
+        """An artifact of type `model`, where logging.wandb_checkpoints asks for it.
+
+        W&B copies the files, and sends them when the run is sent.
+        """
+        wanted = self.config.logging.wandb_checkpoints
+        if wanted == "none" or (wanted == "last" and not is_last):
+            return
+        from wandb import Artifact
+
+        group = group_of(self.config, self.run_dir)
+        names = [self.run_dir.name] if group == self.run_dir.name else [group, self.run_dir.name]
+        # W&B allows letters, digits, dots, hyphens and underscores, 128 of them.
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", "-".join(names))[-128:]
+        about = {"step": step, "network": self.config.network.name, "ablation": self.config.ablation}
+        with _staged_in(self.run_dir):
+            artifact = Artifact(name, type="model", metadata=about | {"seed": self.config.seed})
+            for file in sorted(path.iterdir()):
+                artifact.add_file(str(file), name=file.name)
+            self._run.log_artifact(artifact, aliases=[path.name, "latest"])
+
+    def summary(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.summary.update(dict(values))
+
+    def figures(self, figures: Mapping[str, Path]) -> None:
+        from wandb import Image
+
+        self._run.log({f"figures/{name}": Image(str(path)) for name, path in figures.items()})
+
+    def close(self, exit_code: int) -> None:
+        with _staged_in(self.run_dir):
+            self._run.finish(exit_code=exit_code if self._exit_code is None else self._exit_code)

@@ -1,0 +1,226 @@
+"""A run's folder: where it lies, which earlier run or checkpoint it goes on from, what data belong to it."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from twotower.config import Config
+from twotower.config.places import from_here, make_absolute
+from twotower.config.stored import read_config
+from twotower.data.dataset import DataSet
+from twotower.ground.files import write_npy
+from twotower.ground.locks import HeldError, held
+from twotower.runs import checkpoint
+
+RUNS = Path("runs")
+MEAN_IMAGE = "mean_image.npy"  # of the training set, float32 [size, size, 3], 0..255
+LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
+
+# What may change between the parts of a resumed run without changing its numbers.
+_FREE_KEYS = ("run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A run's folder, and the checkpoint it starts from."""
+
+    run_dir: Path
+    resume_from: Path | None
+
+
+def _comparable(config: dict[Any, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _FREE_KEYS}
+
+
+def _has_run(run_dir: Path) -> bool:
+    return (run_dir / "metrics.jsonl").exists() or (run_dir / "checkpoints").exists()
+
+
+def _interrupted_twin(config: Config) -> Path | None:
+    """The newest unfinished run under runs/ with the same configuration and a checkpoint."""
+    wanted = _comparable(asdict(config))
+    candidates = sorted(RUNS.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in candidates:
+        run_dir = path.parent
+        if (run_dir / "summary.json").exists() or not checkpoint.checkpoint_steps(run_dir / "checkpoints"):
+            continue
+        try:
+            # Runs of earlier versions noted relative paths, as they were typed, probably in this folder.
+            stored = make_absolute(read_config(run_dir))
+        except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError):
+            continue  # no run of this version could go on there
+        if _comparable(asdict(stored)) == wanted:
+            return run_dir
+    return None
+
+
+def _new_run_dir(config: Config) -> Path:
+    stem = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, count = RUNS / stem, 1
+    while path.exists():
+        count += 1
+        path = RUNS / f"{stem}-{count}"
+    return path
+
+
+def _go_on_in(run_dir: Path) -> Home:
+    steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
+    return Home(run_dir, checkpoint.place(run_dir / "checkpoints", steps[-1]) if steps else None)
+
+
+def find_home(config: Config) -> Home:
+    """Chooses the run's folder from `run_dir` and `resume`; creates nothing.
+
+    Raises: ValueError if the folder already holds another run, or there is nothing to resume.
+    """
+    given = from_here(config.run_dir) if config.run_dir is not None else None
+    if config.resume == "auto":
+        if given is not None:
+            return _go_on_in(given)
+        twin = _interrupted_twin(config)
+        if twin is not None:
+            return _go_on_in(twin)
+        print("resume=auto: no interrupted run of this configuration is found; a new one begins")
+        return Home(_new_run_dir(config), None)
+    if config.resume != "none":
+        found = checkpoint.find(from_here(config.resume))
+        own_run = found.parent.parent if found.parent.name == "checkpoints" else None
+        run_dir = given or own_run or _new_run_dir(config)
+        if run_dir != own_run and _has_run(run_dir):
+            raise ValueError(f"run_dir={run_dir} already holds another run; give a new folder.")
+        return Home(run_dir, found)
+    if given is not None and _has_run(given):
+        raise ValueError(f"run_dir={given} already holds a run; go on with it by resume=auto, or give a new folder.")
+    return Home(given or _new_run_dir(config), None)
+
+
+@contextmanager
+def hold_home(config: Config) -> Iterator[Home]:
+    """`find_home`, in a folder that no other process trains in while the block lasts; a new folder is made for it.
+
+    Raises: HeldError if another process trains there; ValueError as `find_home`, or if it cannot be written.
+    """
+    with ExitStack() as stack:
+        while True:
+            home = find_home(config)
+            check_writable(home.run_dir)
+            try:
+                stack.enter_context(held(home.run_dir / LOCK, f"run_dir={home.run_dir} is being trained"))
+                break
+            except HeldError:
+                if config.run_dir is not None or home.resume_from is not None:
+                    raise
+                # Two new runs were begun in one second, and the other one has the name.
+        # Only now nobody changes any more what is there.
+        yield find_home(replace(config, run_dir=str(home.run_dir)))
+
+
+def own_mean(run_dir: Path) -> NDArray[np.float32] | None:
+    """The mean image that a run keeps; None for synthetic data. Raises: ValueError if it is damaged."""
+    path = run_dir / MEAN_IMAGE
+    if not path.exists():
+        return None
+    try:
+        mean_image = np.load(path)
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    if not isinstance(mean_image, np.ndarray) or mean_image.dtype != np.float32:
+        raise ValueError(_damaged(path, "it holds no float32 array"))
+    if mean_image.ndim != 3 or mean_image.shape != (len(mean_image), len(mean_image), 3):
+        raise ValueError(_damaged(path, f"its shape is {mean_image.shape}"))
+    return mean_image
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} is damaged ({reason}); the command that started the run writes it again with run_dir={path.parent} "
+        "resume=auto, also when the run is finished."
+    )
+
+
+def keep_mean(run_dir: Path, dataset: DataSet) -> None:
+    """Writes the mean image that training subtracts into the run's folder, unless it is there."""
+    if dataset.mean_image is None:
+        return
+    try:
+        found = own_mean(run_dir)
+        changed = "is not the data set's"
+    except ValueError:
+        found, changed = None, "was damaged"
+    if found is None or not np.array_equal(found, dataset.mean_image):
+        if (run_dir / MEAN_IMAGE).exists():
+            print(f"{run_dir / MEAN_IMAGE} {changed}, and is written again")
+        write_npy(run_dir / MEAN_IMAGE, dataset.mean_image)
+
+
+def with_own_mean(dataset: DataSet, run_dir: Path) -> DataSet:
+    """The data set with the mean image that the run was trained with, which other data would not have.
+
+    Raises: ValueError if the images of the data set have another size.
+    """
+    mean_image = own_mean(run_dir)
+    if dataset.mean_image is None or mean_image is None:
+        return dataset
+    if mean_image.shape != dataset.mean_image.shape:
+        raise ValueError(
+            f"{run_dir} was trained on images brought to {len(mean_image)} pixels, and the data set has "
+            f"{len(dataset.mean_image)}; prepare it with size={len(mean_image)}."
+        )
+    return replace(dataset, mean_image=mean_image)
+
+
+def check_classes(where: str | Path, theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Raises: ValueError naming the first class that differs, if the data has others than the network."""
+    if list(theirs) == list(ours):
+        return
+    differing = [f"{one} there, {other} here" for one, other in zip(theirs, ours, strict=False) if one != other]
+    raise ValueError(
+        f"{where} was trained on other classes than the data has: {len(theirs)} there, {len(ours)} here"
+        f"{'; the first that differs is ' + differing[0] if differing else ''}; give its own data by data_root=DIR."
+    )
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raises: ValueError if `run_dir` cannot be written or made."""
+    existing = run_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        # Trying is the only sure way: permissions say little for root and for special file systems.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"run_dir={run_dir} cannot be written ({existing}: {error.strerror}); choose another folder."
+        ) from error
+
+
+def check_resumable(path: Path, config: Config, classes: list[str], identity: dict[str, Any]) -> None:
+    """Raises: ValueError if going on from the checkpoint would not be the same run, naming what differs."""
+    manifest = checkpoint.read_manifest(path)
+    checkpoint.check_fits(path, manifest, config.network, len(classes))
+    if manifest.classes != classes:
+        raise ValueError(f"{path} was trained on other classes than the data has.")
+    for key, ours in identity.items():
+        theirs = manifest.identity.get(key)
+        if theirs != ours:
+            raise ValueError(
+                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."
+            )
+    fed = manifest.scale()
+    for key, ours in checkpoint.scale_of(config.input).items():
+        if fed[key] != ours:
+            raise ValueError(
+                f"{path} cannot be resumed: it was trained with input.{key}={fed[key]}, and that is {ours} now; use "
+                "the run's own settings."
+            )

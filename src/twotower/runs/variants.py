@@ -1,0 +1,104 @@
+"""What sets one experiment apart from another: their settings, and which of these the names of network and ablation
+already tell.
+"""
+
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+
+from twotower.config import Config, register_schemas, resolve
+from twotower.config.places import short_place
+from twotower.config.presets import CONF
+from twotower.ground.words import counted
+
+# What has no part in a run's numbers, or is the run's own.
+_NOT_COMPARED = ("seed", "name", "run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
+HOW_READ = ("threads", "decode_once")  # of the input: how fast images come, not which
+# Where the yamls of networks and ablations may set something.
+_BROUGHT = ("network.", "input.", "optim.rule")
+_SIZES = ("network.width", "network.image_size", "network.prepared_size")
+_SHOWN = 3  # settings in a short label
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim.momentum": 0.9, ...}"""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """All settings that have a part in a run's numbers, apart from its seed, by their keys on the command line."""
+    kept = {key: value for key, value in asdict(config).items() if key not in _NOT_COMPARED}
+    kept["input"] = {key: value for key, value in kept["input"].items() if key not in HOW_READ}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("root", "cache")}
+    return _flatten(kept | {"machine.replicas": config.machine.replicas})
+
+
+@cache
+def as_named(network: str, ablation: str) -> dict[str, Any]:
+    """The settings that network=... ablation=... bring by themselves; empty if the yamls are not there any more."""
+    overrides = [f"network={network}", f"ablation={ablation}", "data=folder", "data.root=."]
+    register_schemas()
+    try:
+        if GlobalHydra.instance().is_initialized():
+            return settings_of(resolve(compose("config", overrides)))
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return settings_of(resolve(compose("config", overrides)))
+    except (HydraException, ValueError):
+        return {}
+
+
+def names_of(config: Config) -> tuple[str, str]:
+    """Network and ablation."""
+    return config.network.name, config.ablation
+
+
+def changes_of(config: Config, base: Config) -> list[str]:
+    """ "key=value" of settings that differ from those of `base`, unless network's and ablation's names tell them."""
+    ours, theirs = settings_of(config), settings_of(base)
+    our_names, their_names = as_named(*names_of(config)), as_named(*names_of(base))
+    left_out = {f"network.layers.{name}" for one in (config, base) for name in one.network.leave_out}
+    found = []
+    for key in ours | theirs:
+        # Of a layer that is left out there is nothing to say but that: network.leave_out.
+        if key in ("ablation", "network.name") or key.rpartition(".")[0] in left_out:
+            continue
+        is_brought = key.startswith(_BROUGHT) and key not in _SIZES
+        ours_is_given = not is_brought or ours.get(key) != our_names.get(key)
+        theirs_is_given = not is_brought or theirs.get(key) != their_names.get(key)
+        is_alike = ours.get(key) == theirs.get(key)
+        # An ablation that was undone by hand is alike, and yet no ablation any more.
+        if (ours_is_given and not theirs_is_given) if is_alike else (ours_is_given or theirs_is_given):
+            is_place = key == "initial_weights.path" and ours.get(key) is not None
+            found.append(f"{key}={short_place(ours[key]) if is_place else ours.get(key)}")
+    return found
+
+
+def label_of(config: Config, base: Config, *, in_full: bool = False) -> str:
+    """A name beside `base`: "no_lrn", "no_exchange", "none, optim.learning_rate=0.01"."""
+    named = [] if config.network.name == base.network.name else [config.network.name]
+    if config.ablation != base.ablation or not named:
+        named.append(config.ablation)
+    changes = changes_of(config, base)
+    left = len(changes) - _SHOWN
+    if left > 0 and not in_full:
+        changes = [*changes[:_SHOWN], counted(left, "more setting")]
+    return ", ".join(named + changes)
+
+
+def labels_of(configs: list[Config], base: Config) -> list[str]:
+    """A name for each, all of them different: in full where short ones are alike."""
+    short = [label_of(config, base) for config in configs]
+    return [
+        label_of(config, base, in_full=True) if short.count(label) > 1 else label
+        for config, label in zip(configs, short, strict=True)
+    ]

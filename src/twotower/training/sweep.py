@@ -1,0 +1,253 @@
+"""Sweeps: each job in a folder of its own, whose name is its overrides; finished jobs are not run again.
+
+What became of a job is read from its folder, not kept in memory: that is the same for jobs that ran here, in other
+processes (hydra/launcher=slurm), and before the sweep was interrupted.
+"""
+
+import hashlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from twotower.config import Config, LoggingConfig
+from twotower.ground.locks import HeldError, held
+from twotower.ground.screen import print_table
+from twotower.runs.failure import (
+    NotApplicableError,
+    forget_failure,
+    note_failure,
+    note_not_applicable,
+    read_failure,
+    read_not_applicable,
+)
+from twotower.runs.mirrors.mirror import check_mirrors
+from twotower.runs.mirrors.wandb_settings import group_in, settle
+from twotower.runs.rundir import LOCK
+
+SWEEPS = Path("sweeps")
+MAX_NAME = 120  # characters; file systems stop at 255 bytes
+# Where a sweep lies and where its jobs are computed; neither changes what is computed.
+_PLACES = ("hydra", "sweep_dir", "resume")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job.
+
+    Attributes:
+        status: done | skipped (it was done before) | not applicable | failed | unfinished (stopped, or not begun).
+        summary: what summary.json holds, of a job that is done.
+    """
+
+    status: str
+    summary: dict[str, Any] | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One point of a sweep. `name` is what sets it apart from the others: "ablation=no_lrn,seed=0"."""
+
+    name: str
+    run_dir: Path
+
+
+def _with_digest(name: str, text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}-{digest}"
+
+
+def file_name(text: str) -> str:
+    """`text` without what a file system or a shell could misread; a digest keeps apart what that makes alike."""
+    safe = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text)
+    return safe if safe == text and len(safe) <= MAX_NAME else _with_digest(safe, text)
+
+
+def _is_place(override: Override) -> bool:
+    return override.key_or_group.replace("/", ".").split(".")[0] in _PLACES
+
+
+def sweep_name(name: str, overrides: list[Override]) -> str:
+    """The name of a sweep's folder and W&B group: the run's name, the keys that have several values, and a digest of
+    the other overrides, so that sweeps that differ in those keep apart.
+    """
+    swept = [one.get_key_element() for one in overrides if one.is_sweep_override()]
+    fixed = sorted(str(one.input_line) for one in overrides if not one.is_sweep_override() and not _is_place(one))
+    digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:6]] if fixed else []
+    return file_name("-".join([name, *swept, *digest]))
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+@dataclass
+class Sweep:
+    """The jobs of one `python launch/two_gpu.py -m ...`, in the order in which Hydra runs them.
+
+    Travels to other processes with the function that runs a job, so everything in it can be pickled.
+    """
+
+    name: str
+    jobs: list[Job]
+    done_before: set[Path] = field(default_factory=set)
+    seconds: list[float] = field(default_factory=list)  # of the jobs that ran to their end in this process
+    elsewhere: bool = False  # whether Hydra's launcher runs the jobs in processes of their own, side by side
+
+    @staticmethod
+    def plan(arguments: list[str]) -> "Sweep":
+        """Finds a sweep's jobs and their folders from its overrides, as Hydra's own sweeper will; within
+        `hydra.initialize`, as `ablation=glob(*)` asks which files there are.
+
+        Raises: ValueError for `run_dir`, which all jobs would share, and for W&B online without a key; Hydra's own
+        errors for what does not compose.
+        """
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides(arguments)
+        if any(one.key_or_group == "run_dir" for one in overrides):
+            raise ValueError("run_dir is for a single run, and each job of a sweep has its own; give sweep_dir=DIR.")
+        first = BasicSweeper.split_arguments(overrides, None)[0][0]
+        composed = hydra.compose("config", first, return_hydra_config=True)
+        params = composed.hydra.sweeper.get("params") or {}
+        overrides = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides]
+        name = sweep_name(composed.name, overrides)
+        folder = Path(composed.sweep_dir) if composed.sweep_dir is not None else SWEEPS / name
+        elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_
+        if not elsewhere:  # another machine may have what is missing here
+            logging = OmegaConf.to_object(composed.logging)
+            assert isinstance(logging, LoggingConfig)
+            settle(logging, folder)
+            check_mirrors(logging)
+        swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
+        jobs = []
+        for values in BasicSweeper.split_arguments(overrides, None)[0]:
+            own = ",".join(value for value in values if value.split("=", 1)[0] in swept) or "defaults"
+            jobs.append(Job(own, folder / file_name(own)))
+        done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
+        return Sweep(name, jobs, done_before, elsewhere=elsewhere)
+
+    @property
+    def folder(self) -> Path:
+        """Where all jobs lie."""
+        return self.jobs[0].run_dir.parent
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the sweep's folder while the block lasts. Raises: HeldError if another process has this sweep."""
+        with held(self.folder / LOCK, f"sweep_dir={self.folder} is being worked on"):
+            yield
+
+    def has_begun(self) -> bool:
+        """Whether any job has left something, now or before."""
+        return any(job.run_dir.exists() for job in self.jobs)
+
+    def outcome(self, job: Job) -> Outcome:
+        """Of a job, as its folder has it now."""
+        not_applicable, failure = read_not_applicable(job.run_dir), read_failure(job.run_dir)
+        if not_applicable is not None:
+            return Outcome("not applicable", error=not_applicable["not_applicable"])
+        if failure is not None:
+            return Outcome("failed", error=failure["error"])
+        if not (job.run_dir / "summary.json").exists():
+            return Outcome("unfinished")
+        summary = json.loads((job.run_dir / "summary.json").read_text())
+        return Outcome("skipped" if job.run_dir in self.done_before else "done", summary)
+
+    def run_job(self, number: int, compose: Callable[[], Config], run: Callable[[Config], dict[str, Any]]) -> None:
+        """Runs a job, or finds that it is finished; a failure is noted and told, and the sweep goes on.
+
+        Args:
+            number: of the job, from 0.
+            compose: makes its configuration. Raises: NotApplicableError, ValueError.
+            run: runs it until it is finished. Raises: ValueError, OSError; without text if that was told already.
+        """
+        job = self.jobs[number]
+        console = Console(highlight=False, soft_wrap=True)
+        title = f"job {number + 1} of {len(self.jobs)}: {job.name}"
+        if len(title) + 4 <= console.width:
+            console.rule(title)
+        else:  # where it would be cut off
+            console.print(title, markup=False)
+        if (job.run_dir / "summary.json").exists():
+            console.print(f"finished before, skipped: {job.run_dir}", markup=False)
+            forget_failure(job.run_dir)
+        else:
+            self._try(job, compose, run, console)
+        if number + 1 < len(self.jobs):
+            console.print(self._progress(number + 1), markup=False)
+
+    def _try(
+        self, job: Job, compose: Callable[[], Config], run: Callable[[Config], dict[str, Any]], console: Console
+    ) -> None:
+        start = time.monotonic()
+        try:
+            config = compose()
+            config.run_dir, config.resume = str(job.run_dir.absolute()), "auto"
+            config.logging.group = config.logging.group or group_in(os.environ) or self.name
+            run(config)
+        except HeldError as error:  # nothing is noted in a folder that another process writes to
+            console.print(f"error: {error}", markup=False)
+        except NotApplicableError as reason:
+            console.print(f"not applicable: {reason}", markup=False)
+            note_not_applicable(job.run_dir, str(reason), job.name)
+        except (ValueError, OSError, OmegaConfBaseException) as error:  # ChildProcessError is an OSError
+            if str(error):
+                console.print(f"error: {error}", markup=False)
+            told = read_failure(job.run_dir) or {"error": "A tower's process ended and left no reason."}
+            note_failure(job.run_dir, str(error) or told["error"], job.name)
+        except Exception as error:  # ours, and no reason to lose the night's other jobs
+            traceback.print_exception(error)
+            note_failure(job.run_dir, f"{type(error).__name__}: {error}", job.name)
+        else:
+            self.seconds.append(time.monotonic() - start)
+
+    def _progress(self, behind: int) -> str:
+        outcomes = [self.outcome(job) for job in self.jobs]
+        count = {status: sum(one.status == status for one in outcomes) for status in ("failed", "not applicable")}
+        parts = [f"{sum(one.summary is not None for one in outcomes)} of {len(self.jobs)} done"]
+        parts += [f"{number} {status}" for status, number in count.items() if number]
+        # Side by side, no job knows how long the others will take.
+        if self.seconds and not self.elsewhere:
+            left = sum(one.status in ("unfinished", "failed") for one in outcomes[behind:])
+            parts.append(f"about {_duration(left * sum(self.seconds) / len(self.seconds))} left")
+        return ", ".join(parts)
+
+    def print_table(self) -> None:
+        """All jobs with their validation errors in percent (`best`: the lowest top-1), speed and time."""
+        table = Table("job", "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
+        for job in self.jobs:
+            outcome = self.outcome(job)
+            s = outcome.summary
+            numbers = (
+                [f"{s[k]:.2f}" for k in ("top1_error", "top5_error", "best_top1_error")]
+                + [f"{s['images_per_second']:.0f}", f"{s['seconds'] / 60:.1f}"]
+                if s is not None
+                else ["", "", "", "", ""]
+            )
+            table.add_row(job.name, outcome.status, *numbers)
+        print_table(table, f"runs in {self.folder}")
+
+    def exit_status(self) -> int:
+        """0 if all jobs are done, or at least one is and the others are not applicable."""
+        statuses = {self.outcome(job).status for job in self.jobs}
+        return 0 if statuses & {"done", "skipped"} and not statuses & {"failed", "unfinished"} else 1

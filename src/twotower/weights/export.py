@@ -1,0 +1,231 @@
+"""A run's network as one file that others can load, and the check that such a file is what it says.
+
+    OUTPUT/alexnet-step-00000120.safetensors   conv1.weight ... fc8.bias (see `merged`), mean_image float32 [3, S, S]
+                                               of the centre crop, whole_mean_image [3, P, P] of the prepared square;
+                                               metadata: table of layers, classes, errors, checksum, known answer
+    OUTPUT/plain.py                            loads it with torch and safetensors alone
+    OUTPUT/alexnet-step-00000120.onnx          the same network as ONNX, with its mean image as .npy
+
+The known answer is what the towers say in float64 about two images that a formula draws, so a loader that mistakes an
+order or a norm is found out, and so is a file whose tensors were changed together with its checksum.
+"""
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from twotower.config import ExportConfig, NetworkConfig
+from twotower.config.stored import read_config
+from twotower.data.normalise import subtracted_mean
+from twotower.distributed.exchange import InProcessExchange
+from twotower.ground.files import write_npy, write_whole
+from twotower.ground.versions import versions
+from twotower.ground.words import counted
+from twotower.model import plain
+from twotower.model.tower import forward
+from twotower.runs import checkpoint
+from twotower.runs.rundir import MEAN_IMAGE, own_mean
+from twotower.weights import read as weights
+from twotower.weights.merged import divide_image_weights, sha256_of
+from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
+
+MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
+STANDARD_ERRORS = 3.0  # by which a trained network must be better than guessing
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+@torch.no_grad()
+def known_answer(merged: Mapping[str, Tensor], network: NetworkConfig, num_classes: int) -> Tensor:
+    """Logits of the known images, float64 [2, classes], from the towers; what crosses is not rounded."""
+    towers = [tower.double() for tower in weights.load_towers(merged, network, num_classes, torch.device("cpu"))]
+    return forward(towers, known_images(network.image_size).double(), InProcessExchange())
+
+
+def check_trained(manifest: checkpoint.Manifest) -> None:
+    """Raises: ValueError if no epoch was finished, or the top-1 error is not clearly below that of guessing."""
+    error = manifest.progress.get("last", {}).get("top1_error")
+    where = f"The checkpoint of step {manifest.step}"
+    if error is None:
+        raise ValueError(f"{where} has no validation error, as no epoch is finished; train on, or give force=true.")
+    num_images, hit = max(1, manifest.identity.get("num_val", 1)), 1 / len(manifest.classes)
+    guessing = 100 * (1 - hit)
+    margin = STANDARD_ERRORS * 100 * math.sqrt(hit * (1 - hit) / num_images)
+    if not error < guessing - margin:
+        raise ValueError(
+            f"{where} has a top-1 error of {error:.2f} % on {counted(num_images, 'image')}, and guessing has "
+            f"{guessing:.2f} %; only below {guessing - margin:.2f} % it is clearly better; train on, or "
+            "give force=true."
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: the merged tensors with the mean image, and what belongs to them."""
+
+    network: NetworkConfig
+    tensors: dict[str, Tensor]
+    manifest: checkpoint.Manifest
+    name: str  # of the files
+    mean_use: str  # input.mean of the training
+    std: list[float]  # input.std of the training, which the tensors have in them
+
+    @property
+    def answer(self) -> Tensor:
+        return known_answer(self.tensors, self.network, len(self.manifest.classes))
+
+
+def _central(mean_image: Any, size: int) -> Tensor:
+    """float32 [3, size, size] of a data set's mean image [H, W, 3]; zeros if it has none."""
+    if mean_image is None:
+        return torch.zeros(3, size, size)
+    top = (len(mean_image) - size) // 2
+    return torch.from_numpy(mean_image).permute(2, 0, 1)[:, top : top + size, top : top + size].contiguous()
+
+
+def open_subject(settings: ExportConfig) -> Subject:
+    """Reads a run's checkpoint and its mean image.
+
+    Raises: ValueError if the run is damaged, or the network is not trained and `force` is not given.
+    """
+    assert settings.run is not None
+    run_dir = Path(settings.run)
+    config = read_config(run_dir)
+    path = checkpoint.choose(run_dir, settings.checkpoint)
+    manifest = checkpoint.read_manifest(path)
+    if not settings.force:
+        check_trained(manifest)
+    mean_image = own_mean(run_dir)
+    if mean_image is None and config.data.kind != "synthetic":
+        raise ValueError(f"{run_dir} has no {MEAN_IMAGE}, which belongs to its network; copy it from the run.")
+    imported = weights.read_checkpoint(path)
+    network = imported.network
+    assert network is not None
+    if mean_image is not None:
+        mean_image = subtracted_mean(mean_image, config.input)
+    tensors = divide_image_weights(imported.tensors, network, config.input.std)
+    tensors |= {weights.MEAN_IMAGE: _central(mean_image, network.image_size)}
+    if mean_image is not None:
+        whole = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
+        tensors[weights.WHOLE_MEAN_IMAGE] = whole
+    name = f"{network.name}-{path.name}"
+    return Subject(network, tensors, manifest, name, config.input.mean, config.input.std)
+
+
+def _about(subject: Subject) -> dict[str, str]:
+    """The metadata, each value a string."""
+    answer = {"images": KNOWN_IMAGES, "logits": [[float(f"{v:.9g}") for v in row] for row in subject.answer.tolist()]}
+    return {
+        "format": weights.FORMAT,
+        "network": json.dumps(asdict(subject.network)),
+        "classes": json.dumps(subject.manifest.classes),
+        "mean_image": MEAN_USE,
+        "mean_use": subject.mean_use,
+        "std": json.dumps(subject.std),
+        "step": str(subject.manifest.step),
+        "errors": json.dumps(subject.manifest.progress.get("last", {})),
+        "sha256": sha256_of(subject.tensors),
+        "known_answer": json.dumps(answer),
+        "versions": json.dumps(versions()),
+    }
+
+
+def _write_merged(subject: Subject, folder: Path) -> list[Path]:
+    path, loader = folder / f"{subject.name}.safetensors", folder / "plain.py"
+    pending = path.with_name(f"pending-{os.getpid()}-{path.name}")
+    write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
+    try:
+        save_file(subject.tensors, pending, metadata=_about(subject))
+        verify(pending)
+        shutil.copymode(loader, pending)  # safetensors lets nobody else read its files
+        os.replace(pending, path)
+    finally:
+        pending.unlink(missing_ok=True)
+    return [path, loader]
+
+
+def _check_onnx_installed() -> None:
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"to=onnx needs {', '.join(missing)}, which is not installed: pip install -e '.[onnx]'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on its own passes, which say nothing about the network."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
+    """Raises: ValueError if a package is missing, or onnxruntime computes something else than the towers."""
+    import onnxruntime
+
+    path, mean = folder / f"{subject.name}.onnx", folder / f"{subject.name}.mean_image.npy"
+    pending = path.with_name(f"pending-{os.getpid()}-{path.name}")
+    network = plain.Network(asdict(subject.network), subject.tensors).eval()
+    images = known_images(subject.network.image_size)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (images,),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+        assert program is not None
+        about = _about(subject)
+        program.model.metadata_props.update({key: about[key] for key in about if key not in ("format", "sha256")})
+        program.save(pending, external_data=False)
+        session = onnxruntime.InferenceSession(pending, providers=["CPUExecutionProvider"])
+        batches = [session.run(["logits"], {"images": part.numpy()})[0] for part in (images, images[:1], images[1:])]
+        answer = subject.answer
+        for batch, true in zip(batches, (answer, answer[:1], answer[1:]), strict=True):
+            difference = deviation(torch.from_numpy(batch), true)
+            if not difference <= TOLERANCE:
+                raise ValueError(f"onnxruntime's logits differ from the towers' by {difference:.1g} of the largest.")
+        os.replace(pending, path)
+    finally:
+        pending.unlink(missing_ok=True)
+    write_npy(mean, subject.tensors[weights.MEAN_IMAGE].numpy(), shared=True)
+    return [path, mean]
+
+
+def export_run(settings: ExportConfig) -> list[Path]:
+    """Writes a run's network as `settings.to` says, and checks what it wrote. Returns the files.
+
+    Raises: ValueError for a run, checkpoint or data set that is missing or damaged, for an untrained network unless
+        `force`, for packages that are missing, and if what was written does not compute what the towers do.
+    """
+    if settings.to not in ("merged", "onnx"):
+        raise ValueError(f"to={settings.to} is not known; choose one of merged, onnx.")
+    if settings.to == "onnx":
+        _check_onnx_installed()
+    subject = open_subject(settings)
+    folder = Path(settings.output) if settings.output is not None else Path(str(settings.run)) / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    return (_write_merged if settings.to == "merged" else _write_onnx)(subject, folder)

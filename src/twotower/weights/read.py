@@ -1,0 +1,201 @@
+"""Reads a network's weights, from our own files or from others', and puts them into towers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from twotower.config import NetworkConfig
+from twotower.config.presets import network_of
+from twotower.model.tower import Tower
+from twotower.runs import checkpoint
+from twotower.weights.foreign import read_caffe, read_torchvision
+from twotower.weights.merged import (
+    Imported,
+    does_not_fit,
+    expected_shapes,
+    merge,
+    misfits,
+    same_function,
+    sha256_of,
+    split,
+)
+
+__all__ = [
+    "Imported",
+    "load_towers",
+    "load_towers_from_file",
+    "merge",
+    "read_about",
+    "read_checkpoint",
+    "read_merged",
+    "read_weights",
+    "split",
+    "whole_mean_image",
+]
+
+FORMAT = "twotower merged 1"
+MEAN_IMAGE = "mean_image"  # of the centre crop
+WHOLE_MEAN_IMAGE = "whole_mean_image"  # of the prepared square
+KINDS = "a run's or checkpoint's folder, .safetensors, .caffemodel, .npy, .npz, .pth or .pt"
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """The metadata of a file that launch/export.py made. Raises: ValueError if it is another file, or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a file that launch/export.py to=merged has written.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no safetensors file, or it is cut short ({error}); export it again.") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has no network with it; give a file of launch/export.py to=merged, or a checkpoint's folder."
+        )
+    return about
+
+
+def read_merged(path: Path) -> Imported:
+    """What launch/export.py to=merged wrote; no shape is checked. Raises: ValueError if it is not such a file."""
+    about = read_about(path)
+    try:
+        table, classes = json.loads(about["network"]), json.loads(about["classes"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} has damaged metadata ({error}); export it again.") from error
+    tensors = load_file(path)
+    if sha256_of(tensors) != about.get("sha256"):
+        raise ValueError(
+            f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it; export it again."
+        )
+    central = tensors.pop(MEAN_IMAGE, None)
+    mean = tensors.pop(WHOLE_MEAN_IMAGE, central)
+    source = f"{path}, exported from step {about.get('step', 'unknown')}"
+    return Imported(
+        tensors, mean, source, network_of(table, path), [str(name) for name in classes], about.get("mean_use")
+    )
+
+
+def read_checkpoint(path: Path) -> Imported:
+    """The last checkpoint of a run's folder, or the one that lies at `path`.
+
+    Raises: ValueError if there is none, or it is damaged.
+    """
+    place = checkpoint.find(path)
+    manifest = checkpoint.read_manifest(place)
+    network = network_of(manifest.network, place)
+    towers = []
+    for tower in range(network.towers):
+        tensors = load_file(place / f"tower{tower}.safetensors")
+        towers.append({name: tensor for name, tensor in tensors.items() if "/" not in name})  # without velocity/
+    fed = manifest.scale()
+    mean = None if fed["mean_value"] is None else torch.tensor(fed["mean_value"])
+    return Imported(merge(towers), mean, str(place), network, manifest.classes, std=fed["std"])
+
+
+def read_weights(
+    path: str | Path, network: NetworkConfig, num_classes: int, mean_file: str | Path | None = None
+) -> Imported:
+    """Weights for a network, from our own files or from Caffe's, TensorFlow's or torchvision's AlexNet.
+
+    Args:
+        path: a file of launch/export.py to=merged; a run's or a checkpoint's folder; Caffe's bvlc_alexnet or
+            bvlc_reference_caffenet as .caffemodel, or as .npy or .npz (layer -> weights and biases) in Caffe's layout
+            or in TensorFlow's; torchvision's alexnet as .pth.
+        mean_file: the mean image [3, H, W] that belongs to Caffe's weights, B, G, R, 0..255, as .npy or .binaryproto;
+            None: Caffe's mean of each channel.
+
+    Raises: ValueError naming the first tensor that does not fit, or what the file is not; or a mean that belongs to
+        no Caffe weights.
+    """
+    path, mean_path = Path(path), Path(mean_file) if mean_file is not None else None
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give {KINDS}.")
+    is_caffe = path.suffix in (".caffemodel", ".npy", ".npz")
+    if mean_path is not None and not is_caffe:
+        raise ValueError(f"{mean_path} is a mean for Caffe's weights, and {path} has its own; leave it out.")
+    if is_caffe:
+        return read_caffe(path, network, num_classes, mean_path)
+    if path.is_dir():
+        imported = read_checkpoint(path)
+    elif path.suffix == ".safetensors":
+        imported = read_merged(path)
+    elif path.suffix in (".pth", ".pt"):
+        imported = read_torchvision(path)
+    else:
+        raise ValueError(f"{path} is of a kind that is not known; give {KINDS}.")
+    if misfits(imported.tensors, expected_shapes(network, num_classes)):
+        theirs = imported.network
+        if theirs is not None and imported.classes is not None:
+            raise ValueError(
+                f"{path} is network={theirs.name} with network.width={theirs.width:g} and {len(imported.classes)} "
+                f"classes, and what is asked for is network={network.name} with network.width={network.width:g} and "
+                f"{num_classes} classes."
+            )
+
+        def fits(other: NetworkConfig, classes: int) -> bool:
+            return not misfits(imported.tensors, expected_shapes(other, classes))
+
+        raise does_not_fit(path, imported.tensors, network, num_classes, fits)
+    return imported
+
+
+def load_towers(
+    merged: Mapping[str, Tensor], network: NetworkConfig, num_classes: int, device: torch.device
+) -> list[Tower]:
+    """The network's towers with these weights, for evaluation on `device`."""
+    memory_format = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    towers = []
+    for index in range(network.towers):
+        tower = Tower(network, num_classes, index, seed=0)
+        own = split(merged, network, num_classes, index)
+        for name, parameter in tower.paper_named_parameters().items():
+            parameter.data.copy_(own[name])
+        towers.append(tower.on(device, memory_format).eval())
+    return towers
+
+
+def load_towers_from_file(
+    path: str | Path,
+    network: NetworkConfig,
+    num_classes: int,
+    device: torch.device,
+    mean_file: str | Path | None = None,
+) -> tuple[list[Tower], Tensor | None]:
+    """Towers with a file's weights, and the mean that belongs to them; arguments and errors as of `read_weights`.
+
+    The mean is float32 [3] or [3, S, S], RGB, 0..255 (`whole_mean_image` makes what the input takes of it); None:
+    that of the data.
+
+    Raises: ValueError also if the file was trained as another function of the same shapes.
+    """
+    imported = read_weights(path, network, num_classes, mean_file)
+    differs = same_function(imported.network, network) if imported.network is not None else None
+    if differs is not None and imported.network is not None:
+        raise ValueError(
+            f"{path} was trained as network={imported.network.name}, and network={network.name} differs from it in "
+            f"network.{differs}; give network={imported.network.name}."
+        )
+    return load_towers(imported.tensors, network, num_classes, device), imported.mean
+
+
+def whole_mean_image(mean: Tensor, size: int) -> NDArray[np.float32]:
+    """float32 [size, size, 3], as a data set has it, of a mean [3], [3, size, size], or a smaller [3, S, S].
+
+    A smaller one is put in the middle and its edge carried on outwards, which is exact for input.mean=central and
+    for the centre crop; other crops of an `aligned` mean need the data set's own.
+    """
+    if mean.dim() == 1:
+        return np.broadcast_to(mean.numpy(), (size, size, 3)).copy()
+    image = mean.permute(1, 2, 0).numpy()
+    if max(image.shape[:2]) > size:
+        raise ValueError(f"The mean image has {image.shape[0]} pixels, more than the {size} of the data's images.")
+    before = [(size - side) // 2 for side in image.shape[:2]]
+    pads = [(first, size - side - first) for first, side in zip(before, image.shape[:2], strict=True)]
+    return np.ascontiguousarray(np.pad(image, [*pads, (0, 0)], mode="edge"))

@@ -1,0 +1,144 @@
+"""Whether a file of launch/export.py is what it says: its names and shapes, its checksum, its known answer."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from twotower.config import UNSCALED, NetworkConfig
+from twotower.model import plain
+from twotower.model.table import plan
+from twotower.weights import read as weights
+from twotower.weights.merged import divide_image_weights, expected_shapes, misfits, sha256_of
+
+KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"
+TOLERANCE = 1e-4  # of the largest logit; float32 differs by some 1e-6, another norm or order by 1e-3 and more
+ROUNDING = 1e-6  # of float32 weights that were divided by a std and are multiplied by it again
+SAMPLING_ERRORS = 4.0  # within which weights look as they were drawn
+
+
+def known_images(size: int) -> Tensor:
+    """float32 [2, 3, size, size], -100..100: `KNOWN_IMAGES` of image i, channel c, row y and column x, from 0."""
+    i, c, y, x = np.ogrid[0:2, 0:3, 0:size, 0:size]
+    waves = np.sin(0.05 * (i + 1) * x + c) + np.sin(0.07 * (c + 1) * y + i) + np.sin(0.11 * (x + y) - 2 * i)
+    return torch.from_numpy((100 / 3 * waves).astype(np.float32))
+
+
+def deviation(found: Tensor, true: Tensor) -> float:
+    """The largest difference, relative to the largest |true|."""
+    return float((found.double() - true.double()).abs().max() / true.double().abs().max())
+
+
+def untrained_layers(
+    tensors: Mapping[str, Tensor], network: NetworkConfig, num_classes: int, input_std: Sequence[float] = UNSCALED
+) -> list[str]:
+    """The layers that look as they were drawn: spread, mean and biases are those of their initial distribution.
+
+    Args:
+        input_std: by which the weights that read the image were divided after training.
+    """
+    found = []
+    tensors = divide_image_weights(tensors, network, [1 / one for one in input_std])
+    for row in plan(network, num_classes):
+        weight, bias = tensors[f"{row.name}.weight"].double(), tensors[f"{row.name}.bias"]
+        c, (fan_in, fan_out) = row.config, row.fans(0)
+        scale = 1.0 if c.reads == "image" else network.width**-0.5
+        std = {
+            "normal": c.initial_std * scale,
+            "truncated": c.initial_std * scale * 0.8796,  # of a normal distribution cut at two std
+            "xavier": math.sqrt(2 / (fan_in + fan_out)),
+            "kaiming": math.sqrt(2 / fan_out),
+            "torch": 1 / math.sqrt(3 * fan_in),
+        }[c.initial]
+        sampling = SAMPLING_ERRORS / math.sqrt(weight.numel())
+        spread = abs(float(weight.std()) / std - 1) < sampling / math.sqrt(2)
+        centred = abs(float(weight.mean())) < sampling * std
+        if c.initial == "torch" and network.initial_bias is None:
+            bound = (1 + ROUNDING) / math.sqrt(fan_in)
+            as_set = bool((bias.abs() <= bound).all() and (weight.abs() <= bound).all())
+        else:
+            constant = c.initial_bias if network.initial_bias is None else network.initial_bias
+            as_set = bool((bias == constant).all())
+        if spread and centred and as_set:
+            found.append(row.name)
+    return found
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a file was found to be.
+
+    Attributes:
+        errors: of the run's last validation: top1_error and top5_error in percent, loss in nats; empty if there was
+            none.
+        deviation: of the known answer, relative to the largest logit.
+        untrained: layers whose weights look as they were drawn.
+    """
+
+    network: NetworkConfig
+    classes: list[str]
+    step: str
+    errors: dict[str, float]
+    num_parameters: int
+    sha256: str
+    deviation: float
+    untrained: list[str]
+
+
+def verify(path: Path) -> Verified:
+    """Checks a file of `to=merged` against its own table, checksum and known answer.
+
+    Raises: ValueError saying what is wrong.
+    """
+    imported, about = weights.read_merged(path), weights.read_about(path)
+    network, classes = imported.network, imported.classes
+    assert network is not None
+    assert classes is not None
+    wanted = expected_shapes(network, len(classes)) | {
+        weights.MEAN_IMAGE: (3, network.image_size, network.image_size)
+    }
+    tensors = load_file(path)
+    if weights.WHOLE_MEAN_IMAGE in tensors:
+        side = tensors[weights.WHOLE_MEAN_IMAGE].shape[-1]
+        wanted[weights.WHOLE_MEAN_IMAGE] = (3, side, side)
+    wrong = misfits(tensors, wanted) + [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]
+    if wrong:
+        name = wrong[0]
+        found = f"{tensors[name].dtype} {tuple(tensors[name].shape)}" if name in tensors else "missing"
+        should = f"asks for float32 {wanted[name]}" if name in wanted else "does not know it"
+        raise ValueError(f"{path} was changed: {name} is {found}, and the file's table of layers {should}.")
+    checksum = sha256_of(tensors)
+    if checksum != about.get("sha256"):
+        raise ValueError(f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it.")
+    try:
+        stored = torch.tensor(json.loads(about["known_answer"])["logits"], dtype=torch.float64)
+        errors = {key: float(value) for key, value in json.loads(about["errors"]).items()}
+        input_std = [float(value) for value in json.loads(about.get("std", "[1, 1, 1]"))]
+        if len(input_std) != 3 or not min(input_std) > 0:
+            raise ValueError(f"std is {input_std}")
+        with torch.no_grad():
+            logits = plain.load(path)(known_images(network.image_size))
+        difference = deviation(logits, stored) if stored.shape == logits.shape else math.inf
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} has damaged metadata or cannot be computed ({error}); export it again.") from error
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"{path} does not give its known answer: the logits differ by {difference:.1g} of the largest, and "
+            f"{TOLERANCE:g} is allowed; its tensors or its table were changed."
+        )
+    return Verified(
+        network,
+        classes,
+        about.get("step", "unknown"),
+        errors,
+        sum(tensor.numel() for name, tensor in tensors.items() if "mean_image" not in name),
+        checksum,
+        difference,
+        untrained_layers(tensors, network, len(classes), input_std),
+    )

@@ -1,0 +1,111 @@
+"""The benchmark compares what does the same work, and gives every figure that it promises. Never how fast."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.paths import ROOT
+from twotower.benchmarks.baseline_loader import PillowImages, prepare_with_pillow
+from twotower.benchmarks.input import INPUTS
+from twotower.config import DataConfig, InputConfig
+from twotower.data.batch import Share
+from twotower.data.convert import decode, square
+from twotower.data.dataset import DataSet, FileSplit
+from twotower.data.feed import open_validation
+from twotower.data.preparing.prepare import prepare
+
+SHARE = Share(4, 0, 1, torch.device("cpu"), 1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of smooth pictures of several sizes, two classes."""
+    root, stream = tmp_path_factory.mktemp("pictures"), np.random.default_rng(3)
+    for split in ("train", "val"):
+        for index, size in enumerate(((300, 260), (260, 400), (500, 375), (256, 256), (90, 120), (333, 500))):
+            folder = root / split / f"class{index % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            cells = Image.fromarray(stream.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+            cells.resize(size, Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=95)
+    return root
+
+
+@pytest.mark.parametrize("mean", ["central", "aligned"])
+def test_the_dataloader_feeds_the_same_images(root: Path, mean: str) -> None:
+    """The centre crops of both sides of the comparison agree, up to the rounding of the resize."""
+    dataset = prepare(DataConfig(kind="folder", root=str(root)), progress=False)
+    assert isinstance(dataset.val, FileSplit)
+    config = InputConfig(mean=mean, colour_noise="none", device="cpu")
+    theirs = PillowImages(dataset, dataset.val, config, training=False)
+    with closing(open_validation(dataset, config, SHARE)) as feed:
+        ours = torch.cat([batch.images for batch in feed])
+    assert len(ours) == len(theirs) == 6
+    for image, (tensor, _) in zip(ours, (theirs[i] for i in range(6)), strict=True):
+        assert float((image - tensor).abs().max()) <= 2
+    assert float((ours[0] - theirs[1][0]).abs().max()) > 50, "another image would have been noticed"
+
+
+def test_the_dataloader_trains_with_the_same_kind_of_crops(root: Path) -> None:
+    """Without noise, each of its training images is a crop of the image, mirrored or not, less the mean's centre."""
+    dataset: DataSet = prepare(DataConfig(kind="folder", root=str(root)), progress=False)
+    assert isinstance(dataset.train, FileSplit)
+    assert dataset.mean_image is not None
+    images = PillowImages(dataset, dataset.train, InputConfig(colour_noise="none"), training=True)
+    torch.manual_seed(0)
+    fed = (images[0][0].permute(1, 2, 0).numpy() + dataset.mean_image[16:240, 16:240]).round()
+    whole = square(decode(dataset.train.read(0).tobytes()), 256).astype(np.float32)
+    distances = [
+        np.abs(fed - view[y : y + 224, x : x + 224]).max()
+        for view in (whole, whole[:, ::-1])
+        for y in range(33)
+        for x in range(33)
+    ]
+    assert min(distances) <= 2
+    assert np.median(distances) > 20
+
+
+def test_pillow_prepares_the_same_square(root: Path) -> None:
+    """Up to half a pixel where the rest is odd; here it is even, so up to rounding and JPEG."""
+    content = (root / "train" / "class0" / "0.jpg").read_bytes()
+    sums = [np.zeros((256, 256, 3), np.int64), np.zeros((3, 3))]
+    jpeg = prepare_with_pillow(content, 256, 100, sums)
+    ours = square(decode(content), 256).astype(int)
+    assert abs(decode(jpeg).astype(int) - ours).mean() < 2
+    assert abs(sums[0] - ours).max() <= 8
+
+
+def test_the_command_times_all_inputs(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=input", "rounds=1", "input_steps=1"]
+    done = subprocess.run(
+        [*command, "optim.batch_size=4", f"data_root={root}", "output=found.json", "input.threads=1"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    medians = json.loads((tmp_path / "found.json").read_text())["input"]["medians"]
+    for name in INPUTS:
+        key = name.replace(" ", "_")
+        ratio = medians[f"{key}_twotower_images_per_second"] / medians[f"{key}_dataloader_images_per_second"]
+        assert medians[f"{key}_ratio"] == pytest.approx(ratio)
+        without = medians[f"{key}_torch_loader_images_per_second"] / medians[f"{key}_twotower_images_per_second"]
+        assert medians[f"{key}_torch_loader_over_dali"] == pytest.approx(without)
+    assert medians["preparing_ratio"] > 0
+
+
+def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=everything"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert "error: part=everything is not known; choose one of all, towers, input, training." in done.stderr

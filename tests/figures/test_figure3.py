@@ -1,0 +1,112 @@
+"""Figure 3: the kernels of both towers as they are in the checkpoint, and how much colour they see."""
+
+import csv
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from helpers.fake_runs import fake_run
+from helpers.paths import ROOT
+from twotower.figures.figure3 import Kernels, read_kernels, summarise, write_figure3
+from twotower.model.kernels import mosaic
+from twotower.runs import checkpoint
+from twotower.runs.mirrors import mirror
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two towers with random kernels, and a journal of three measurements."""
+    folder = fake_run(tmp_path / "run", tmp_path / "nowhere", "network.width=0.25", "logging=no_wandb")
+    lines = [
+        {"event": "scales", "step": step, "tower0/conv1/colour": 0.6 - step / 100, "tower1/conv1/colour": 0.7}
+        for step in (5, 10, 20)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def of(first: torch.Tensor, second: torch.Tensor) -> Kernels:
+    return Kernels(Path("run"), 1, "conv1", [first, second], [])
+
+
+def more(first: torch.Tensor, second: torch.Tensor) -> tuple[int, float, float]:
+    """Which tower sees more colour, how often a kernel of it does, and how often that would happen by chance."""
+    found = summarise(of(first, second))["more_colour"]
+    return found["tower"], found["probability"], found["p_value"]
+
+
+GREY = torch.ones(1, 3, 5, 5)
+OPPONENT = torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 5, 5)
+
+
+def test_kernels_are_those_of_the_checkpoint(run: Path) -> None:
+    found = read_kernels(run)
+    path = checkpoint.find(run)
+    for tower, kernels in enumerate(found.of_tower):
+        assert torch.equal(kernels, load_file(path / f"tower{tower}.safetensors")["conv1.weight"])
+    assert (found.layer, len(found.of_tower[0])) == ("conv1", 12)
+    assert [step for step, _ in found.history] == [5, 10, 20]
+    assert [tower0 for _, (tower0, _) in found.history] == pytest.approx([0.55, 0.5, 0.4])
+
+
+def test_towers_that_differ_and_towers_that_do_not() -> None:
+    grey, colour = GREY.expand(4, 3, 5, 5), OPPONENT.expand(3, 3, 5, 5)
+    assert summarise(of(grey, colour))["mean_selectivity"] == pytest.approx([0, 1])
+    assert more(grey, colour)[:2] == (1, 1.0)
+    assert more(colour, grey)[:2] == (0, 1.0)
+    assert more(colour, colour)[1:] == (0.5, pytest.approx(1))
+    mixed = torch.cat([GREY, OPPONENT])
+    assert more(mixed, OPPONENT)[:2] == (1, 0.75)
+
+
+def test_few_kernels_show_little() -> None:
+    """Of four kernels and four, all above the others: 2 of the 70 ways to part eight (exact, two-sided)."""
+    levels = torch.linspace(0, 1, 8, dtype=torch.float64)
+    kernels = torch.stack([GREY[0].double() * (1 - level) + OPPONENT[0].double() * level for level in levels])
+    assert more(kernels[:4], kernels[4:]) == (1, 1.0, pytest.approx(2 / 70))
+
+
+def test_a_mosaic_has_each_kernel_in_its_place() -> None:
+    kernels = torch.randn(18, 3, 5, 5)
+    picture = mosaic(kernels, -4, 4)
+    assert picture.shape == (2 * 6 + 1, 16 * 6 + 1, 3)
+    for number, (row, column) in {0: (0, 0), 15: (0, 15), 17: (1, 1)}.items():
+        part = picture[row * 6 + 1 : row * 6 + 6, column * 6 + 1 : column * 6 + 6]
+        assert np.allclose(part, ((kernels[number] + 4) / 8).permute(1, 2, 0).numpy(), atol=1e-6)
+    assert (picture[:, ::6] == 1).all(), "a white pixel between them"
+
+
+def test_the_command_writes_the_picture_and_its_data(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent: list[tuple[Path, str, dict[str, Path]]] = []
+    monkeypatch.setattr(mirror, "log_figures", lambda run, config, found: sent.append((run, config.name, found)))
+    monkeypatch.setattr(sys, "argv", ["figure.py", "figure3", "runs=[run]", "output=kernels.png"])
+    runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert sent == [(run, "fake", {"figure3": Path("kernels.png")})], "to W&B too"
+    found = summarise(read_kernels(run))
+    assert f"tower 0: mean colour selectivity {found['mean_selectivity'][0]:.3f}" in printed
+    assert f"with probability {found['more_colour']['probability']:.2f}" in printed
+    rows = list(csv.DictReader((tmp_path / "kernels.csv").open()))
+    assert len(rows) == 24
+    assert json.loads((tmp_path / "kernels.json").read_text()) == found
+    with Image.open(tmp_path / "kernels.png") as image:
+        assert min(image.size) > 400
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 500, "kernels in colour"
+
+
+def test_one_tower_is_drawn_too(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run", tmp_path / "nowhere", "network=one_tower")
+    kernels = read_kernels(run)
+    assert len(kernels.of_tower) == 1
+    assert "more_colour" not in summarise(kernels)
+    assert all(path.stat().st_size > 50 for path in write_figure3(kernels, tmp_path / "one.svg"))
