@@ -26,6 +26,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check src launch tests
 	$(BIN)/ruff format --check src launch tests
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 install: $(VENV)/installed
 

@@ -1,10 +1,8 @@
 """Where things lie: as a command was typed in one folder, and as a run notes it for whoever reads it in another."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from twotower.config.schema import Config
+from twotower.config.schema import Config
 
 SHAPES_ROOT = Path("datasets/shapes")  # of data=shapes, where data.root does not say so
 
@@ -13,7 +11,7 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
 
 
-def make_absolute(config: "Config") -> "Config":
+def make_absolute(config: Config) -> Config:
     """The same configuration with every path absolute, taken from the current folder; changed in place.
 
     So the data of a run, and the run that a command was interrupted in, are found from whatever folder.

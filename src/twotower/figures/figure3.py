@@ -17,7 +17,7 @@ from twotower.figures.drawing import mark_steps, open_pyplot, save
 from twotower.ground.files import write_json, written_whole
 from twotower.model.kernels import RANDOM, colour_selectivity, mosaic
 from twotower.runs import checkpoint
-from twotower.runs.journal import read_events
+from twotower.runs.events import read_events
 from twotower.weights import read as weights
 
 COLOURS = ("#0072b2", "#d55e00")  # of tower 0 and tower 1; told apart by the colour-blind

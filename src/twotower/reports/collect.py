@@ -23,8 +23,8 @@ from twotower.data.cache import root_of
 from twotower.ground.words import counted, epochs_done
 from twotower.reports.labbook_page import stored_results
 from twotower.runs import checkpoint, failure
+from twotower.runs.events import read_events
 from twotower.runs.history import History, read_history
-from twotower.runs.journal import read_events
 from twotower.runs.rundir import MEAN_IMAGE, own_mean
 
 FINISHED, UNFINISHED, FAILED, DAMAGED, NOT_APPLICABLE = (

@@ -6,7 +6,7 @@ from typing import Any
 
 from twotower.config import Config
 from twotower.config.stored import read_config
-from twotower.runs.journal import read_events
+from twotower.runs.events import read_events
 
 QUANTITIES = ("loss", "top1_error", "top5_error")
 

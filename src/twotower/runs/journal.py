@@ -27,37 +27,10 @@ from twotower.ground.files import write_json, write_whole
 from twotower.ground.screen import print_table
 from twotower.ground.versions import versions
 from twotower.ground.words import counted
+from twotower.runs.events import cut_back
 from twotower.runs.mirrors.mirror import open_mirror
 
 PLAIN_LINE_SECONDS = 10.0  # at most one plain line in so many seconds where there is no terminal
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl; a last line that was cut short by a kill is left out.
-
-    Raises: ValueError naming another line that is no event.
-    """
-    if not path.exists():
-        return []
-    events = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, cannot be read ({error}); the file was changed.") from error
-        if not isinstance(event, dict) or not {"event", "step"} <= set(event):
-            raise ValueError(f"{path}, line {number}, is no event of a run; the file was changed.")
-        events.append(event)
-    return events
-
-
-def cut_back(path: Path, step: int) -> None:
-    """Drops the events after `step`, which the resumed run will write again with the same values."""
-    events = read_events(path)
-    kept = [event for event in events if event["step"] <= step and event["event"] != "end"]
-    write_whole(path, "".join(json.dumps(event) + "\n" for event in kept).encode())
 
 
 class Journal:

@@ -13,15 +13,13 @@ All are over the training step.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import NetworkConfig
-
-if TYPE_CHECKING:  # `pictures` reads journals, and a journal has mirrors
-    from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.pictures import Prediction
 
 MIRRORED = ("train", "validation", "scales", "memory")  # events of the journal
 

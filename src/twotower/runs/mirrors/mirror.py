@@ -7,7 +7,7 @@ is imported before one of them is asked for.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from twotower.config import Config, LoggingConfig
 from twotower.runs.mirrors import tensorboard_mirror, wandb_runs
 from twotower.runs.mirrors.interface import MIRRORED, Mirror, values_of_evaluation
+from twotower.runs.mirrors.pictures import Prediction
 from twotower.runs.mirrors.wandb_settings import check_key
-
-if TYPE_CHECKING:  # `pictures` reads journals, and a journal has mirrors
-    from twotower.runs.mirrors.pictures import Prediction
 
 
 class Mirrors(Mirror):

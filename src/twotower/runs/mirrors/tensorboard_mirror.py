@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ from PIL import Image
 
 from twotower.config import Config
 from twotower.runs.mirrors.interface import IMAGES, PICTURE, PREDICTIONS, Mirror, kernels_of
-
-if TYPE_CHECKING:  # `pictures` reads journals, and a journal has mirrors
-    from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.pictures import Prediction
 
 FOLDER = "tensorboard"  # of a run
 FLUSH_SECONDS = 1  # between writes; a killed run loses what came after the last one

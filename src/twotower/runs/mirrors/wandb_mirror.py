@@ -9,16 +9,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import Config
 from twotower.runs.mirrors.interface import IMAGES, MIRRORED, PICTURE, PREDICTIONS, Mirror, kernels_of
-
-if TYPE_CHECKING:  # `pictures` reads journals, and a journal has mirrors
-    from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.pictures import Prediction
 
 STAGED = Path("wandb", "staged")  # in a run's folder: tables and checkpoints until they are sent
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from twotower.config import Config
+from twotower.runs.events import read_events
 from twotower.runs.mirrors.interface import MIRRORED, values_of_evaluation
 from twotower.runs.mirrors.wandb_mirror import WandbMirror, group_of
 from twotower.runs.mirrors.wandb_settings import (
@@ -128,8 +129,6 @@ def _known_of(run_dir: Path) -> dict[str, float]:
 
     Each part of a W&B run sends a summary of its own, which may take the place of the one before, so it repeats that.
     """
-    from twotower.runs.journal import read_events
-
     known: dict[str, float] = {}
     for event in read_events(run_dir / "metrics.jsonl"):
         if event["event"] in MIRRORED:
