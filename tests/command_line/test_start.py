@@ -16,7 +16,6 @@ from twotower.command_line.manual import comments
 from twotower.command_line.mistakes import explain_composition, suggest
 from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, schema_of, without_plus
 from twotower.config import Config, check, resolve
-from twotower.runs import journal as journals
 from twotower.runs.journal import Journal
 from twotower.training.schedule import Rates
 from twotower.training.trainer import total_steps
@@ -212,8 +211,8 @@ def test_the_time_left_is_not_that_of_warming_up(
     """Ten steps that took 20 s with everything that had to be filled, then two steps a second."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = resolve(hydra.compose("config", ["logging=no_wandb", "data=folder", "data.root=nowhere"]))
-    now = iter([20.0, 35.0, 75.0])
-    monkeypatch.setattr(journals.time, "monotonic", lambda: next(now))
+    now = iter([0.0, 20.0, 35.0, 75.0])
+    monkeypatch.setattr("twotower.ground.progress.time.monotonic", lambda: next(now))
     journal = Journal(config, tmp_path, 0, 120)
     values = {"loss": 2.0, "top1_error": 50.0, "top5_error": 9.0, "images_per_second": 16.0}
     for step in (10, 40, 120):
@@ -221,7 +220,7 @@ def test_the_time_left_is_not_that_of_warming_up(
     journal.close(0)
     first, second, last = capsys.readouterr().out.splitlines()
     assert first.endswith("16 images/s"), "nothing is known yet"
-    assert second.endswith("  0:40 left")
+    assert second.endswith("16 images/s, 40 s left")
     assert last.endswith("16 images/s"), "nothing is left"
 
 

@@ -42,7 +42,6 @@ from twotower.data.preparing.verify import verify
 from twotower.data.sources import archives as reading
 from twotower.data.sources.source import download
 from twotower.ground.files import write_whole
-from twotower.ground.progress import Meter
 
 SIZE = 64
 
@@ -992,32 +991,6 @@ def test_loading_notices_what_is_missing_or_cut_short(finished: Path, damage: st
         ValueError, match=r"(train is damaged|mean_image\.npy cannot be read) .*prepare the data set again"
     ):
         load_prepared(finished)
-
-
-# Progress
-
-
-def test_a_plain_line_of_progress_makes_sense_where_the_total_is_unknown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("twotower.ground.progress.PLAIN_LINE_SECONDS", 0.0)
-    # Until the first piece is done, ten seconds go by in which processes start: they are no part of the rate.
-    now = iter([0.0, 10.0, 20.0, 0.0, 10.0, 20.0, 210.0])
-    monkeypatch.setattr("twotower.ground.progress.time.monotonic", lambda: next(now))
-    listing = Meter("listing", 0, 0, "images", None)
-    listing.advance(500)
-    listing.advance(500)
-    converting = Meter("converting", 10_000, 0, "images", None)
-    converting.advance(500)
-    converting.advance(500)
-    converting.advance(9_000)
-    assert capsys.readouterr().out.splitlines() == [
-        "listing: 500 images",
-        "listing: 1,000 images, 50/s",
-        "converting: 500 of 10,000 images",
-        "converting: 1,000 of 10,000 images, 50/s, 0:03:00 left",
-        "converting: 10,000 of 10,000 images, 48/s",
-    ]
 
 
 def test_one_set_in_two_archives_is_refused(tmp_path: Path) -> None:

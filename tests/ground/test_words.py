@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import ROOT
-from twotower.ground.words import counted, counted_epochs, epochs_done, split_common
+from twotower.ground.words import counted, counted_epochs, epochs_done, format_duration, split_common
 
 
 def test_one_is_singular_and_everything_else_plural() -> None:
@@ -35,6 +35,23 @@ def test_parts_of_an_epoch(epochs: float, shown: str) -> None:
     assert epochs_done(epochs) == shown
     assert counted_epochs(epochs) == f"{shown} epochs"
     assert counted_epochs(1.0) == "1 epoch"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.4, "0 s"),
+        (40, "40 s"),
+        (59.7, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (7530, "2 h 06 min"),
+        (47 * 3600, "47 h 00 min"),
+        (100 * 3600, "4 d 04 h"),
+    ],
+)
+def test_durations_have_their_two_largest_units(seconds: float, shown: str) -> None:
+    assert format_duration(seconds) == shown
 
 
 def test_names_without_what_they_have_in_common() -> None:

@@ -353,7 +353,7 @@ def test_a_sweep_that_was_killed_goes_on_by_the_same_command(images: Path, tmp_p
     os.killpg(process.pid, signal.SIGKILL)
     output = process.communicate()[0]
     assert "job 1 of 3: optim.learning_rate=0.001" in output
-    assert re.search(r"1 of 3 done, about \d+ (s|min) left", output)
+    assert re.search(r"1 of 3 done, about \d+ (s|min \d\d s) left", output)
     assert (first / "summary.json").exists()
     assert not (second / "summary.json").exists()
     assert not third.exists()
@@ -369,7 +369,7 @@ def test_a_sweep_that_was_killed_goes_on_by_the_same_command(images: Path, tmp_p
     assert 3 <= int(resumed[1]) < 9
     assert [event["step"] for event in events(second) if event["event"] == "train"] == list(range(1, 10))
     assert not (second / "failure.json").exists()
-    assert re.search(r"2 of 3 done, about \d+ (s|min) left", output)
+    assert re.search(r"2 of 3 done, about \d+ (s|min \d\d s) left", output)
     failure = read_failure(third)
     assert failure is not None
     assert failure["error"].startswith("The loss is ")

@@ -1,4 +1,4 @@
-"""Counts, epochs and folders as a person reads them: on screens, in tables, on drawings and in errors."""
+"""Counts, durations, epochs and folders in words, as a person reads them on screens, in tables and in errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,20 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
         plural: where it is not the noun with an s.
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """`40 s`, `3 min 05 s`, `2 h 05 min`, `6 d 04 h`: the largest unit and the one below it, rounded."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours:02d} h"
 
 
 def epochs_done(epochs: float) -> str:

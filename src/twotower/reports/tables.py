@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from twotower.figures.figure3 import Kernels, read_kernels, summarise
-from twotower.ground.words import counted, epochs_done
+from twotower.ground.words import counted, epochs_done, format_duration
 from twotower.reports.collect import FINISHED, NOT_APPLICABLE, Found
 from twotower.reports.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, recorded_difference
 from twotower.reports.labbook_page import signed
@@ -32,10 +32,6 @@ def _estimate_cell(one: Estimate | None, *, is_difference: bool = False) -> Cell
     low, high = one.interval
     text = f"{signed(one.mean)} *" if one.excludes_zero else signed(one.mean)
     return Cell(text, one.mean, f"{signed(low)} to {signed(high)}", kind)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}"
 
 
 def repeating_command(group: Group) -> str:
@@ -69,11 +65,11 @@ def errors_table(comparison: Comparison) -> Table:
                 *errors,
                 Cell(epochs_done(group.mean_of("epochs")), group.mean_of("epochs")),
                 Cell(f"{speed:.0f}", speed),
-                Cell(_minutes(seconds), seconds),
+                Cell(format_duration(seconds), seconds),
                 megabytes,
             ]
         )
-    heads += ["epochs", "images/s", "minutes", "peak MiB a tower"]
+    heads += ["epochs", "images/s", "time", "peak MiB a tower"]
     note = (
         "Error rates of the validation set at the end of training, as mean ± standard deviation over seeds (n - 1). "
         "Speed and time are of training alone, means over runs; runs that shared a machine are slower for it."
@@ -134,7 +130,7 @@ def commands_table(comparison: Comparison) -> Table:
 def runs_table(runs: Sequence[Found]) -> Table:
     """A row for each run and job, whatever became of it."""
     heads = ["run", "status", "seed", *(f"{TITLES[m]} %, {CROPS[v]}" for v in VIEWS for m in MEASURES)]
-    heads += ["best top-1 %", "images/s", "minutes", "remark"]
+    heads += ["best top-1 %", "images/s", "time", "remark"]
     rows = []
     for run in runs:
         errors = run.errors or {}
@@ -150,7 +146,7 @@ def runs_table(runs: Sequence[Found]) -> Table:
                 *cells,
                 Cell("") if best is None else Cell(percent(best), best),
                 Cell("") if speed is None else Cell(f"{speed:.0f}", speed),
-                Cell("") if seconds is None else Cell(_minutes(seconds), seconds),
+                Cell("") if seconds is None else Cell(format_duration(seconds), seconds),
                 Cell(run.remark),
             ]
         )

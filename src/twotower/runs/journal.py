@@ -13,24 +13,21 @@ TensorBoard get the same values as train/loss, validation/top1_error, scales/tow
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from twotower.config import Config
 from twotower.ground.files import write_json, write_whole
+from twotower.ground.progress import Meter
 from twotower.ground.screen import print_table
 from twotower.ground.versions import versions
-from twotower.ground.words import counted
+from twotower.ground.words import counted, format_duration
 from twotower.runs.events import cut_back
 from twotower.runs.mirrors.mirror import open_mirror
-
-PLAIN_LINE_SECONDS = 10.0  # at most one plain line in so many seconds where there is no terminal
 
 
 class Journal:
@@ -47,19 +44,10 @@ class Journal:
         if first_step:
             cut_back(run_dir / "metrics.jsonl", first_step)
         self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
-        self._progress: Progress | None = None
         self.mirror = open_mirror(config, run_dir, found, first_step, self.say)  # None: it has none
         if self.mirror is not None and picture is not None and not first_step:
             self.mirror.picture(picture)
-        self._last_plain_line = 0.0
-        self._measured_from: tuple[int, float] | None = None  # the step and the time of the first line
-        self._task: TaskID | None = None
-        if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"))
-            self._progress = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=self.console)
-            self._task = self._progress.add_task("step 0", total=total_steps, completed=first_step, values="")
-            self._progress.start()
-        self.total_steps = total_steps
+        self._meter = Meter("training", total_steps, "steps", done=first_step, console=self.console)
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Appends one line to metrics.jsonl and mirrors its numbers."""
@@ -69,34 +57,16 @@ class Journal:
             self.mirror.event(event, step, values)
 
     def show_training(self, step: int, values: dict[str, float]) -> None:
-        """Moves the progress bar, or prints a plain line now and then."""
+        """Moves the progress bar, or prints a line every ten seconds where there is no terminal."""
         text = (
-            f"loss {values['loss']:.3f}  top-1 {values['top1_error']:.1f} %  top-5 {values['top5_error']:.1f} %  "
+            f"loss {values['loss']:.3f}, top-1 {values['top1_error']:.1f} %, top-5 {values['top5_error']:.1f} %, "
             f"{values['images_per_second']:.0f} images/s"
         )
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=step, description=f"step {step}", values=text)
-            return
-        now = time.monotonic()
-        if now - self._last_plain_line >= PLAIN_LINE_SECONDS:
-            self.say(f"step {step}/{self.total_steps}  {text}{self._left(step, now)}")
-            self._last_plain_line = now
-        if self._measured_from is None:
-            self._measured_from = (step, now)
-
-    def _left(self, step: int, now: float) -> str:
-        """How long the rest will take at the pace so far, validation and checkpoints included.
-
-        Nothing before that is known: the first line's steps also filled buffers and caches, so they are not in it.
-        """
-        if self._measured_from is None or step == self.total_steps:
-            return ""
-        first, began = self._measured_from
-        return f"  {_minutes((self.total_steps - step) * (now - began) / (step - first))} left"
+        self._meter.reach(step, text)
 
     def say(self, line: str) -> None:
-        """Prints a line that stays."""
-        (self._progress.console if self._progress else self.console).print(line, markup=False)
+        """Prints a line that stays, above the progress bar."""
+        self.console.print(line, markup=False)
 
     def finish(self, step: int, summary: dict[str, Any]) -> None:
         """Writes summary.json and prints the last table."""
@@ -104,32 +74,21 @@ class Journal:
         write_json(self.run_dir / "summary.json", summary)
         if self.mirror is not None:
             self.mirror.summary(step, summary)
-        self._stop_progress()
+        self._meter.close()
         table = Table("", "final", "best")
         for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
             table.add_row(name, f"{summary[key]:.2f}", f"{summary['best_' + key]:.2f}")
         print_table(table)
         self.say(
-            f"{counted(summary['steps'], 'step')} in {_minutes(summary['seconds'])}, "
+            f"{counted(summary['steps'], 'step')} in {format_duration(summary['seconds'])}, "
             f"{summary['images_per_second']:.0f} images/s while training\n"
             f"metrics, summary and checkpoints: {self.run_dir}"
         )
 
-    def _stop_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
     def close(self, exit_code: int) -> None:
         """Ends mirrors and files, also after an error."""
-        self._stop_progress()
+        self._meter.close()
         self._file.close()
         if self.mirror is not None:
             self.mirror.close(exit_code)
             self.mirror = None
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -28,6 +28,7 @@ from rich.table import Table
 from twotower.config import Config, LoggingConfig
 from twotower.ground.locks import HeldError, held
 from twotower.ground.screen import print_table
+from twotower.ground.words import format_duration
 from twotower.runs.failure import (
     NotApplicableError,
     forget_failure,
@@ -91,14 +92,6 @@ def sweep_name(name: str, overrides: list[Override]) -> str:
     fixed = sorted(str(one.input_line) for one in overrides if not one.is_sweep_override() and not _is_place(one))
     digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:6]] if fixed else []
     return file_name("-".join([name, *swept, *digest]))
-
-
-def _duration(seconds: float) -> str:
-    """`40 s`, `3 min`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 @dataclass
@@ -229,18 +222,18 @@ class Sweep:
         # Side by side, no job knows how long the others will take.
         if self.seconds and not self.elsewhere:
             left = sum(one.status in ("unfinished", "failed") for one in outcomes[behind:])
-            parts.append(f"about {_duration(left * sum(self.seconds) / len(self.seconds))} left")
+            parts.append(f"about {format_duration(left * sum(self.seconds) / len(self.seconds))} left")
         return ", ".join(parts)
 
     def print_table(self) -> None:
         """All jobs with their validation errors in percent (`best`: the lowest top-1), speed and time."""
-        table = Table("job", "", "top-1 %", "top-5 %", "best %", "images/s", "minutes")
+        table = Table("job", "", "top-1 %", "top-5 %", "best %", "images/s", "time")
         for job in self.jobs:
             outcome = self.outcome(job)
             s = outcome.summary
             numbers = (
                 [f"{s[k]:.2f}" for k in ("top1_error", "top5_error", "best_top1_error")]
-                + [f"{s['images_per_second']:.0f}", f"{s['seconds'] / 60:.1f}"]
+                + [f"{s['images_per_second']:.0f}", format_duration(s["seconds"])]
                 if s is not None
                 else ["", "", "", "", ""]
             )
