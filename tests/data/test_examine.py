@@ -121,8 +121,8 @@ ASKING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what the shell starts in the background ignores it
 from pathlib import Path
-from fake_decoders import Fake
-from twotower.data.examine import Examiners
+from helpers.fake_decoders import Fake
+from twotower.data.preparing.examine import Examiners
 with Examiners(Fake, 4, 1) as examiners:
     sum(1 for _ in examiners.examine([Path(sys.argv[1])], fit=True))
 """

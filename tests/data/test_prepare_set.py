@@ -575,7 +575,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: p
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write_whole(path, content)
 
-    for module in ("files", "data.build", "data.shard_work"):
+    for module in ("ground.files", "data.preparing.build", "data.preparing.shard_work"):
         monkeypatch.setattr(f"twotower.{module}.write_whole", write)
     sentence = (
         r"output=\S*set cannot be written \(No space left on device\). Nothing is lost: the same command goes on"

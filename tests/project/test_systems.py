@@ -44,10 +44,10 @@ for name in modules:
     if name not in needing_dali:
         importlib.import_module(name)
 
-from twotower.data import build, shard_work
+from twotower.data.preparing import build, shard_work
 from twotower.data.loader import choose_loader
 from twotower.config import InputConfig
-from twotower.data.source import Entry
+from twotower.data.sources.source import Entry
 from twotower.training.run import catch_stops
 from twotower.ground.memory import peak_megabytes
 from twotower.distributed.world import cores, die_with_parent, stay_on_this_host
@@ -206,12 +206,12 @@ def test_gpus_without_nccl_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_world_can_be_imported_without_torch_distributed() -> None:
     """Its annotations name classes that such a torch does not have."""
-    source = (ROOT / "src" / "twotower" / "world.py").read_text()
+    source = (ROOT / "src" / "twotower" / "distributed" / "world.py").read_text()
     kept = {name: getattr(dist, name) for name in ("Store",)}
     try:
         for name in kept:
             delattr(dist, name)
-        exec(compile(source, "world.py", "exec"), {"__name__": "twotower.world_again"})
+        exec(compile(source, "world.py", "exec"), {"__name__": "twotower.distributed.world_again"})
     finally:
         for name, value in kept.items():
             setattr(dist, name, value)

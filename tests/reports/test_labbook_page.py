@@ -153,7 +153,7 @@ def test_every_run_that_the_notes_have_numbers_of_is_there() -> None:
 
 def test_every_entry_is_there() -> None:
     """Once each, but for the one network that Table 2 and the ablations have."""
-    with (ROOT / "src" / "twotower" / "labbook.csv").open() as file:
+    with (ROOT / "src" / "twotower" / "reports" / "labbook.csv").open() as file:
         rows = list(csv.DictReader(file))
     expected = [(row["run"], row["year"], row["set"], row["view"]) for row in rows]
     assert len(set(expected)) == len(expected) > 70

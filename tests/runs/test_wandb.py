@@ -645,8 +645,8 @@ def test_wandb_and_tensorboard_are_imported_by_their_mirrors_alone_and_late() ->
                     assert node not in tree.body, f"{path.name} imports {package} at once"
                     late[package].add(path.stem)
     assert late == {
-        "wandb": {"mirror_wandb", "wandb_runs", "wandb_settings", "dashboard"},
-        "tensorboard": {"mirror_tensorboard"},
+        "wandb": {"wandb_mirror", "wandb_runs", "wandb_settings", "dashboard"},
+        "tensorboard": {"tensorboard_mirror"},
     }
 
 

@@ -1,7 +1,7 @@
 """The W&B dashboard of a project of runs, as code: what is shown, of which metrics, in which order.
 
 Built with the wandb-workspaces package (`pip install -e '.[dashboard]'`), which needs neither key nor network until
-a workspace is saved. A panel can only show what `mirror_wandb` writes: `check_metrics` compares the two.
+a workspace is saved. A panel can only show what `wandb_mirror` writes: `check_metrics` compares the two.
 """
 
 import os
