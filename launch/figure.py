@@ -37,7 +37,7 @@ from twotower.figures.figure4 import Precision, make_figure4, write_figure4
 from twotower.ground.words import counted
 from twotower.runs.failure import has_note
 from twotower.runs.history import read_history
-from twotower.runs.mirrors.mirror import log_figures, log_figures_of_several
+from twotower.runs.mirrors.open_mirrors import log_figures, log_figures_of_several
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from twotower.command_line.arguments import name_first, name_paths, quote_paths, read_arguments, split_paths
 from twotower.command_line.start import start
 from twotower.config import PredictConfig, leave_out_layers, register_schemas
-from twotower.data.synsets import name_classes
+from twotower.data.class_names import name_classes
 from twotower.evaluation.predict import (
     Prediction,
     list_photographs,

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from twotower.command_line.arguments import quote_paths
 from twotower.command_line.start import start
 from twotower.config import PrepareConfig, register_schemas
-from twotower.data.preparing.build import build
-from twotower.data.preparing.verify import verify
+from twotower.data.preparing.build_set import build
+from twotower.data.preparing.verify_set import verify
 from twotower.data.sources.source import download
 from twotower.training.run import catch_stops
 

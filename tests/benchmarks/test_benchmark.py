@@ -17,10 +17,10 @@ from twotower.benchmarks.baseline_loader import PillowImages, prepare_with_pillo
 from twotower.benchmarks.input import INPUTS
 from twotower.config import DataConfig, InputConfig
 from twotower.data.batch import Share
-from twotower.data.convert import decode, square
 from twotower.data.dataset import DataSet, FileSplit
+from twotower.data.decode import cut_square, decode_image
 from twotower.data.feed import open_validation
-from twotower.data.preparing.prepare import prepare
+from twotower.data.preparing.first_use import prepare
 
 SHARE = Share(4, 0, 1, torch.device("cpu"), 1)
 
@@ -61,7 +61,7 @@ def test_the_dataloader_trains_with_the_same_kind_of_crops(root: Path) -> None:
     images = PillowImages(dataset, dataset.train, InputConfig(colour_noise="none"), training=True)
     torch.manual_seed(0)
     fed = (images[0][0].permute(1, 2, 0).numpy() + dataset.mean_image[16:240, 16:240]).round()
-    whole = square(decode(dataset.train.read(0).tobytes()), 256).astype(np.float32)
+    whole = cut_square(decode_image(dataset.train.read(0).tobytes()), 256).astype(np.float32)
     distances = [
         np.abs(fed - view[y : y + 224, x : x + 224]).max()
         for view in (whole, whole[:, ::-1])
@@ -77,8 +77,8 @@ def test_pillow_prepares_the_same_square(root: Path) -> None:
     content = (root / "train" / "class0" / "0.jpg").read_bytes()
     sums = [np.zeros((256, 256, 3), np.int64), np.zeros((3, 3))]
     jpeg = prepare_with_pillow(content, 256, 100, sums)
-    ours = square(decode(content), 256).astype(int)
-    assert abs(decode(jpeg).astype(int) - ours).mean() < 2
+    ours = cut_square(decode_image(content), 256).astype(int)
+    assert abs(decode_image(jpeg).astype(int) - ours).mean() < 2
     assert abs(sums[0] - ours).max() <= 8
 
 

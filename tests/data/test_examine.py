@@ -17,10 +17,10 @@ from PIL import Image
 from helpers import fake_decoders
 from twotower.config import DataConfig
 from twotower.data.folder import index_folder
-from twotower.data.preparing.examine import BATCH, Examiners, examine
+from twotower.data.preparing.examine_folder import BATCH, Examiners, examine
 from twotower.data.preparing.examiner import Findings
-from twotower.data.preparing.fit import Fit
-from twotower.data.preparing.prepare import prepare
+from twotower.data.preparing.first_use import prepare
+from twotower.data.preparing.mean_and_pca import Fit
 
 SIZE = 4
 PATIENCE = 2.0  # seconds; a fake decoder needs none
@@ -122,7 +122,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what the shell starts in the background ignores it
 from pathlib import Path
 from helpers.fake_decoders import Fake
-from twotower.data.preparing.examine import Examiners
+from twotower.data.preparing.examine_folder import Examiners
 with Examiners(Fake, 4, 1) as examiners:
     sum(1 for _ in examiners.examine([Path(sys.argv[1])], fit=True))
 """

@@ -26,12 +26,12 @@ from twotower.config import DataConfig, EvaluateConfig, InputConfig, check, chec
 from twotower.data.batch import Batch, Share
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.feed import open_train, open_validation
-from twotower.data.preparing.picture import _fed
-from twotower.data.preparing.prepare import prepare
+from twotower.data.preparing.first_use import prepare
+from twotower.data.preparing.input_picture import _fed
 from twotower.data.synthetic import SyntheticFeed
 from twotower.evaluation.evaluate import evaluate_run, open_subject
 from twotower.runs import checkpoint, rundir
-from twotower.runs.mirrors.pictures import Handful
+from twotower.runs.mirrors.training_pictures import Handful
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,7 +26,7 @@ from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
 from twotower.data.feed import open_train, open_validation
 from twotower.data.normalise import Normaliser
 from twotower.data.order import check_crops, draws
-from twotower.data.preparing.fit import Fit
+from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.shards import INDEX_FILE, ShardSplit, ShardWriter, shard_name
 
 NUM_TRAIN, NUM_VAL = 11, 7

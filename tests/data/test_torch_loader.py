@@ -22,14 +22,14 @@ from helpers.paths import ROOT
 from twotower.config import DataConfig, EvaluateConfig, InputConfig, PrepareConfig, SourceConfig
 from twotower.data import dali_loader
 from twotower.data.batch import Batch, Feed, Share
+from twotower.data.choose_loader import choose_loader, describe_loader, elsewhere, notice_fallback
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.feed import open_train, open_validation
-from twotower.data.loader import choose_loader, describe_loader, elsewhere, notice_fallback
-from twotower.data.preparing.build import build
-from twotower.data.preparing.decode import Decoder
-from twotower.data.preparing.prepare import prepare
+from twotower.data.load_data import load
+from twotower.data.preparing.build_set import build
+from twotower.data.preparing.dali_decoder import Decoder
+from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.torch_decoder import TorchDecoder
-from twotower.data.sets import load
 from twotower.evaluation import predictions
 from twotower.evaluation.evaluate import open_subject, predictions_of
 from twotower.training.run import get_ready

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from helpers.fake_runs import NUM_CLASSES, draw_images, fake_run
 from helpers.paths import ROOT
 from twotower.config import EvaluateConfig, ExportConfig, PredictConfig
-from twotower.data.synsets import ilsvrc_words, name_classes
+from twotower.data.class_names import ilsvrc_words, name_classes
 from twotower.evaluation.evaluate import open_subject, predictions_of
 from twotower.evaluation.predict import list_photographs, open_trained, predict_photographs, upright
 from twotower.runs.rundir import MEAN_IMAGE

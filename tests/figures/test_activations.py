@@ -17,7 +17,7 @@ from helpers.fake_runs import draw_images, fake_run
 from helpers.paths import ROOT
 from helpers.towers import load_network
 from twotower.config import EvaluateConfig
-from twotower.data.convert import square
+from twotower.data.decode import cut_square
 from twotower.evaluation.evaluate import open_subject
 from twotower.figures.activations import (
     Activations,
@@ -54,7 +54,7 @@ def test_maps_are_those_that_the_next_layer_reads(run: Path) -> None:
     mean = subject.dataset.mean_image
     assert mean is not None
     with Image.open(run.parent / "images" / "val" / "c2" / "1.png") as image:
-        whole = square(np.array(image.convert("RGB")), len(mean))
+        whole = cut_square(np.array(image.convert("RGB")), len(mean))
     begin = (len(mean) - 64) // 2
     crop = (slice(begin, begin + 64),) * 2
     assert np.array_equal(found.image.pixels, whole[crop]), "the image beside is the one that the network sees"

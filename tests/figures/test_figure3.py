@@ -17,7 +17,6 @@ from helpers.paths import ROOT
 from twotower.figures.figure3 import Kernels, read_kernels, summarise, write_figure3
 from twotower.model.kernels import mosaic
 from twotower.runs import checkpoint
-from twotower.runs.mirrors import mirror
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_the_command_writes_the_picture_and_its_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sent: list[tuple[Path, str, dict[str, Path]]] = []
-    monkeypatch.setattr(mirror, "log_figures", lambda run, config, found: sent.append((run, config.name, found)))
+    monkeypatch.setattr(open_mirrors, "log_figures", lambda run, config, found: sent.append((run, config.name, found)))
     monkeypatch.setattr(sys, "argv", ["figure.py", "figure3", "runs=[run]", "output=kernels.png"])
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")
     printed = capsys.readouterr().out

@@ -21,7 +21,7 @@ from helpers import oracle
 from helpers.fake_runs import NUM_CLASSES, draw_images, fake_config, fake_run
 from helpers.paths import ROOT
 from twotower.config import EvaluateConfig
-from twotower.data.convert import square
+from twotower.data.decode import cut_square
 from twotower.evaluation import neighbours
 from twotower.evaluation.evaluate import Subject, open_subject
 from twotower.evaluation.features import FOLDER, features_of, last_hidden
@@ -173,7 +173,7 @@ def centre_crops(subject: Subject, split: str) -> torch.Tensor:
     begin = (len(mean) - size) // 2
     for path in sorted((Path(str(subject.config.data.root)) / split).glob("*/*.png")):
         with Image.open(path) as image:
-            pixels = square(np.array(image.convert("RGB")), len(mean)).astype(np.float32) - mean
+            pixels = cut_square(np.array(image.convert("RGB")), len(mean)).astype(np.float32) - mean
         crops.append(pixels[begin : begin + size, begin : begin + size])
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
 

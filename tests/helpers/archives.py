@@ -16,7 +16,7 @@ from scipy.io import savemat
 
 from twotower.config import PrepareConfig, SourceConfig
 from twotower.data.dataset import DataSet
-from twotower.data.preparing.build import build
+from twotower.data.preparing.build_set import build
 
 Files = Sequence[tuple[str, bytes]]
 

@@ -60,7 +60,7 @@ WORK = {
     "figure": ["read_history", "read_kernels", "open_subject"],
     "labbook": ["twotower.reports.labbook_page.read_config", "render"],
     "predict": ["open_trained"],
-    "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build.find_source"],
+    "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
     "report": ["twotower.reports.collect.look_at"],
     "two_gpu": [],  # composed and checked as by its main()
 }
@@ -148,7 +148,7 @@ def stop_where_it_works(name: str, module: ModuleType, monkeypatch: pytest.Monke
                 find_source(config)
             raise Reached
 
-        monkeypatch.setattr("twotower.data.preparing.build.find_source", find)
+        monkeypatch.setattr("twotower.data.preparing.build_set.find_source", find)
         monkeypatch.setattr(module, "catch_stops", lambda: None)
 
 

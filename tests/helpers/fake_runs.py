@@ -11,8 +11,8 @@ from PIL import Image
 
 from helpers.paths import ROOT
 from twotower.config import Config, register_schemas, resolve
-from twotower.data.cache import CACHE
-from twotower.data.preparing.prepare import prepare
+from twotower.data.folder_cache import CACHE
+from twotower.data.preparing.first_use import prepare
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.runs.rundir import MEAN_IMAGE

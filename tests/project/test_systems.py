@@ -39,13 +39,13 @@ sys.modules |= {"fcntl": None, "resource": None, "nvidia.dali": None, "msvcrt": 
 sys.platform = "win32"
 import twotower
 modules = [m.name for m in pkgutil.walk_packages(twotower.__path__, "twotower.")]
-needing_dali = ["twotower.data.pipeline"]
+needing_dali = ["twotower.data.dali_pipeline"]
 for name in modules:
     if name not in needing_dali:
         importlib.import_module(name)
 
-from twotower.data.preparing import build, shard_work
-from twotower.data.loader import choose_loader
+from twotower.data.preparing import build_set, shard_worker
+from twotower.data.choose_loader import choose_loader
 from twotower.config import InputConfig
 from twotower.data.sources.source import Entry
 from twotower.training.run import catch_stops

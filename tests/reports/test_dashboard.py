@@ -14,7 +14,7 @@ from twotower.config import DashboardConfig
 from twotower.reports import dashboard
 from twotower.reports.dashboard import build, check_metrics, describe, differences_of_2012, metrics_in, panels_of
 from twotower.reports.labbook import baseline_of, read_labbook
-from twotower.runs.mirrors.interface import FIGURES, figures_of, metrics_of, summary_of
+from twotower.runs.mirrors.keys import FIGURES, figures_of, metrics_of, summary_of
 
 
 def settings(network: str = "alexnet_2012", **given: str) -> DashboardConfig:

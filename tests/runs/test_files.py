@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from helpers.contents import contents
 from helpers.fake_runs import draw_images, fake_config, fake_run
 from twotower.config import EvaluateConfig, ExportConfig
-from twotower.data.preparing.prepare import prepare
+from twotower.data.preparing.first_use import prepare
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.ground.files import write_whole
 from twotower.runs import checkpoint, journal

@@ -17,9 +17,9 @@ from helpers.paths import ROOT
 from twotower.config import Config, DataConfig, EvaluateConfig, ExportConfig, register_schemas, resolve
 from twotower.config.presets import network_of
 from twotower.config.stored import read_config
-from twotower.data.prepared import read_dataset_json
-from twotower.data.preparing.prepare import prepare
-from twotower.data.sets import load
+from twotower.data.load_data import load
+from twotower.data.prepared_set import read_dataset_json
+from twotower.data.preparing.first_use import prepare
 from twotower.data.shapes import draw_shapes
 from twotower.evaluation.evaluate import evaluate_run, open_subject
 from twotower.ground.files import write_whole

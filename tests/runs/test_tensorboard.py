@@ -16,10 +16,10 @@ from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
 from twotower.config import Config, register_schemas, resolve
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.interface import IMAGES, PICTURE, PREDICTIONS, SUMMARY
-from twotower.runs.mirrors.mirror import log_evaluation, log_figures, open_mirror
-from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, SUMMARY
+from twotower.runs.mirrors.open_mirrors import log_evaluation, log_figures, open_mirror
 from twotower.runs.mirrors.tensorboard_mirror import COMPARED, TensorBoardMirror
+from twotower.runs.mirrors.training_pictures import Prediction
 from twotower.training import run as launch
 
 ON = "logging.tensorboard=true"

@@ -34,15 +34,15 @@ from twotower.data.batch import Batch
 from twotower.evaluation.evaluate import evaluate_run, read_config
 from twotower.model.kernels import mosaic
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.interface import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, metrics_of, summary_of
-from twotower.runs.mirrors.mirror import (
+from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, metrics_of, summary_of
+from twotower.runs.mirrors.open_mirrors import (
     check_mirrors,
     log_evaluation,
     log_figures,
     log_figures_of_several,
     open_mirror,
 )
-from twotower.runs.mirrors.pictures import HANDFUL, Handful, centre_of, draw_kernels
+from twotower.runs.mirrors.training_pictures import HANDFUL, Handful, centre_of, draw_kernels
 from twotower.runs.mirrors.wandb_mirror import STAGED
 from twotower.runs.mirrors.wandb_settings import ID_FILE, run_id_of, settle, was_trained_here
 from twotower.training import run as launch

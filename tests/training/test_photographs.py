@@ -22,7 +22,7 @@ from helpers.paths import ROOT
 from twotower.config import Config
 from twotower.data.batch import Batch, Share
 from twotower.data.feed import open_train
-from twotower.data.preparing.prepare import prepare
+from twotower.data.preparing.first_use import prepare
 from twotower.distributed.exchange import InProcessExchange
 from twotower.model.tower import Tower, forward
 from twotower.training.optim import VelocitySGD

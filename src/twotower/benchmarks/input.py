@@ -15,17 +15,17 @@ import torch
 from twotower.benchmarks.baseline_loader import open_loader, prepare_with_pillow
 from twotower.benchmarks.contest import Contestant, Turn, timed
 from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig, SourceConfig
-from twotower.data import convert
 from twotower.data.batch import Share
+from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit
+from twotower.data.decode import cut_square, decode_image, encode_jpeg
 from twotower.data.feed import PREFETCH, open_train, open_validation
 from twotower.data.folder import index_folder
-from twotower.data.loader import choose_loader
-from twotower.data.prepared import is_prepared
-from twotower.data.preparing.build import build
-from twotower.data.preparing.fit import Fit
-from twotower.data.preparing.prepare import prepare
-from twotower.data.sets import load
+from twotower.data.load_data import load
+from twotower.data.prepared_set import is_prepared
+from twotower.data.preparing.build_set import build
+from twotower.data.preparing.first_use import prepare
+from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.shapes import CLASSES, draw_image
 from twotower.distributed.world import cores, die_with_parent
 from twotower.ground.words import counted
@@ -136,9 +136,9 @@ def _preparing(images: list[bytes], pillow: bool) -> Turn:
         if pillow:
             prepare_with_pillow(content, size, quality, sums)
         else:
-            square = convert.square(convert.decode(content), size)
+            square = cut_square(decode_image(content), size)
             fit.add(square)
-            convert.encode(square, quality)
+            encode_jpeg(square, quality)
     return Turn((time.perf_counter() - began) / len(images))
 
 

@@ -26,7 +26,7 @@ from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, 
 from twotower.data.batch import Feed
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_train
-from twotower.data.sets import load
+from twotower.data.load_data import load
 from twotower.distributed.transport import Link
 from twotower.distributed.world import (
     Place,

@@ -1,4 +1,4 @@
-"""Crops by DALI, on the CPU or on a GPU: the graph of `pipeline.py`, fed from a source."""
+"""Crops by DALI, on the CPU or on a GPU: the graph of `dali_pipeline.py`, fed from a source."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from twotower.data.batch import Share
-from twotower.data.crops import PREFETCH, Cutting, Indices, Source
 from twotower.data.dataset import Split
+from twotower.data.loader import PREFETCH, Cutting, Indices, Source
 
 
 class DaliLoader:
-    """The loader of `input.loader=dali`; see `crops.Loader`.
+    """The loader of `input.loader=dali`; see `loader.Loader`.
 
     Args:
         device: `cpu` or `gpu`, where it decodes.
@@ -42,7 +42,7 @@ class DaliLoader:
 
 
 def _pipeline(source: Source, cutting: Cutting, share: Share, device: str) -> Any:
-    from twotower.data import pipeline
+    from twotower.data import dali_pipeline
 
     options = {
         "batch_size": len(range(*share.own_rows(share.batch_size).indices(share.batch_size))),
@@ -64,9 +64,9 @@ def _pipeline(source: Source, cutting: Cutting, share: Share, device: str) -> An
         return encoded.contents
 
     if cutting.views is None:
-        return pipeline.training_crops(
+        return dali_pipeline.training_crops(
             drawn, cutting.crop_size, cutting.size, cutting.resize, cutting.mirrors, device, **options
         )
-    return pipeline.validation_crops(
+    return dali_pipeline.validation_crops(
         fixed, cutting.views, cutting.crop_size, cutting.size, cutting.resize, device, **options
     )

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from twotower.config import InputConfig
 from twotower.data.batch import Batch, Feed, Share
-from twotower.data.crops import PREFETCH, Crops, Cutting, Encoded, Indices, View
+from twotower.data.choose_loader import open_loader
 from twotower.data.dataset import DataSet, Split
-from twotower.data.loader import open_loader
+from twotower.data.loader import PREFETCH, Crops, Cutting, Encoded, Indices, View
 from twotower.data.normalise import Normaliser, subtracted_mean
 from twotower.data.order import Draws, check_crops, crop_span, draws, epoch_order, replica_rows, steps_per_epoch
 from twotower.data.read_ahead import ReadAhead

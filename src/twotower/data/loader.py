@@ -1,96 +1,91 @@
-"""Which loader decodes the images: DALI, or where it is missing the one that needs torch alone."""
+"""uint8 crops of a batch: a loader decodes this process's rows of it, and the other tower gives the rest."""
 
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from twotower.config import InputConfig
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from twotower.data.batch import Share
-from twotower.data.crops import Cutting, Loader, Source
-from twotower.data.dali_loader import DaliLoader
-from twotower.data.dataset import Split
-from twotower.data.torch_loader import TorchLoader
 
-LOADERS = ("auto", "dali", "torch")
+PREFETCH = 2  # batches that a loader works ahead
 
-
-def dali_problem() -> str:
-    """Why DALI cannot be imported; empty if it can."""
-    try:
-        import nvidia.dali  # noqa: F401
-    except Exception as error:  # an OSError where one of its libraries is missing, and whatever else it raises
-        return str(error) or type(error).__name__
-    return ""
+Indices = NDArray[np.int64]
+View = tuple[int, int, int]  # y and x of a crop in the prepared square, and 1 where it is mirrored
 
 
-def choose_loader(config: InputConfig) -> str:
-    """`dali` or `torch`.
+@dataclass(frozen=True)
+class Cutting:
+    """How crops are cut from encoded images.
 
-    Raises: ValueError if it is neither, or what is asked for needs DALI, which was not chosen or cannot be imported.
+    Attributes:
+        crop_size: pixels.
+        size: pixels of the square that an image is brought to, and that crops are taken from.
+        resize: whether images have to be brought to it; without, they must be such squares already.
+        views: the crops of every image; None: one crop of each, which comes with it.
+        mirrors: whether any crop that comes with its image is mirrored.
     """
-    if config.loader not in LOADERS:
-        raise ValueError(f"input.loader={config.loader} is not known; choose one of {', '.join(LOADERS)}.")
-    if config.loader == "torch":
-        if config.device == "gpu":
-            raise ValueError("input.device=gpu is for input.loader=dali; use input.device=auto.")
-        return "torch"
-    problem = dali_problem()
-    if problem and (config.loader == "dali" or config.device == "gpu"):
-        raise ValueError(
-            f"input.{'loader=dali' if config.loader == 'dali' else 'device=gpu'} needs DALI, which cannot be "
-            f"imported here ({problem}); use input.loader=auto input.device=auto, or install DALI, which Linux has."
-        )
-    return "torch" if problem else "dali"
+
+    crop_size: int
+    size: int
+    resize: bool
+    views: list[View] | None = None
+    mirrors: bool = False
 
 
-def check_loader(config: InputConfig) -> None:
-    """Refuses what is not there, before any work. Raises: ValueError."""
-    # Of auto there is nothing to refuse, and loading DALI takes long.
-    if config.loader != "auto" or config.device == "gpu":
-        choose_loader(config)
+@dataclass(frozen=True)
+class Encoded:
+    """Images of a batch as they lie on the disk.
+
+    Attributes:
+        contents: the bytes of each, uint8 [length].
+        offsets: int32 [N, 2], y and x of each crop, and
+        flips: int32 [N], 1 where it is mirrored; both without meaning where all images have the same views.
+    """
+
+    contents: list[NDArray[np.uint8]]
+    offsets: NDArray[np.int32]
+    flips: NDArray[np.int32]
 
 
-def describe_loader(config: InputConfig) -> str:
-    """For the first lines that a person reads: how images are decoded."""
-    return {"dali": "by DALI", "torch": "by torch, without DALI"}[choose_loader(config)]
+Source = Callable[[int], Encoded | None]  # the own rows of batch 0, 1, ...; None after the last one
 
 
-def notice_fallback(config: InputConfig) -> str | None:
-    """The sentence for `input.loader=auto` where DALI is missing; None where there is nothing to say."""
-    problem = dali_problem() if config.loader == "auto" else ""
-    if not problem:
-        return None
-    return (
-        f"DALI cannot be imported here ({problem}), so input.loader=torch: the same images, decoded by "
-        "libjpeg-turbo, Pillow and torch"
-    )
+class Loader(Protocol):
+    """Decodes and cuts the batches of a source one after the other, some of them ahead of time."""
+
+    def run(self, rows: Indices) -> Tensor:
+        """uint8 [N, crop, crop, 3], or [N, views, crop, crop, 3] if there are several; overwritten by the next call.
+
+        Args:
+            rows: the places of these images in their split, to name them.
+
+        Raises: RuntimeError naming what could be decoded once and cannot be any more, OSError.
+        """
+        ...
+
+    def close(self) -> None: ...
 
 
-@cache
-def _print_once(line: str) -> None:
-    print(line, flush=True)
+class Crops:
+    """The crops of whole batches: the loader's, and the other tower's where decoding is shared."""
 
+    def __init__(self, loader: Loader, share: Share) -> None:
+        self._loader, self._share = loader, share
 
-def say_fallback(config: InputConfig) -> None:
-    """Prints that sentence, once in a process."""
-    notice = notice_fallback(config)
-    if notice is not None:
-        _print_once(notice)
+    def run(self, indices: Indices) -> Tensor:
+        """The next batch, uint8; `indices` are those of all its rows. It is overwritten by the next call."""
+        share = self._share
+        crops = self._loader.run(indices[share.own_rows(len(indices))])
+        num_missing = len(indices) - len(crops)
+        if share.partner is None or num_missing == 0:
+            return crops
+        mine = crops.to(share.device)
+        theirs = share.partner.swap_images(mine, num_missing)
+        return torch.cat((theirs, mine) if share.partner.tower else (mine, theirs))
 
-
-def elsewhere(config: InputConfig) -> InputConfig:
-    """The input of a run on a machine that may have neither the DALI nor the GPU that it was told to use."""
-    return replace(
-        config,
-        loader="auto" if config.loader == "dali" else config.loader,
-        device="auto" if config.device == "gpu" else config.device,
-    )
-
-
-def open_loader(source: Source, split: Split, cutting: Cutting, config: InputConfig, share: Share) -> Loader:
-    """Raises: ValueError for a loader or a device that is not there."""
-    if config.device == "gpu" and share.device.type != "cuda":
-        raise ValueError("input.device=gpu, but the towers are on the CPU; use input.device=auto.")
-    if choose_loader(config) == "torch":
-        return TorchLoader(source, split, cutting, share)
-    on_gpu = share.device.type == "cuda" and config.device != "cpu"
-    return DaliLoader(source, split, cutting, share, "gpu" if on_gpu else "cpu")
+    def close(self) -> None:
+        self._loader.close()

@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.data.crops import Indices
 from twotower.data.dataset import Split
+from twotower.data.loader import Indices
 
 READERS = 4  # threads that wait for the disk
 

@@ -1,7 +1,7 @@
 """Crops without DALI, on any system: libjpeg-turbo or Pillow decodes, torch resizes, in threads of this process.
 
 Prepared images come out as the bits that DALI gives on a CPU, as both decode with libjpeg-turbo's exact transform.
-Images that are resized are the squares that launch/prepare_data.py makes of them (`convert.square`), which round to
+Images that are resized are the squares that launch/prepare_data.py makes of them (`cut_square`), which round to
 whole levels after each direction and cut the filter at the edge, where DALI rounds once and continues the edge. Over
 100 ILSVRC photographs that is 0.16 of 255 levels in the mean, at most 1 within the square, and at most 11 in its
 outermost rows and columns.
@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.data import convert
 from twotower.data.batch import Share
-from twotower.data.crops import PREFETCH, Cutting, Encoded, Indices, Source, View
 from twotower.data.dataset import Split
+from twotower.data.decode import UnusableError, cut_square, decode_image
+from twotower.data.loader import PREFETCH, Cutting, Encoded, Indices, Source, View
 
 _Made = tuple[NDArray[np.uint8], dict[int, str]]  # crops, and what is wrong with which of the images
 
@@ -31,12 +31,12 @@ def cut(content: bytes, views: list[View], cutting: Cutting, out: NDArray[np.uin
 
     Raises: UnusableError if it cannot be decoded, or has not the size that it should have.
     """
-    image, size, crop = convert.decode(content), cutting.size, cutting.crop_size
+    image, size, crop = decode_image(content), cutting.size, cutting.crop_size
     if cutting.resize:
-        image = convert.square(image, size)
+        image = cut_square(image, size)
     elif image.shape != (size, size, 3):
         height, width = image.shape[:2]
-        raise convert.UnusableError(f"it has {width} x {height} pixels, not {size} x {size}")
+        raise UnusableError(f"it has {width} x {height} pixels, not {size} x {size}")
     for place, (y, x, mirror) in enumerate(views):
         part = image[y : y + crop, x : x + crop]
         if mirror:
@@ -47,7 +47,7 @@ def cut(content: bytes, views: list[View], cutting: Cutting, out: NDArray[np.uin
 
 
 class TorchLoader:
-    """The loader of `input.loader=torch`; see `crops.Loader`."""
+    """The loader of `input.loader=torch`; see `loader.Loader`."""
 
     def __init__(self, source: Source, split: Split, cutting: Cutting, share: Share) -> None:
         self._source, self._split, self._cutting = source, split, cutting
@@ -76,7 +76,7 @@ class TorchLoader:
         views = self._cutting.views or [(y, x, int(encoded.flips[place]))]
         try:
             cut(encoded.contents[place].tobytes(), views, self._cutting, out)
-        except convert.UnusableError as error:
+        except UnusableError as error:
             return str(error)
         return ""
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.config.stored import read_config
 from twotower.data.batch import Share
+from twotower.data.choose_loader import elsewhere, say_fallback
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_validation, ten_views
-from twotower.data.loader import elsewhere, say_fallback
-from twotower.data.preparing.prepare import prepare
-from twotower.data.preparing.reopen import KEY, open_images
+from twotower.data.preparing.first_use import prepare
+from twotower.data.preparing.run_images import KEY, open_images
 from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import VIEWS, Predictions
@@ -26,7 +26,7 @@ from twotower.ground.progress import metered
 from twotower.ground.versions import versions
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
-from twotower.runs.mirrors.mirror import log_evaluation
+from twotower.runs.mirrors.open_mirrors import log_evaluation
 from twotower.runs.rundir import check_classes, check_writable, with_own_mean
 from twotower.weights import read as weights
 from twotower.weights.merged import Imported

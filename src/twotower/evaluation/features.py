@@ -25,9 +25,9 @@ from torch import Tensor
 
 from twotower.config import NetworkConfig
 from twotower.data.batch import Share
+from twotower.data.choose_loader import say_fallback
 from twotower.data.dataset import DataSet, Split
 from twotower.data.feed import ValidationFeed
-from twotower.data.loader import say_fallback
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import Subject, load_towers
 from twotower.ground.files import write_json

@@ -1,6 +1,6 @@
 """What a trained network takes photographs for: any files, no data set needed.
 
-    file -> convert.decode -> turned as its EXIF says -> convert.square -> crops -> Normaliser -> towers -> softmax
+    file -> decode_image -> turned as its EXIF says -> cut_square -> crops -> Normaliser -> towers -> softmax
 
 A run knows all that is needed: its network, its classes and the mean image that is subtracted. So does a file that
 launch/export.py wrote; files from Caffe and torchvision are taken to be about the 1,000 classes of ILSVRC-2012.
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from twotower.config import EvaluateConfig, InputConfig, PredictConfig
 from twotower.config.stored import read_config
-from twotower.data.convert import FORMATS, UnusableError, decode, square
+from twotower.data.class_names import ilsvrc_words
+from twotower.data.decode import FORMATS, UnusableError, cut_square, decode_image
 from twotower.data.feed import ten_views
 from twotower.data.folder import SUFFIXES
 from twotower.data.normalise import Normaliser, subtracted_mean
-from twotower.data.synsets import ilsvrc_words
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import check_settings, load_towers, log_probabilities, mean_over_crops, open_weights
 from twotower.model.tower import Tower
@@ -142,7 +142,7 @@ def read_photograph(path: Path, size: int) -> NDArray[np.uint8]:
     """The prepared square, uint8 [size, size, 3], RGB. Raises: ValueError naming the file if it is no image."""
     try:
         content = path.read_bytes()
-        return square(np.ascontiguousarray(upright(decode(content), content)), size)
+        return cut_square(np.ascontiguousarray(upright(decode_image(content), content)), size)
     except UnusableError as error:
         raise ValueError(f"{path} cannot be used: {error}.") from error
     except OSError as error:

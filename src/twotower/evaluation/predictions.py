@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.config import Config, InputConfig
-from twotower.data.cache import INDEX, cache_of, root_of
+from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import DataSet
-from twotower.data.loader import choose_loader
-from twotower.data.prepared import DATASET, is_prepared, read_dataset_json
+from twotower.data.folder_cache import INDEX, cache_of, root_of
+from twotower.data.prepared_set import DATASET, is_prepared, read_dataset_json
 from twotower.evaluation.metrics import Counts, count
 from twotower.ground.files import written_whole
 from twotower.runs.checkpoint import Manifest, scale_of

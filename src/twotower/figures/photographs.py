@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.data.cache import root_of
-from twotower.data.convert import UnusableError, decode, square
+from twotower.data.class_names import name_classes
 from twotower.data.dataset import DataSet, Split
-from twotower.data.prepared import is_prepared, read_dataset_json
-from twotower.data.synsets import name_classes
+from twotower.data.decode import UnusableError, cut_square, decode_image
+from twotower.data.folder_cache import root_of
+from twotower.data.prepared_set import is_prepared, read_dataset_json
 from twotower.evaluation.evaluate import Subject
 from twotower.evaluation.predict import NUM_GUESSES
 from twotower.ground.streams import numpy_stream
@@ -57,7 +57,7 @@ def shorten(name: str, longest: int = LONGEST) -> str:
 def photograph(dataset: DataSet, images: Split, index: int, crop_size: int) -> Photograph:
     """Raises: ValueError naming a file that cannot be decoded."""
     try:
-        whole = square(decode(images.read(index).tobytes()), dataset.size)
+        whole = cut_square(decode_image(images.read(index).tobytes()), dataset.size)
     except UnusableError as error:
         raise ValueError(f"{images.name(index)} cannot be drawn ({error}); choose another image.") from error
     begin = (dataset.size - crop_size) // 2

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from twotower.data.synsets import name_classes
+from twotower.data.class_names import name_classes
 from twotower.evaluation.predict import Prediction, Trained
 from twotower.figures.drawing import open_pyplot, save
 from twotower.figures.photographs import PER_ROW, draw_guesses

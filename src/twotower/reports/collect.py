@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from twotower.config import Config
 from twotower.config.stored import read_config
-from twotower.data.cache import root_of
+from twotower.data.folder_cache import root_of
 from twotower.ground.words import counted, epochs_done
 from twotower.reports.labbook_page import stored_results
 from twotower.runs import checkpoint, failure

@@ -12,7 +12,7 @@ from typing import Any
 from twotower.config import DashboardConfig, NetworkConfig
 from twotower.reports.labbook import difference_of, read_labbook
 from twotower.reports.labbook_page import COUNTS_FOR, signed
-from twotower.runs.mirrors.interface import (
+from twotower.runs.mirrors.keys import (
     DIFFERENCES,
     FIGURES,
     IMAGES,

@@ -33,7 +33,7 @@ from twotower.reports.tables import (
     has_kernels,
     runs_table,
 )
-from twotower.runs.mirrors.mirror import log_figures_of_several
+from twotower.runs.mirrors.open_mirrors import log_figures_of_several
 from twotower.training.sweep import file_name
 
 PAGE = "report.html"

@@ -27,7 +27,7 @@ from twotower.ground.screen import print_table
 from twotower.ground.versions import versions
 from twotower.ground.words import counted, format_duration
 from twotower.runs.events import cut_back
-from twotower.runs.mirrors.mirror import open_mirror
+from twotower.runs.mirrors.open_mirrors import open_mirror
 
 
 class Journal:

@@ -21,10 +21,10 @@ import torch.multiprocessing as mp
 
 from twotower.config import Config, check
 from twotower.config.places import from_here
-from twotower.data.loader import check_loader, describe_loader, notice_fallback
+from twotower.data.choose_loader import check_loader, describe_loader, notice_fallback
+from twotower.data.load_data import load
 from twotower.data.order import check_crops, steps_per_epoch
-from twotower.data.preparing.prepare import prepare
-from twotower.data.sets import load
+from twotower.data.preparing.first_use import prepare
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import (
     Place,
@@ -42,7 +42,7 @@ from twotower.model.table import count_parameters, plan
 from twotower.runs import checkpoint
 from twotower.runs.failure import forget_failure, note_failure, read_failure
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.mirror import check_mirrors
+from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import settle
 from twotower.runs.rundir import Home, check_resumable, hold_home, keep_mean
 from twotower.training.schedule import Schedule

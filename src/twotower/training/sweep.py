@@ -37,7 +37,7 @@ from twotower.runs.failure import (
     read_failure,
     read_not_applicable,
 )
-from twotower.runs.mirrors.mirror import check_mirrors
+from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import group_in, settle
 from twotower.runs.rundir import LOCK
 

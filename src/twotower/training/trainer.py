@@ -28,7 +28,7 @@ from twotower.model.table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.pictures import Handful, centre_of, draw_kernels, first_kernels
+from twotower.runs.mirrors.training_pictures import Handful, centre_of, draw_kernels, first_kernels
 from twotower.training.optim import VelocitySGD
 from twotower.training.scales import OutputScales, as_values, measure
 from twotower.training.schedule import Rates, Schedule

@@ -1,8 +1,8 @@
 """Which decoder examines the files of a folder."""
 
 from twotower.config import InputConfig
-from twotower.data.loader import choose_loader
-from twotower.data.preparing.decode import Decoder
+from twotower.data.choose_loader import choose_loader
+from twotower.data.preparing.dali_decoder import Decoder
 from twotower.data.preparing.torch_decoder import TorchDecoder
 
 

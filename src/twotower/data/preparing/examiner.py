@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from twotower.data.preparing.fit import Fit
+from twotower.data.preparing.mean_and_pca import Fit
 
 PROCESS = "twotower.data.preparing.examiner_process"
 START_SECONDS = 120.0  # until the decoder must be there; half a second where the disk is not busy
@@ -48,7 +48,7 @@ class Examiner:
     """The process. It ends with this object's `close`, or with the thread that made it.
 
     Args:
-        decoder: a class with the signature and the methods of `decode.Decoder`, in a module that can be imported.
+        decoder: a class like `dali_decoder.Decoder`, in a module that can be imported.
         size: sides of the squares that images are brought to, in pixels.
         patience: seconds after which a request that was not answered ends the process.
     """

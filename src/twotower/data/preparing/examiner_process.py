@@ -1,4 +1,4 @@
-"""What an examining process runs (data/examiner.py is the other end): it decodes files, and may die of one.
+"""What an examining process runs (examiner.py is the other end): it decodes files, and may die of one.
 
 Started as a module, with the decoder as MODULE:CLASS and the size of images in pixels.
 
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from twotower.data.preparing.fit import Fit
+from twotower.data.preparing.mean_and_pca import Fit
 from twotower.ground.processes import die_with_parent
 
 

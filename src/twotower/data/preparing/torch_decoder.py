@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.data import convert
 from twotower.data.dataset import PREPARED_SIZE
+from twotower.data.decode import UnusableError, cut_square, decode_image
 
 Picture = NDArray[np.uint8]
 
 
 class TorchDecoder:
-    """Decodes files to uint8 [N, size, size, 3], as `decode.Decoder` does, and names those that cannot be decoded."""
+    """Decodes files to uint8 [N, size, size, 3], as `dali_decoder.Decoder` does, and names the undecodable ones."""
 
     def __init__(self, num_threads: int, size: int = PREPARED_SIZE) -> None:
         self.num_threads, self.size = num_threads, size
@@ -33,12 +33,12 @@ class TorchDecoder:
     def _decode(self, path: Path) -> Picture | str:
         """The square, or the reason why there is none."""
         try:
-            image = convert.decode(path.read_bytes())
+            image = decode_image(path.read_bytes())
         except OSError as error:
             return error.strerror or "it cannot be read"
         except MemoryError:
             return "it is too large for the memory of this machine"
-        except convert.UnusableError as error:
+        except UnusableError as error:
             return str(error)
         self.needs_resize |= image.shape[:2] != (self.size, self.size)
-        return convert.square(image, self.size)
+        return cut_square(image, self.size)

@@ -1,6 +1,6 @@
 """The mirror in TensorBoard: event files in RUN/tensorboard, which `tensorboard --logdir runs` shows.
 
-The keys are those of `mirror_interface`, over the training step; a training's final values are `summary/...`, those
+The keys are those of `keys`, over the training step; a training's final values are `summary/...`, those
 of an evaluation `centre/...` and `ten/...` at the step of its checkpoint. The whole configuration is a text, and the
 settings that sweeps vary are in the tab HParams. A resumed training has TensorBoard drop what it will write again.
 
@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from twotower.config import Config
-from twotower.runs.mirrors.interface import IMAGES, PICTURE, PREDICTIONS, Mirror, kernels_of
-from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, Mirror, kernels_of
+from twotower.runs.mirrors.training_pictures import Prediction
 
 FOLDER = "tensorboard"  # of a run
 FLUSH_SECONDS = 1  # between writes; a killed run loses what came after the last one

@@ -1,6 +1,6 @@
 """The mirror in W&B: a W&B run that is open. Which one it is, `wandb_runs` says.
 
-The keys are those of `mirror_interface`, over `train/step`. W&B's own steps are numbered by W&B alone, as it drops
+The keys are those of `keys`, over `train/step`. W&B's own steps are numbered by W&B alone, as it drops
 what comes with a lower one than before, such as the steps that a resumed training repeats.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import Config
-from twotower.runs.mirrors.interface import IMAGES, MIRRORED, PICTURE, PREDICTIONS, Mirror, kernels_of
-from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PICTURE, PREDICTIONS, Mirror, kernels_of
+from twotower.runs.mirrors.training_pictures import Prediction
 
 STAGED = Path("wandb", "staged")  # in a run's folder: tables and checkpoints until they are sent
 

@@ -19,7 +19,7 @@ import torch
 
 from twotower.config import Config
 from twotower.runs.events import read_events
-from twotower.runs.mirrors.interface import MIRRORED, values_of_evaluation
+from twotower.runs.mirrors.keys import MIRRORED, values_of_evaluation
 from twotower.runs.mirrors.wandb_mirror import WandbMirror, group_of
 from twotower.runs.mirrors.wandb_settings import (
     DEFAULT_MODE,

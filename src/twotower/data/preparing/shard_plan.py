@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.config import PrepareConfig
-from twotower.data import convert
+from twotower.data.decode import SUBSAMPLING
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.progress import metered
 from twotower.ground.words import counted
@@ -54,7 +54,7 @@ def settings_of(config: PrepareConfig, source: Source) -> dict[str, Any]:
         "square": "centre, shorter side; half a pixel to the left or above where the rest is odd",
         "filter": "triangle, antialiased",
         "exif_turns": "ignored",
-        "chroma_subsampling": convert.SUBSAMPLING,
+        "chroma_subsampling": SUBSAMPLING,
     }
 
 

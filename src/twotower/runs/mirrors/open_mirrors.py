@@ -1,7 +1,7 @@
 """Where a run can be watched: its numbers and pictures, mirrored to W&B, to TensorBoard, or to both.
 
 metrics.jsonl stays the source of truth, and no training depends on a mirror: one that is lost is told of once, and
-the run goes on without. What is shown, and under which keys, is in `mirror_interface`. Nothing of W&B or TensorBoard
+the run goes on without. What is shown, and under which keys, is in `keys`. Nothing of W&B or TensorBoard
 is imported before one of them is asked for.
 """
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from twotower.config import Config, LoggingConfig
 from twotower.runs.mirrors import tensorboard_mirror, wandb_runs
-from twotower.runs.mirrors.interface import MIRRORED, Mirror, values_of_evaluation
-from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.keys import MIRRORED, Mirror, values_of_evaluation
+from twotower.runs.mirrors.training_pictures import Prediction
 from twotower.runs.mirrors.wandb_settings import check_key
 
 

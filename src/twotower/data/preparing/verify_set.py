@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from twotower.data.prepared import MEAN_IMAGE, is_unfinished, read_dataset_json
-from twotower.data.preparing.plan import Say
-from twotower.data.preparing.shard_work import check_file, check_shard, start_worker
+from twotower.data.prepared_set import MEAN_IMAGE, is_unfinished, read_dataset_json
+from twotower.data.preparing.shard_plan import Say
+from twotower.data.preparing.shard_worker import check_file, check_shard, start_worker
 from twotower.data.shards import INDEX_FILE
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered

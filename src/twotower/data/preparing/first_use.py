@@ -10,7 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from twotower.config import DataConfig, InputConfig
-from twotower.data.cache import (
+from twotower.data.choose_loader import describe_loader
+from twotower.data.dataset import DataSet
+from twotower.data.decode import UnusableError, decode_image
+from twotower.data.folder import FolderIndex, index_folder
+from twotower.data.folder_cache import (
     FORMAT,
     INDEX,
     TRAINING,
@@ -21,14 +25,10 @@ from twotower.data.cache import (
     root_of,
     store,
 )
-from twotower.data.convert import UnusableError, decode
-from twotower.data.dataset import DataSet
-from twotower.data.folder import FolderIndex, index_folder
-from twotower.data.loader import describe_loader
-from twotower.data.prepared import PICTURE, is_prepared, is_unfinished, load_prepared
+from twotower.data.load_data import load
+from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished, load_prepared
 from twotower.data.preparing.decoders import decoder_class
-from twotower.data.preparing.examine import examine, refusal
-from twotower.data.sets import load
+from twotower.data.preparing.examine_folder import examine, refusal
 from twotower.data.shapes import draw_shapes
 from twotower.ground.words import counted
 
@@ -115,7 +115,7 @@ def prepare(
 
 def _show(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
     """Draws the picture, once for each way of feeding."""
-    from twotower.data.preparing.picture import SHOWN, draw_picture, picture_of
+    from twotower.data.preparing.input_picture import SHOWN, draw_picture, picture_of
 
     dataset = load(data)
     crops = replace(shown_input, threads=0, device="auto", decode_once="auto")
@@ -126,7 +126,7 @@ def _show(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
     shown = []
     for row in rows:
         with suppress(UnusableError):  # DALI may be more generous
-            shown.append((row, decode(dataset.train.read(row).tobytes())))
+            shown.append((row, decode_image(dataset.train.read(row).tobytes())))
     draw_picture(dataset, shown, {"training": crops}, path)
 
 

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from twotower.data.folder import FolderIndex
-from twotower.data.preparing.decode import Decoder
+from twotower.data.preparing.dali_decoder import Decoder
 from twotower.data.preparing.examiner import Examiner, ExaminerDiedError, Findings
-from twotower.data.preparing.fit import Fit
+from twotower.data.preparing.mean_and_pca import Fit
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
 

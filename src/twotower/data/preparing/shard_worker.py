@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twotower.data import convert
-from twotower.data.prepared import WORK
-from twotower.data.preparing.fit import Fit
+from twotower.data.decode import UnusableError, cut_square, decode_image, encode_jpeg
+from twotower.data.prepared_set import WORK
+from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.shards import ShardWriter, shard_name
 from twotower.data.sources.source import CIFAR10, Entry
 from twotower.data.sources.tree import CIFAR_SIDE
@@ -79,9 +79,9 @@ def _read(entry: Entry) -> bytes:
             file.seek(entry.offset)
             content = file.read(entry.size)
     except OSError as error:
-        raise convert.UnusableError(f"it cannot be read ({error.strerror})") from error
+        raise UnusableError(f"it cannot be read ({error.strerror})") from error
     if len(content) < entry.size:
-        raise convert.UnusableError("it has become shorter since it was listed")
+        raise UnusableError("it has become shorter since it was listed")
     return content
 
 
@@ -89,7 +89,7 @@ def _decode(entry: Entry, content: bytes) -> NDArray[np.uint8]:
     if entry.form == CIFAR10:
         planes = np.frombuffer(content, np.uint8).reshape(3, CIFAR_SIDE, CIFAR_SIDE)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
-    return convert.decode(content)
+    return decode_image(content)
 
 
 def convert_shard(task: Task) -> tuple[int, int]:
@@ -101,18 +101,18 @@ def convert_shard(task: Task) -> tuple[int, int]:
     for place, (entry, label) in enumerate(zip(task.entries, task.labels, strict=True)):
         try:
             if entry.problem:
-                raise convert.UnusableError(entry.problem)
+                raise UnusableError(entry.problem)
             content = task.contents[place] if task.contents is not None else _read(entry)
             original = _decode(entry, content)
-            image = convert.square(original, task.size)
-        except convert.UnusableError as error:
+            image = cut_square(original, task.size)
+        except UnusableError as error:
             rejects.append((entry.name, str(error)))
             continue
         if task.split == "train":
             fit.add(image)
         if task.first + place in task.shown:
             shown[f"shown-{writer.count}"] = _small(original)
-        writer.add(name_in_shard(entry), convert.encode(image, task.quality), label)
+        writer.add(name_in_shard(entry), encode_jpeg(image, task.quality), label)
     tar, index, checksum = writer.close()
     write_whole(Path(task.output) / task.split / shard_name(task.number), tar)
     about = json.dumps({"sha256": checksum, "rejects": rejects}).encode()
@@ -158,8 +158,8 @@ def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -
             file.seek(int(entry["offset"]))
             content = file.read(int(entry["length"]))
             try:
-                shape = convert.decode(content).shape
-            except convert.UnusableError as error:
+                shape = decode_image(content).shape
+            except UnusableError as error:
                 return [f"{path}: the image at byte {int(entry['offset'])} cannot be decoded ({error})"]
             if shape != (size, size, 3):
                 return [f"{path}: the image at byte {int(entry['offset'])} has shape {shape}"]

@@ -1,6 +1,6 @@
 """Decodes files one by one on the CPU, and finds out which of them cannot be decoded.
 
-For processes whose death is survived (examine.py), as nobody knows yet what these files are.
+For processes whose death is survived (examine_folder.py), as nobody knows yet what these files are.
 """
 
 import io
@@ -27,7 +27,7 @@ class Decoder:
         self._images = np.empty((0, size, size, 3), np.uint8)  # fresh pages would take as long as the decoding
 
     def _open(self) -> Any:
-        from twotower.data.pipeline import prepared_images
+        from twotower.data.dali_pipeline import prepared_images
 
         pipeline = prepared_images(
             self.size,

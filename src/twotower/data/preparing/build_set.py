@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import PrepareConfig
-from twotower.data.prepared import (
+from twotower.data.prepared_set import (
     DATASET,
     FORMAT,
     MEAN_IMAGE,
@@ -37,10 +37,10 @@ from twotower.data.prepared import (
     is_prepared,
     read_dataset_json,
 )
-from twotower.data.preparing.fit import Fit
-from twotower.data.preparing.picture import SHOWN, draw_picture
-from twotower.data.preparing.plan import PLAN, Plan, Say, make_plan, read_entries, read_plan, settings_of
-from twotower.data.preparing.shard_work import Task, about_shard, convert_shard, sha256_of, start_worker, sums_path
+from twotower.data.preparing.input_picture import SHOWN, draw_picture
+from twotower.data.preparing.mean_and_pca import Fit
+from twotower.data.preparing.shard_plan import PLAN, Plan, Say, make_plan, read_entries, read_plan, settings_of
+from twotower.data.preparing.shard_worker import Task, about_shard, convert_shard, sha256_of, start_worker, sums_path
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.data.sources.archives import DAMAGE, View, is_compressed, open_archive
 from twotower.data.sources.source import Entry, Source, find_source

@@ -17,7 +17,7 @@ from twotower.config import DataConfig
 from twotower.config.places import SHAPES_ROOT, from_here
 from twotower.data.dataset import PREPARED_SIZE
 from twotower.data.folder import FolderIndex, index_folder
-from twotower.data.prepared import PICTURE
+from twotower.data.prepared_set import PICTURE
 from twotower.ground.files import write_npy, write_whole
 
 FORMAT = 3

@@ -68,7 +68,7 @@ def _decode_any(content: bytes) -> NDArray[np.uint8]:
         raise UnusableError(f"no image that can be decoded: {words}"[:200]) from error
 
 
-def decode(content: bytes) -> NDArray[np.uint8]:
+def decode_image(content: bytes) -> NDArray[np.uint8]:
     """All of an image, uint8 [height, width, 3], RGB; EXIF turns are ignored, as they were in 2012.
 
     Raises: UnusableError for what is empty, cut short, too large, or no image.
@@ -79,7 +79,7 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     return _decode_any(content) if image is None else image
 
 
-def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def cut_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """The centre square, resized with an antialiased triangle filter: uint8 [size, size, 3].
 
     Where the rest is odd, it lies half a pixel to the left or above.
@@ -96,7 +96,7 @@ def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return result
 
 
-def encode(image: NDArray[np.uint8], quality: int) -> bytes:
+def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     """A JPEG of uint8 [height, width, 3]."""
     content: bytes = simplejpeg.encode_jpeg(image, quality, "RGB", SUBSAMPLING)
     return content

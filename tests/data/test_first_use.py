@@ -17,10 +17,10 @@ from PIL import Image
 from twotower.config import DataConfig
 from twotower.data.dataset import DataSet
 from twotower.data.folder import FolderIndex, index_folder
+from twotower.data.load_data import load
 from twotower.data.preparing.examiner import Findings
-from twotower.data.preparing.fit import Fit
-from twotower.data.preparing.prepare import prepare
-from twotower.data.sets import load
+from twotower.data.preparing.first_use import prepare
+from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.shapes import draw_shapes
 
 
@@ -63,7 +63,7 @@ class InThisProcess:
 
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("twotower.data.preparing.examine"), "Examiner", InThisProcess)
+    monkeypatch.setattr(import_module("twotower.data.preparing.examine_folder"), "Examiner", InThisProcess)
 
 
 def folder(root: Path, **options: Any) -> DataConfig:
@@ -91,7 +91,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def examine(index: FolderIndex, *_: Any, **__: Any) -> None:
         raise AssertionError(f"decoded again: {index.root}")
 
-    monkeypatch.setattr(import_module("twotower.data.preparing.prepare"), "examine", examine)
+    monkeypatch.setattr(import_module("twotower.data.preparing.first_use"), "examine", examine)
 
 
 # Folders

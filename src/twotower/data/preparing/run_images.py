@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from twotower.config import DataConfig
-from twotower.data.cache import has_index, root_of
 from twotower.data.dataset import DataSet
-from twotower.data.prepared import is_prepared
-from twotower.data.preparing.prepare import prepare
+from twotower.data.folder_cache import has_index, root_of
+from twotower.data.prepared_set import is_prepared
+from twotower.data.preparing.first_use import prepare
 from twotower.data.shapes import read_marker
 
 KEY = "data_root"  # by which these commands take the folder of images

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import NetworkConfig
-from twotower.runs.mirrors.pictures import Prediction
+from twotower.runs.mirrors.training_pictures import Prediction
 
 MIRRORED = ("train", "validation", "scales", "memory")  # events of the journal
 

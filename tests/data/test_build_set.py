@@ -33,12 +33,12 @@ from helpers import archives
 from helpers.archives import Here, contents, prepare_here
 from helpers.paths import ROOT
 from twotower.config import DataConfig, DownloadConfig, PrepareConfig, SourceConfig, register_schemas
-from twotower.data import convert
 from twotower.data.dataset import DataSet
-from twotower.data.prepared import load_prepared
-from twotower.data.preparing.build import build
-from twotower.data.preparing.prepare import prepare
-from twotower.data.preparing.verify import verify
+from twotower.data.decode import cut_square, decode_image
+from twotower.data.prepared_set import load_prepared
+from twotower.data.preparing.build_set import build
+from twotower.data.preparing.first_use import prepare
+from twotower.data.preparing.verify_set import verify
 from twotower.data.sources import archives as reading
 from twotower.data.sources.source import download
 from twotower.ground.files import write_whole
@@ -49,8 +49,8 @@ SIZE = 64
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are made in this process, as starting another one costs seconds; tests with commands use processes."""
-    monkeypatch.setattr("twotower.data.preparing.build.ProcessPoolExecutor", Here)
-    monkeypatch.setattr("twotower.data.preparing.verify.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("twotower.data.preparing.verify_set.ProcessPoolExecutor", Here)
 
 
 def made(source: SourceConfig, output: Path, **options: Any) -> DataSet:
@@ -93,7 +93,7 @@ def mini2010(tmp_path_factory: pytest.TempPathFactory) -> tuple[SourceConfig, Da
     folder = tmp_path_factory.mktemp("ilsvrc2010")
     source = archives.ilsvrc(folder / "source", 2010)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.build.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
         return source, made(source, folder / "set")
 
 
@@ -263,7 +263,7 @@ def test_names_that_are_no_text_are_made_harmless(tmp_path: Path) -> None:
 def test_the_square_is_that_of_pillow(shape: tuple[int, int]) -> None:
     """Within 2 levels, though the filters are different code; a square that is a pixel off would be noticed."""
     image = archives.pixels(3, *shape)
-    square = convert.square(image, SIZE)
+    square = cut_square(image, SIZE)
     assert square.shape == (SIZE, SIZE, 3)
     assert difference(square, pillow_square(Image.fromarray(image), SIZE)) <= 2
     if min(shape) > 50:
@@ -276,7 +276,7 @@ def test_mean_and_colour_axes_are_those_of_exact_sums(mini2010: tuple[SourceConf
     _, dataset = mini2010
     squares = np.stack(
         [
-            convert.square(convert.decode(archives.picture(archives.seed_of("train", wnid, n))), SIZE)
+            cut_square(decode_image(archives.picture(archives.seed_of("train", wnid, n))), SIZE)
             for wnid in archives.WNIDS
             for n in range(4)
         ]
@@ -374,7 +374,7 @@ def test_two_processes_do_not_build_in_one_folder(tmp_path: Path) -> None:
         made(source, tmp_path / "set")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.build._convert", second)
+        patch.setattr("twotower.data.preparing.build_set._convert", second)
         with pytest.raises(ValueError, match=r"is being built by another process \(.+\); wait for it or stop it"):
             made(source, tmp_path / "set")
     assert (tmp_path / "set" / "work" / "lock").exists()
@@ -467,7 +467,7 @@ def whole(many: SourceConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
         pytest.MonkeyPatch.context() as patch,
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
     ):
-        patch.setattr("twotower.data.preparing.build.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
         config = OmegaConf.to_object(compose("prepare_data", overrides_of(many, output)))
         assert isinstance(config, PrepareConfig)
         build(config, lambda line: None)
@@ -554,8 +554,8 @@ def test_what_was_half_written_counts_for_nothing(tmp_path: Path, state: str) ->
         write_whole(path, content)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.build.write_whole", stop)
-        patch.setattr("twotower.data.preparing.shard_work.write_whole", stop)
+        patch.setattr("twotower.data.preparing.build_set.write_whole", stop)
+        patch.setattr("twotower.data.preparing.shard_worker.write_whole", stop)
         with pytest.raises(ValueError, match="stopped here"):
             made(source, tmp_path / "set", images_per_shard=3)
     made(source, tmp_path / "set", images_per_shard=3)

@@ -3,14 +3,14 @@
 import numpy as np
 
 from twotower.config import DataConfig
-from twotower.data.cache import (
+from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
+from twotower.data.folder_cache import (
     MEAN_IMAGE,
     cache_of,
     read_index,
     root_of,
 )
-from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
-from twotower.data.prepared import PICTURE, is_prepared, load_prepared
+from twotower.data.prepared_set import PICTURE, is_prepared, load_prepared
 
 
 def load(data: DataConfig) -> DataSet:

@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from twotower.config import UNSCALED, InputConfig
-from twotower.data import convert
 from twotower.data.batch import Share
 from twotower.data.dataset import DataSet, Split
+from twotower.data.decode import cut_square, decode_image
 from twotower.data.feed import TrainFeed
 from twotower.data.order import noise_scale
 
@@ -90,7 +90,7 @@ def _rows(
     dataset: DataSet, shown: Sequence[tuple[int, Picture]], presets: dict[str, InputConfig]
 ) -> list[tuple[str, list[Picture]]]:
     indices = [index for index, _ in shown]
-    squares = [convert.square(convert.decode(dataset.train.read(i).tobytes()), dataset.size) for i in indices]
+    squares = [cut_square(decode_image(dataset.train.read(i).tobytes()), dataset.size) for i in indices]
     rows = [
         ("originals", [image for _, image in shown]),
         (f"prepared\ncentre {dataset.size} x {dataset.size}", squares),
