@@ -9,16 +9,10 @@ from omegaconf import OmegaConf
 
 from helpers.paths import ROOT
 from twotower.config import InputConfig
-from twotower.data.order import (
-    Draws,
-    check_crops,
-    colour_shifts,
-    draws,
-    epoch_order,
-    noise_form,
-    noise_scale,
-    steps_per_epoch,
-)
+from twotower.data.augment import Changes, draw_changes
+from twotower.data.colour_noise import colour_shifts, noise_form, noise_scale
+from twotower.data.crops import check_crops
+from twotower.data.order import epoch_order, steps_per_epoch
 
 CONF = ROOT / "conf" / "input"
 
@@ -37,9 +31,9 @@ def load_input(name: str, **overrides: Any) -> InputConfig:
     return config
 
 
-def draw(config: InputConfig, **at: int) -> Draws:
+def draw(config: InputConfig, **at: int) -> Changes:
     """Draws for the colours of ILSVRC-2012, at step 0 of epoch 0 unless told."""
-    return draws(config, STDS**2, AXES, **({"seed": 1, "epoch": 0, "step": 0, "batch_size": 8} | at))
+    return draw_changes(config, STDS**2, AXES, **({"seed": 1, "epoch": 0, "step": 0, "batch_size": 8} | at))
 
 
 def assert_uniform(counts: NDArray[np.int64]) -> None:
@@ -52,7 +46,7 @@ def assert_uniform(counts: NDArray[np.int64]) -> None:
     assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
 
 
-def same(a: Draws, b: Draws) -> bool:
+def same(a: Changes, b: Changes) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("offsets", "flips", "noise"))
 
 
@@ -166,7 +160,7 @@ def test_crop_and_flip_can_be_switched_off() -> None:
 def test_without_random_crops_all_are_in_the_middle(size: int, crop: int, middle: int) -> None:
     """Half a pixel to the left and above where the rest is odd."""
     config = load_input("paper", crop_size=crop, random_crop=False)
-    drawn = draws(config, STDS**2, AXES, seed=1, epoch=0, step=0, batch_size=8, span=size - crop)
+    drawn = draw_changes(config, STDS**2, AXES, seed=1, epoch=0, step=0, batch_size=8, span=size - crop)
     assert (drawn.offsets == middle).all()
 
 

@@ -21,13 +21,15 @@ from PIL import Image
 from torch import Tensor
 
 from twotower.config import InputConfig
+from twotower.data.augment import draw_changes
 from twotower.data.batch import Batch, Feed, Share, label_checksum, pixel_checksum
-from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
+from twotower.data.crops import check_crops
+from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.feed import open_train, open_validation
 from twotower.data.normalise import Normaliser
-from twotower.data.order import check_crops, draws
 from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.shards import INDEX_FILE, ShardSplit, ShardWriter, shard_name
+from twotower.data.synthetic import make_synthetic_dataset
 
 NUM_TRAIN, NUM_VAL = 11, 7
 CPU = torch.device("cpu")
@@ -141,7 +143,7 @@ def placed(
     """Label, image, and the y, x and mirror that were drawn for it; all images of the set in each step."""
     count = len(dataset.train)
     for epoch, batch in enumerate(take(train_feed(dataset, config, batch_size=count), steps)):
-        drawn = draws(
+        drawn = draw_changes(
             config,
             dataset.eigenvalues,
             dataset.eigenvectors,
@@ -350,7 +352,7 @@ def test_training_image_is_exact(known: Known, mean: str, noise: str) -> None:
     drawn_settings = []
     batches = take(train_feed(known.dataset, config), 4)
     for step, batch in enumerate(batches):
-        drawn = draws(
+        drawn = draw_changes(
             config,
             known.dataset.eigenvalues,
             known.dataset.eigenvectors,
@@ -388,7 +390,7 @@ def test_offset_zero_and_offset_32_reach_the_edges(known: Known) -> None:
     config = replace(FULL, colour_noise="none", images_per_draw=1, flip=False, mean="central")
     zero = replace(known.dataset, mean_image=np.zeros((256, 256, 3), np.float32))
     for step, batch in enumerate(take(train_feed(zero, config, batch_size=10), 12)):
-        offsets = draws(config, np.ones(3), np.eye(3), seed=3, epoch=step, step=0, batch_size=10).offsets
+        offsets = draw_changes(config, np.ones(3), np.eye(3), seed=3, epoch=step, step=0, batch_size=10).offsets
         for (y, x), (label, image) in zip(offsets.tolist(), in_order([batch]), strict=True):
             np.testing.assert_array_equal(image, window(known.train[label], y, x, False))
             seen |= {y, x}
@@ -578,7 +580,7 @@ def test_noise_and_division_end_together(known: Known, last: int) -> None:
     assert not any(torch.equal(a.images, b.images) for a, b in zip(always, never, strict=True))
     assert_same(batches, always[: 2 * last] + never[2 * last :])
     for step, batch in enumerate(never):
-        drawn = draws(config, np.ones(3), np.eye(3), seed=3, epoch=step // 2, step=step % 2, batch_size=4)
+        drawn = draw_changes(config, np.ones(3), np.eye(3), seed=3, epoch=step // 2, step=step % 2, batch_size=4)
         for row, (label, image) in enumerate(in_order([batch])):
             (y, x), flip = drawn.offsets[row].tolist(), bool(drawn.flips[row])
             np.testing.assert_array_equal(
@@ -1096,7 +1098,7 @@ def test_checksums_notice_what_differs(known: Known) -> None:
 
 
 def test_synthetic_training_is_endless() -> None:
-    dataset = synthetic_dataset(64, 32, 10)
+    dataset = make_synthetic_dataset(64, 32, 10)
     feed = train_feed(dataset, PLAIN, batch_size=6)
     batches = take(feed, 5)
     for batch in batches:
@@ -1115,7 +1117,7 @@ def test_synthetic_training_is_endless() -> None:
 )
 def test_synthetic_validation_ends(replicas: int, batch_size: int, batches: int) -> None:
     """A third of 32 images has one whole batch of 8; a set smaller than a batch still gives one."""
-    feed = val_feed(synthetic_dataset(64, 32, 10), batch_size=batch_size, num_replicas=replicas)
+    feed = val_feed(make_synthetic_dataset(64, 32, 10), batch_size=batch_size, num_replicas=replicas)
     assert len(feed) == batches
     seen = take_all(feed)
     assert len(seen) == batches
@@ -1123,7 +1125,7 @@ def test_synthetic_validation_ends(replicas: int, batch_size: int, batches: int)
 
 
 def test_synthetic_ten_crops() -> None:
-    (batch,) = take_all(val_feed(synthetic_dataset(8, 2, 3), batch_size=2, crops="ten"))
+    (batch,) = take_all(val_feed(make_synthetic_dataset(8, 2, 3), batch_size=2, crops="ten"))
     assert batch.images.shape == (2, 10, 3, 224, 224)
     assert batch.labels.shape == (2,)
 
@@ -1133,4 +1135,4 @@ def test_synthetic_ten_crops() -> None:
 )
 def test_synthetic_counts_that_are_too_small_are_refused(counts: tuple[int, int, int], key: str) -> None:
     with pytest.raises(ValueError, match=rf"data\.{key}=\d is too small"):
-        synthetic_dataset(*counts)
+        make_synthetic_dataset(*counts)

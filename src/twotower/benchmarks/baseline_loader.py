@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from twotower.config import InputConfig
+from twotower.data.colour_noise import colour_shifts, noise_scale
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.normalise import subtracted_mean
-from twotower.data.order import colour_shifts, noise_scale
 
 
 class PillowImages(Dataset[tuple[Tensor, int]]):

@@ -19,9 +19,10 @@ from twotower.data.batch import Share
 from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit
 from twotower.data.decode import cut_square, decode_image, encode_jpeg
-from twotower.data.feed import PREFETCH, open_train, open_validation
+from twotower.data.feed import open_train, open_validation
 from twotower.data.folder import index_folder
 from twotower.data.load_data import load
+from twotower.data.loader import PREFETCH
 from twotower.data.prepared_set import is_prepared
 from twotower.data.preparing.build_set import build
 from twotower.data.preparing.first_use import prepare

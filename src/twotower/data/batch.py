@@ -1,4 +1,7 @@
-"""What a feed delivers, and to whom."""
+"""A batch, the feed that delivers it, and the share of the images that a process gets.
+
+This is the face of data/ for the rooms above: they open feeds by `feed.open_train` and `feed.open_validation`.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,31 +13,39 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """float32 images [B, 3, 224, 224] (or [B, 10, 3, 224, 224]) less the mean, over the std; int64 labels [B]."""
+    """Images and labels of one step of a replica.
+
+    Attributes:
+        images: float32 [B, 3, H, W], or [B, 10, 3, H, W] for ten views, (pixel - mean) / std in channels_last order;
+            H = W = 224 in the paper.
+        labels: int64 [B], indices of classes.
+    """
 
     images: Tensor
     labels: Tensor
 
 
 class Partner(Protocol):
-    """The way to the other tower of this replica, for decoded images."""
+    """The other tower of this replica, with which decoded images can be swapped."""
 
-    tower: int  # this one, 0 or 1
+    tower: int  # number of this process's own tower, 0 or 1
 
     def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
-        """Sends some images and receives `num_theirs` of the same shape, dtype and device."""
+        """Sends images and receives `num_theirs` others of the same shape, dtype and device."""
         ...
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of the images a process is given, and where it wants them.
+    """The part of the images that a process gets, and where it gets them.
 
     Attributes:
         batch_size: images in a batch of one replica.
-        device: on which the batches are delivered.
-        threads: of the loader.
-        partner: the other tower decodes half of each batch; None: this process decodes all of it.
+        replica: number of this process's replica, from 0.
+        num_replicas: replicas that share the images of an epoch.
+        device: place of the delivered batches.
+        threads: threads of the loader.
+        partner: the other tower, which decodes half of each batch; None: this process decodes all of it.
     """
 
     batch_size: int
@@ -45,7 +56,7 @@ class Share:
     partner: Partner | None = None
 
     def own_rows(self, num_images: int) -> slice:
-        """The rows of a batch that this process decodes. A single image is not worth a swap."""
+        """The rows of a batch that this process decodes: half of them with a partner, unless there is only one."""
         if self.partner is None or num_images < 2:
             return slice(0, num_images)
         middle = (num_images + 1) // 2

@@ -3,7 +3,7 @@ prepared sets and raw folders.
 
     bytes -> decode the part that is needed -> centre square to size x size -> crop -> mirror -> normalise.py
 
-Pixels are RGB in 0..255. DALI draws nothing at random: offsets and flips come with the batch, from `order.draws`.
+Pixels are RGB in 0..255. DALI draws nothing at random: offsets and flips come with the batch, from `augment`.
 The centre square has the shorter side of the image; where the difference is odd, it lies half a pixel to the left or
 above. It is resized with a triangle filter (linear, antialiased). A prepared image is that square already.
 """

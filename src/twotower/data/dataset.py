@@ -1,4 +1,4 @@
-"""What the towers are trained on: images and labels, and what was fitted on the training images."""
+"""The data set that towers are trained on: images and labels, and what was fitted to the training images."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-PREPARED_SIZE = 256  # pixels; the shorter side of an image, and its centre square (paper section 2)
+PREPARED_SIZE = 256  # pixels; shorter side of a resized image, and sides of its centre square (paper section 2)
 
 
 class Split(Protocol):
@@ -23,7 +23,7 @@ class Split(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Where an image lies, relative to the data set's folder."""
+        """The path of an image, relative to the data set's folder."""
         ...
 
 
@@ -50,14 +50,16 @@ class DataSet:
     """A data set that is ready for training.
 
     Attributes:
-        mean_image: of the training set, float32 [size, size, 3], 0..255, RGB; None for synthetic data.
-        eigenvalues: of the covariance of the training set's RGB pixels, float64 [3], ascending, in (0..255)^2.
+        classes: names of the classes; a label is an index in this list.
+        train, val: the two splits that every data set has.
+        mean_image: mean of the training images, float32 [size, size, 3], 0..255, RGB; None for synthetic data.
+        eigenvalues: those of the covariance of the training set's RGB pixels, float64 [3], ascending, in (0..255)^2.
         eigenvectors: their unit vectors as columns, float64 [3, 3].
-        rejects: path and reason of the files that could not be decoded.
-        needs_resize: whether any image is not yet the square of `size` pixels that crops are taken from.
+        rejects: reasons, by path, of the files that could not be decoded.
+        needs_resize: whether any image still has to be resized to the square that crops are taken from.
         test: a third split, where the data set has one (ILSVRC-2010).
-        size: pixels of the square that crops are taken from.
-        picture: a PNG of what the network is fed, where one was drawn.
+        size: sides of the square that crops are taken from, in pixels.
+        picture: PNG of the network's input, where one was drawn.
     """
 
     classes: list[str]
@@ -78,17 +80,7 @@ class DataSet:
 
     def split(self, name: str) -> Split:
         """`val` or `test`. Raises: ValueError if there is no such split."""
-        found = {"val": self.val, "test": self.test}.get(name)
-        if found is None:
+        split = {"val": self.val, "test": self.test}.get(name)
+        if split is None:
             raise ValueError(f"split={name} is not in this data set; choose {'val or test' if self.test else 'val'}.")
-        return found
-
-
-def synthetic_dataset(num_train: int, num_val: int, num_classes: int) -> DataSet:
-    """A data set without files, for timing. Raises: ValueError for a count that is too small."""
-    for key, value, least in (("num_train", num_train, 1), ("num_val", num_val, 1), ("num_classes", num_classes, 2)):
-        if value < least:
-            raise ValueError(f"data.{key}={value} is too small for data=synthetic; give at least {least}.")
-    splits = [FileSplit(Path(), [], np.arange(n, dtype=np.int64) % num_classes) for n in (num_train, num_val)]
-    classes = [f"class{i}" for i in range(num_classes)]
-    return DataSet(classes, splits[0], splits[1], None, np.ones(3), np.eye(3))
+        return split

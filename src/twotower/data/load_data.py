@@ -3,7 +3,7 @@
 import numpy as np
 
 from twotower.config import DataConfig
-from twotower.data.dataset import DataSet, FileSplit, synthetic_dataset
+from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.folder_cache import (
     MEAN_IMAGE,
     cache_of,
@@ -11,12 +11,13 @@ from twotower.data.folder_cache import (
     root_of,
 )
 from twotower.data.prepared_set import PICTURE, is_prepared, load_prepared
+from twotower.data.synthetic import make_synthetic_dataset
 
 
 def load(data: DataConfig) -> DataSet:
-    """Reads what `prepare` has stored. Raises: ValueError if it has not been run."""
+    """Opens a data set that `first_use.prepare` has made ready. Raises: ValueError if it has not."""
     if data.kind == "synthetic":
-        return synthetic_dataset(data.num_train, data.num_val, data.num_classes)
+        return make_synthetic_dataset(data.num_train, data.num_val, data.num_classes)
     root, cache = root_of(data), cache_of(data)
     if is_prepared(root):
         return load_prepared(root)
@@ -27,20 +28,20 @@ def load(data: DataConfig) -> DataSet:
     for split, by_class in content["files"].items():
         paths, labels = [], []
         for label, name in enumerate(content["classes"]):
-            kept = [f"{split}/{name}/{file}" for file in by_class[name]]
-            kept = [path for path in kept if path not in content["rejects"]]
-            paths += kept
-            labels += [label] * len(kept)
+            of_class = [f"{split}/{name}/{file}" for file in by_class[name]]
+            usable = [path for path in of_class if path not in content["rejects"]]
+            paths += usable
+            labels += [label] * len(usable)
         splits[split] = FileSplit(root, paths, np.array(labels, np.int64))
     return DataSet(
-        content["classes"],
-        splits["train"],
-        splits["val"],
-        np.load(cache / MEAN_IMAGE),
-        np.array(content["eigenvalues"]),
-        np.array(content["eigenvectors"]),
-        content["rejects"],
-        content["needs_resize"],
+        classes=content["classes"],
+        train=splits["train"],
+        val=splits["val"],
+        mean_image=np.load(cache / MEAN_IMAGE),
+        eigenvalues=np.array(content["eigenvalues"]),
+        eigenvectors=np.array(content["eigenvectors"]),
+        rejects=content["rejects"],
+        needs_resize=content["needs_resize"],
         size=content["size"],
         picture=cache / PICTURE if (cache / PICTURE).exists() else None,
     )

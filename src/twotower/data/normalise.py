@@ -17,7 +17,7 @@ from twotower.config import UNSCALED, InputConfig
 
 
 def subtracted_mean(mean_image: NDArray[np.float32], config: InputConfig) -> NDArray[np.float32]:
-    """What is subtracted, float32 [size, size, 3], 0..255: `mean_value` everywhere, or else the mean image."""
+    """The mean to subtract, float32 [size, size, 3], 0..255: `mean_value` at every pixel, or else the mean image."""
     if config.mean_value is None:
         return mean_image
     return np.broadcast_to(np.array(config.mean_value, np.float32), mean_image.shape).copy()
@@ -31,8 +31,8 @@ class Normaliser:
         mean: `central` (the mean image's centre, whatever the crop: convdata_jpeg.py:205-211) or `aligned` (cropped
             and mirrored as the image is).
         crop_size: pixels.
-        device: of the results.
-        std: of R, G and B, 0..255.
+        device: place of the results.
+        std: divisors of R, G and B, 0..255.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class Normaliser:
         self._aligned, self._crop, self._device = mean == "aligned", crop_size, device
         self._span = len(mean_image) - crop_size
         self.one_by_one = device.type == "cpu"  # a GPU takes all images of a batch in one go
-        # Memory of batches that nothing refers to any more: at most of two, one to be used and one to be filled.
+        # Memory of at most two batches that nothing refers to any more: one batch is in use while another is filled.
         self._free: deque[NDArray[np.float32]] = deque(maxlen=2)
-        whole = torch.from_numpy(np.ascontiguousarray(mean_image))
-        # Rows of pixels times channels: long inner loops.
-        self._means = [m.reshape(len(mean_image), -1).to(device) for m in (whole, whole.flip(1))]
+        mean_square = torch.from_numpy(np.ascontiguousarray(mean_image))
+        # Pixels and channels share one axis, which makes the inner loops long. Second: the mirrored mean image.
+        self._means = [m.reshape(len(mean_image), -1).to(device) for m in (mean_square, mean_square.flip(1))]
         self._std = torch.tensor(std).repeat(crop_size).to(device) if tuple(std) != UNSCALED else None
 
     def _memory(self, shape: torch.Size) -> Tensor:
-        """Room for a batch. On a CPU fresh pages cost as much as the arithmetic, so old ones are used again.
+        """Memory for a batch. On a CPU fresh pages cost as much as the arithmetic, so memory is used again.
 
-        A batch stays valid for as long as anything refers to it. Its storage holds a view of the memory, and nothing
-        else does; when the view goes, the memory is free. (How many references there are says nothing: Python 3.14
-        counts fewer of them than earlier ones.)
+        A batch stays valid for as long as anything refers to it: its storage alone holds a view of the memory, and
+        the memory is free when that view is deleted. (Counting references would not do, because Python 3.14 counts
+        fewer of them than earlier versions.)
         """
         if self._device.type != "cpu":
             return torch.empty(shape, device=self._device)
@@ -72,6 +72,7 @@ class Normaliser:
         return torch.from_numpy(view)
 
     def _mean(self, y: int, x: int, flip: int) -> Tensor:
+        """The part of the mean image to subtract from a crop, [crop, 3 * crop]."""
         if not self._aligned:
             y, x, flip = self._span // 2, self._span // 2, 0
         x = self._span - x if flip else x
@@ -85,12 +86,14 @@ class Normaliser:
         noise: NDArray[np.float32] | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """float32 [N, crop, crop, 3].
+        """(crops - mean + noise) * scale / std, float32 [N, crop, crop, 3].
 
         Args:
             crops: uint8 [N, crop, crop, 3], mirrored already where `flips` is 1.
             offsets: y and x of each crop, [N, 2].
-            noise: added to R, G, B of all pixels, [N, 3], in 0..255 units.
+            flips: 1 where a crop is mirrored, [N].
+            noise: added to R, G, B of all pixels, [N, 3], in 0..255 units; None: nothing is added.
+            scale: factor on the image after the noise.
         """
         count = len(crops)
         rows = crops.to(self._device).reshape(count, self._crop, -1)

@@ -1,4 +1,4 @@
-"""Bytes from the disk before they are needed."""
+"""Reads the bytes of images from the disk before they are needed."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +13,11 @@ READERS = 4  # threads that wait for the disk
 
 
 class ReadAhead:
-    """Reads the bytes of the batch after the one that is asked for."""
+    """Reads, with each batch that is taken, the bytes of the next one.
+
+    Args:
+        rows: gives the indices of the images of batch 0, 1, ...; None after the last batch.
+    """
 
     def __init__(self, split: Split, rows: Callable[[int], Indices | None]) -> None:
         self._split, self._rows = split, rows

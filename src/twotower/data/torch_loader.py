@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.data.batch import Share
+from twotower.data.crops import View
 from twotower.data.dataset import Split
 from twotower.data.decode import UnusableError, cut_square, decode_image
-from twotower.data.loader import PREFETCH, Cutting, Encoded, Indices, Source, View
+from twotower.data.loader import PREFETCH, Cutting, Encoded, Indices, Source
 
 _Made = tuple[NDArray[np.uint8], dict[int, str]]  # crops, and what is wrong with which of the images
 

@@ -14,8 +14,9 @@ from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputC
 from twotower.config.stored import read_config
 from twotower.data.batch import Share
 from twotower.data.choose_loader import elsewhere, say_fallback
+from twotower.data.crops import ten_views
 from twotower.data.dataset import DataSet
-from twotower.data.feed import open_validation, ten_views
+from twotower.data.feed import open_validation
 from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.run_images import KEY, open_images
 from twotower.distributed.exchange import Exchange, InProcessExchange

@@ -20,8 +20,8 @@ from torch import Tensor
 from twotower.config import EvaluateConfig, InputConfig, PredictConfig
 from twotower.config.stored import read_config
 from twotower.data.class_names import ilsvrc_words
+from twotower.data.crops import ten_views
 from twotower.data.decode import FORMATS, UnusableError, cut_square, decode_image
-from twotower.data.feed import ten_views
 from twotower.data.folder import SUFFIXES
 from twotower.data.normalise import Normaliser, subtracted_mean
 from twotower.distributed.exchange import InProcessExchange

@@ -22,8 +22,9 @@ import torch.multiprocessing as mp
 from twotower.config import Config, check
 from twotower.config.places import from_here
 from twotower.data.choose_loader import check_loader, describe_loader, notice_fallback
+from twotower.data.crops import check_crops
 from twotower.data.load_data import load
-from twotower.data.order import check_crops, steps_per_epoch
+from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import (

@@ -15,10 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from twotower.config import UNSCALED, InputConfig
 from twotower.data.batch import Share
+from twotower.data.colour_noise import noise_scale
 from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import cut_square, decode_image
 from twotower.data.feed import TrainFeed
-from twotower.data.order import noise_scale
 
 CELL, GAP, LABELS, HEAD = 160, 6, 230, 44  # pixels
 EXAGGERATED = 5
