@@ -1,4 +1,4 @@
-"""Which loader decodes the images: DALI, or where it is missing the one that needs torch alone."""
+"""Chooses the loader that decodes the images: DALI, or where it is missing the one that needs torch alone."""
 
 from dataclasses import replace
 from functools import cache
@@ -14,18 +14,19 @@ LOADERS = ("auto", "dali", "torch")
 
 
 def dali_problem() -> str:
-    """Why DALI cannot be imported; empty if it can."""
+    """The reason why DALI cannot be imported; empty if it can."""
     try:
         import nvidia.dali  # noqa: F401
-    except Exception as error:  # an OSError where one of its libraries is missing, and whatever else it raises
+    except Exception as error:  # an OSError where one of its libraries is missing, or whatever else it raises
         return str(error) or type(error).__name__
     return ""
 
 
 def choose_loader(config: InputConfig) -> str:
-    """`dali` or `torch`.
+    """The loader to use: `dali` or `torch`.
 
-    Raises: ValueError if it is neither, or what is asked for needs DALI, which was not chosen or cannot be imported.
+    Raises: ValueError for a loader that is not known, or a setting that needs DALI where that is not chosen or cannot
+        be imported.
     """
     if config.loader not in LOADERS:
         raise ValueError(f"input.loader={config.loader} is not known; choose one of {', '.join(LOADERS)}.")
@@ -43,19 +44,19 @@ def choose_loader(config: InputConfig) -> str:
 
 
 def check_loader(config: InputConfig) -> None:
-    """Refuses what is not there, before any work. Raises: ValueError."""
-    # Of auto there is nothing to refuse, and loading DALI takes long.
+    """Checks, before any work, that the loader can be used. Raises: ValueError as `choose_loader`."""
+    # auto always finds a loader, and importing DALI takes long.
     if config.loader != "auto" or config.device == "gpu":
         choose_loader(config)
 
 
 def describe_loader(config: InputConfig) -> str:
-    """For the first lines that a person reads: how images are decoded."""
+    """Says how images are decoded, for the first lines on the screen."""
     return {"dali": "by DALI", "torch": "by torch, without DALI"}[choose_loader(config)]
 
 
 def notice_fallback(config: InputConfig) -> str | None:
-    """The sentence for `input.loader=auto` where DALI is missing; None where there is nothing to say."""
+    """Says that `input.loader=auto` does without DALI; None where it has DALI, or was not asked for."""
     problem = dali_problem() if config.loader == "auto" else ""
     if not problem:
         return None
@@ -71,14 +72,14 @@ def _print_once(line: str) -> None:
 
 
 def say_fallback(config: InputConfig) -> None:
-    """Prints that sentence, once in a process."""
+    """Prints the sentence of `notice_fallback`, once in a process."""
     notice = notice_fallback(config)
     if notice is not None:
         _print_once(notice)
 
 
 def elsewhere(config: InputConfig) -> InputConfig:
-    """The input of a run on a machine that may have neither the DALI nor the GPU that it was told to use."""
+    """The input settings of a run, for another machine, which may lack the DALI or the GPU that the run used."""
     return replace(
         config,
         loader="auto" if config.loader == "dali" else config.loader,
@@ -87,7 +88,7 @@ def elsewhere(config: InputConfig) -> InputConfig:
 
 
 def open_loader(source: Source, split: Split, cutting: Cutting, config: InputConfig, share: Share) -> Loader:
-    """Raises: ValueError for a loader or a device that is not there."""
+    """Opens the loader of `config`. Raises: ValueError for a loader or a device that this machine lacks."""
     if config.device == "gpu" and share.device.type != "cuda":
         raise ValueError("input.device=gpu, but the towers are on the CPU; use input.device=auto.")
     if choose_loader(config) == "torch":

@@ -1,4 +1,4 @@
-"""Crops by DALI, on the CPU or on a GPU: the graph of `dali_pipeline.py`, fed from a source."""
+"""Crops made by DALI, on the CPU or on a GPU: feeds the graph of `dali_pipeline` from a source."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class DaliLoader:
     """The loader of `input.loader=dali`; see `loader.Loader`.
 
     Args:
-        device: `cpu` or `gpu`, where it decodes.
+        device: `cpu` or `gpu`, the place of the decoding.
     """
 
     def __init__(self, source: Source, split: Split, cutting: Cutting, share: Share, device: str) -> None:
@@ -34,7 +34,7 @@ class DaliLoader:
         return from_dlpack(images.as_tensor())
 
     def _stream(self) -> Any:
-        """In the order of torch's kernels, so that DALI writes to its memory again only after they have read it."""
+        """The CUDA stream of torch's kernels: DALI then reuses its memory only after they have read it."""
         return torch.cuda.current_stream(self._share.device) if self._share.device.type == "cuda" else None
 
     def close(self) -> None:

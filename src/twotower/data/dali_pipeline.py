@@ -1,7 +1,7 @@
-"""The DALI graph from encoded bytes to uint8 crops; one definition for CPU and GPU, training and validation,
-prepared sets and raw folders.
+"""The DALI graph from encoded bytes to uint8 crops: one definition for CPU and GPU, for training and validation,
+for prepared sets and raw folders.
 
-    bytes -> decode the part that is needed -> centre square to size x size -> crop -> mirror -> normalise.py
+    bytes -> decode the part that is needed -> centre square to size x size -> crop -> mirror  (then: normalise.py)
 
 Pixels are RGB in 0..255. DALI draws nothing at random: offsets and flips come with the batch, from `augment`.
 The centre square has the shorter side of the image; where the difference is odd, it lies half a pixel to the left or
@@ -37,14 +37,14 @@ def _resize(image: Any, start: Any, end: Any, pixels: int) -> Any:
 
 
 def _square(encoded: Any) -> tuple[Any, Any]:
-    """Upper left corner and side of the centre square, in pixels of the original."""
+    """The upper left corner and the side of the centre square, in pixels of the original."""
     height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[:2], dtype=types.FLOAT)
     side = fn.reductions.min(height_width)
     return dali_math.floor((height_width - side) / 2), side
 
 
 def _decode_part(encoded: Any, device: str, start: Any, end: Any) -> Any:
-    # The same values as after decoding all of it; pixels outside are not transformed, upsampled or converted.
+    # Gives the same values as decoding the whole image, without transforming the pixels outside.
     return fn.decoders.image_slice(encoded, device=_place(device), start=start, end=end, axes=[0, 1], **DECODING)
 
 
@@ -59,7 +59,7 @@ def crop(encoded: Any, offset: Any, pixels: int, size: int, resize: bool, device
     scale = side / size
     start = fn.cast(offset, dtype=types.FLOAT) * scale
     end = start + pixels * scale
-    # What the filter reaches, inside the square: its edges are edges, as if it had been cut out before.
+    # The filter reads so many more pixels, but none outside the square, as if the square had been cut out before.
     reach = dali_math.max(scale, 1.0) + 1.0
     low = dali_math.floor(dali_math.max(start - reach, 0.0))
     high = dali_math.ceil(dali_math.min(end + reach, side))
@@ -69,8 +69,8 @@ def crop(encoded: Any, offset: Any, pixels: int, size: int, resize: bool, device
     return _resize(part, start - low, end - low, pixels)
 
 
-def whole(encoded: Any, device: str, size: int, resize: bool = True) -> Any:
-    """All of the image is decoded, and its centre square brought to size x size: uint8 [size, size, 3]."""
+def centre_square(encoded: Any, device: str, size: int, resize: bool = True) -> Any:
+    """Decodes all of the image, and brings its centre square to size x size: uint8 [size, size, 3]."""
     image = fn.decoders.image(encoded, device=_place(device), **DECODING)
     if not resize:
         return image
@@ -82,9 +82,9 @@ def whole(encoded: Any, device: str, size: int, resize: bool = True) -> Any:
 
 @pipeline_def
 def prepared_images(size: int, device: str) -> Any:
-    """uint8 [B, size, size, 3] of the bytes fed to `encoded`, and heights and widths before, int64 [B, 3]."""
+    """uint8 [B, size, size, 3] of the bytes fed to `encoded`, and the shapes of the originals, int64 [B, 3]."""
     encoded = fn.external_source(name="encoded", ndim=1, dtype=types.UINT8)
-    return whole(encoded, device, size), fn.peek_image_shape(encoded, adjust_orientation=False)
+    return centre_square(encoded, device, size), fn.peek_image_shape(encoded, adjust_orientation=False)
 
 
 @pipeline_def
@@ -121,8 +121,7 @@ def validation_crops(
     if len(views) == 1:
         ((y, x, _),) = views
         return crop(encoded, types.Constant([y, x], dtype=types.INT32), crop_size, size, resize, device)
-    image = whole(encoded, device, size, resize)
+    image = centre_square(encoded, device, size, resize)
     crops = [fn.slice(image, start=[y, x], shape=[crop_size, crop_size], axes=[0, 1]) for y, x, _ in views]
-    return fn.stack(
-        *(fn.flip(one, horizontal=1) if mirror else one for one, (_, _, mirror) in zip(crops, views, strict=True))
-    )
+    flipped = [fn.flip(part, horizontal=1) if view[2] else part for part, view in zip(crops, views, strict=True)]
+    return fn.stack(*flipped)

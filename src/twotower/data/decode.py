@@ -1,8 +1,8 @@
-"""One image as it comes: encoded bytes to the prepared square, size x size RGB.
+"""Decodes one image, JPEG or other, and makes the prepared square of it: size x size pixels, RGB.
 
 Ordinary JPEGs go through libjpeg-turbo (simplejpeg) and torch's vectorised resize, which is the filter that the DALI
-pipeline uses for raw folders. All else, and whatever the strict decoder refuses, is left to Pillow, which also judges
-what is no image. The paper (section 2) says only: shorter side 256, then the central 256 x 256.
+pipeline uses for raw folders. Pillow decodes everything else, and whatever the strict decoder refuses, and says what
+is no image. The paper (section 2) says only: shorter side 256, then the central 256 x 256.
 """
 
 import io
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_PIXELS = 2**27  # 400 MB when decoded; ILSVRC's largest image has half as many
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # MPO opens as a JPEG
-SUBSAMPLING = "420"  # of the colours in the JPEGs written, as all encoders' default
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's names; an MPO opens as a JPEG
+SUBSAMPLING = "420"  # chroma subsampling of the JPEGs written, the default of all encoders
 
 
 class UnusableError(ValueError):
-    """The bytes are no image that can be used; the message is the reason."""
+    """Bytes that are no usable image; the message is the reason."""
 
 
 def _check_size(width: int, height: int) -> None:
@@ -32,7 +32,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
-    """None where the header or the strict decoder finds anything out of the ordinary."""
+    """uint8 [height, width, 3]; None where the header or the strict decoder finds anything unusual."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in ("YCbCr", "Gray", "RGB"):
@@ -47,12 +47,13 @@ def _decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
 
 
 def _decode_any(content: bytes) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3], decoded by Pillow. Raises: UnusableError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and odd metadata; the limits here are our own
+            warnings.simplefilter("ignore")  # about large images and odd metadata; MAX_PIXELS is the limit here
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_size(*image.size)
-                if image.mode.startswith("I"):  # 16 bits a channel; Pillow would cut, not scale
+                if image.mode.startswith("I"):  # 16 bits a channel, which Pillow would cut off instead of scaling
                     array = np.asarray(image)
                     shift = 8 if array.max(initial=0) > 255 else 0
                     return np.repeat((array >> shift).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -63,15 +64,15 @@ def _decode_any(content: bytes) -> NDArray[np.uint8]:
         raise
     except MemoryError as error:
         raise UnusableError("too large for the memory of this machine") from error
-    except Exception as error:  # of any kind, since Pillow's plugins raise what hostile bytes make them raise
+    except Exception as error:  # any kind, because Pillow's plugins raise whatever hostile bytes make them raise
         words = str(error).partition("<")[0].strip() or type(error).__name__
         raise UnusableError(f"no image that can be decoded: {words}"[:200]) from error
 
 
 def decode_image(content: bytes) -> NDArray[np.uint8]:
-    """All of an image, uint8 [height, width, 3], RGB; EXIF turns are ignored, as they were in 2012.
+    """Decodes all of an image: uint8 [height, width, 3], RGB. EXIF turns are ignored, as they were in 2012.
 
-    Raises: UnusableError for what is empty, cut short, too large, or no image.
+    Raises: UnusableError for bytes that are empty, cut short, too large, or no image.
     """
     if not content:
         raise UnusableError("the file is empty")
@@ -80,9 +81,9 @@ def decode_image(content: bytes) -> NDArray[np.uint8]:
 
 
 def cut_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The centre square, resized with an antialiased triangle filter: uint8 [size, size, 3].
+    """Cuts out the centre square and resizes it with an antialiased triangle filter: uint8 [size, size, 3].
 
-    Where the rest is odd, it lies half a pixel to the left or above.
+    Where an odd number of pixels is cut off, the square lies half a pixel to the left or above.
     """
     height, width = image.shape[:2]
     side = min(height, width)
@@ -97,6 +98,6 @@ def cut_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
-    """A JPEG of uint8 [height, width, 3]."""
+    """Encodes uint8 [height, width, 3] as a JPEG."""
     content: bytes = simplejpeg.encode_jpeg(image, quality, "RGB", SUBSAMPLING)
     return content

@@ -17,8 +17,8 @@ class FolderIndex:
 
     root: Path
     classes: list[str]
-    files: dict[str, dict[str, list[str]]]  # {"train": {class: [name, ...]}, "val": ...}
-    num_ignored: int  # files that are not named as JPEG or PNG
+    files: dict[str, dict[str, list[str]]]  # {"train": {class: [file name, ...]}, "val": ...}
+    num_ignored: int  # files whose names do not end in one of SUFFIXES
     fingerprint: str
 
 
@@ -27,10 +27,10 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def index_folder(root: Path, key: str = "data.root") -> FolderIndex:
-    """Lists the images.
+    """Lists the images of a folder.
 
     Args:
-        key: by which the command that runs takes the folder.
+        key: the argument by which the command that runs takes the folder, for error messages.
 
     Raises: ValueError if a folder is missing or empty, or if train and val do not have the same classes.
     """

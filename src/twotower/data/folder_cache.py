@@ -1,7 +1,7 @@
-"""What was fitted on a folder of images, as it is kept: index.json and mean_image.npy in DIR/.twotower or data.cache.
+"""Stores what was fitted to a folder of images: index.json and mean_image.npy in DIR/.twotower or data.cache.
 
-Whoever hands out a data set may hand out an index with it, and whoever hands out a run may have written any folder
-into its configuration. So an index names files of its data set and nothing else, and only what is ours is replaced.
+A data set from elsewhere may bring an index with it, and the configuration of a run from elsewhere may name any
+folder. So an index may name files of its data set and nothing else, and only files of this project are replaced.
 """
 
 import json
@@ -23,9 +23,9 @@ from twotower.ground.files import write_npy, write_whole
 FORMAT = 3
 CACHE = ".twotower"
 INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
-UNFINISHED: dict[str, Any] = {"format": 0, "fingerprint": "", "files": {}}  # an index before its mean image is there
-SEPARATORS = ("/", "\0") if os.name == "posix" else ("/", "\\", ":", "\0")  # what makes more than a name of a name
-TRAINING = "data.root"  # by which training takes the folder of images
+UNFINISHED: dict[str, Any] = {"format": 0, "fingerprint": "", "files": {}}  # index whose mean image is not yet there
+SEPARATORS = ("/", "\0") if os.name == "posix" else ("/", "\\", ":", "\0")  # characters that no file name has
+TRAINING = "data.root"  # argument by which training takes the folder of images
 
 
 def root_of(data: DataConfig) -> Path:
@@ -34,23 +34,23 @@ def root_of(data: DataConfig) -> Path:
 
 
 def cache_of(data: DataConfig) -> Path:
-    """The folder that holds what was fitted, one for each size."""
+    """The folder of index and mean image; there is one for each size of the prepared square."""
     name = CACHE if data.size == PREPARED_SIZE else f"{CACHE}-{data.size}"
     return from_here(data.cache) if data.cache is not None else root_of(data) / name
 
 
 def check_own(cache: Path) -> None:
-    """Raises: ValueError if an index, a mean image or a picture there is not of this project, and would be lost."""
+    """Checks that no file of somebody else would be replaced. Raises: ValueError naming one that would."""
     if cache.name.startswith(CACHE) and not cache.is_symlink():
         return
     present = [name for name in (INDEX, MEAN_IMAGE, PICTURE) if (cache / name).exists()]
     if not present:
         return
     try:
-        found = json.loads((cache / INDEX).read_text())
+        content = json.loads((cache / INDEX).read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or not UNFINISHED.keys() <= found.keys():
+        content = None
+    if not isinstance(content, dict) or not UNFINISHED.keys() <= content.keys():
         raise ValueError(
             f"{cache} has a {present[0]} that is not of this project, which stays as it is; choose an empty folder "
             "for the index with data.cache=DIR."
@@ -61,34 +61,38 @@ def store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32],
     """Writes both files, each complete or not at all. The index comes last: without it nothing counts as prepared.
 
     Args:
-        key: by which the command that runs takes the folder of images.
+        key: the argument by which the command that runs takes the folder of images, for error messages.
 
     Raises: ValueError if they cannot be written.
     """
     if read_index(cache) == content:
-        return  # another process was as fast, and may be reading it
-    # Jobs of a sweep may prepare one folder at once, from several hosts; each writes files of its own.
+        return  # another process has written it meanwhile, and may be reading it
+    # Jobs of a sweep may prepare one folder at once, from several hosts, so each writes under names of its own.
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        # Says whose folder this is, should the process be killed between the two.
+        # This index marks the folder as ours, should the process be killed before the last line.
         write_whole(cache / INDEX, f"{json.dumps(UNFINISHED)}\n".encode(), shared=True)
         write_npy(cache / MEAN_IMAGE, mean_image, shared=True)
         write_whole(cache / INDEX, f"{json.dumps(content)}\n".encode(), shared=True)
     except OSError as error:
         with suppress(OSError):
             (cache / INDEX).unlink(missing_ok=True)
-        what = "choose another folder for the index with data.cache=DIR"
+        remedy = "choose another folder for the index with data.cache=DIR"
         if key != TRAINING:
-            what = f"its index is written into a folder of images, so copy them where that can be, and give {key}=DIR"
-        raise ValueError(f"{cache} cannot be written ({error.strerror}); {what}.") from error
+            remedy = f"its index is written beside the images, so copy them to a writable folder, and give {key}=DIR"
+        raise ValueError(f"{cache} cannot be written ({error.strerror}); {remedy}.") from error
+
+
+def _is_file_name(name: str) -> bool:
+    return name not in ("", ".", "..") and not any(sign in name for sign in SEPARATORS)
 
 
 def _check_inside(content: dict[str, Any], where: Path) -> None:
-    """Raises: ValueError if an index names anything but files in the folders of their classes."""
+    """Checks that an index names only files in the folders of their classes. Raises: ValueError."""
     files = content["files"]
     names = [*content["classes"], *(name for by_class in files.values() for name in by_class)]
     names += [file for by_class in files.values() for of_class in by_class.values() for file in of_class]
-    wrong = next((name for name in names if name in ("", ".", "..") or any(one in name for one in SEPARATORS)), None)
+    wrong = next((name for name in names if not _is_file_name(name)), None)
     if wrong is not None or set(files) != {"train", "val"}:
         raise ValueError(
             f"{where} names {wrong or ', '.join(files)!r}, which is no file in a class's folder of train or val; it "
@@ -97,7 +101,7 @@ def _check_inside(content: dict[str, Any], where: Path) -> None:
 
 
 def read_index(cache: Path) -> dict[str, Any] | None:
-    """The content of a usable index.json; None if there is none. Raises: ValueError if it names files elsewhere."""
+    """Reads index.json; None if there is none that can be used. Raises: ValueError if it names files elsewhere."""
     try:
         content = json.loads((cache / INDEX).read_text())
     except (OSError, ValueError):
@@ -109,9 +113,9 @@ def read_index(cache: Path) -> dict[str, Any] | None:
 
 
 def has_index(data: DataConfig) -> bool:
-    """Whether `data.cache` has the index of the very files in `data.root`, so that nothing would be written there.
+    """Whether `data.cache` holds the index of the very files in `data.root`, so that preparing would write nothing.
 
-    Raises: ValueError as `prepare`.
+    Raises: ValueError as `first_use.prepare`.
     """
     content = read_index(cache_of(data))
     return content is not None and is_of(content, index_folder(root_of(data)), data.size)
@@ -119,6 +123,6 @@ def has_index(data: DataConfig) -> bool:
 
 def is_of(content: dict[str, Any], index: FolderIndex, size: int) -> bool:
     """Whether a stored index is of these files, brought to this size."""
-    # The files themselves as well: whoever made the index could write any fingerprint into it.
-    found = (content["fingerprint"], content["size"], content["classes"], content["files"])
-    return found == (index.fingerprint, size, index.classes, index.files)
+    # The files are compared as well as the fingerprint, which a forged index could copy.
+    stored = (content["fingerprint"], content["size"], content["classes"], content["files"])
+    return stored == (index.fingerprint, size, index.classes, index.files)

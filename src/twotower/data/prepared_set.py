@@ -1,4 +1,4 @@
-"""A prepared set as it lies on disk, made by launch/prepare_data.py."""
+"""Reads a prepared set, the folder that launch/prepare_data.py makes (`preparing/build_set.py`)."""
 
 import json
 from pathlib import Path
@@ -15,16 +15,17 @@ DATASET, MEAN_IMAGE, PICTURE, WORK = "dataset.json", "mean_image.npy", "picture.
 
 
 def is_prepared(root: Path) -> bool:
+    """Whether a folder holds a finished prepared set."""
     return (root / DATASET).exists()
 
 
 def is_unfinished(root: Path) -> bool:
-    """Whether launch/prepare_data.py has begun a set there and was interrupted."""
+    """Whether launch/prepare_data.py began a set there and was interrupted."""
     return (root / WORK).is_dir() and not is_prepared(root)
 
 
 def read_dataset_json(root: Path) -> dict[str, Any]:
-    """Raises: ValueError if it cannot be read."""
+    """Reads the description of a prepared set. Raises: ValueError if it cannot be read, or names unexpected files."""
     try:
         content: dict[str, Any] = json.loads((root / DATASET).read_text())
     except (OSError, ValueError) as error:
@@ -42,25 +43,25 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
 
 
 def load_prepared(root: Path) -> DataSet:
-    """Raises: ValueError if anything of it is missing or damaged."""
+    """Opens a prepared set. Raises: ValueError if anything of it is missing or damaged."""
     return assemble(root, read_dataset_json(root))
 
 
 def assemble(root: Path, content: dict[str, Any]) -> DataSet:
-    """The set in `root` that `content` of its dataset.json describes. Raises: ValueError if anything is missing."""
+    """Opens the set in `root`, described by `content` of dataset.json. Raises: ValueError if a part is missing."""
     try:
         mean_image = np.load(root / MEAN_IMAGE)
     except (OSError, ValueError) as error:
         raise ValueError(f"{root / MEAN_IMAGE} cannot be read ({error}); prepare the data set again.") from error
     splits = {name: ShardSplit(root / name) for name in content["splits"]}
     return DataSet(
-        classes=[one["name"] for one in content["classes"]],
+        classes=[entry["name"] for entry in content["classes"]],
         train=splits["train"],
         val=splits["val"],
         mean_image=mean_image,
         eigenvalues=np.array(content["eigenvalues"]),
         eigenvectors=np.array(content["eigenvectors"]),
-        rejects={f"{one['split']}: {one['name']}": one["reason"] for one in content["rejects"]},
+        rejects={f"{reject['split']}: {reject['name']}": reject["reason"] for reject in content["rejects"]},
         needs_resize=False,
         test=splits.get("test"),
         size=content["settings"]["size"],

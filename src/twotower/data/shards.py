@@ -1,6 +1,6 @@
 """Prepared images in shards: plain tar files of JPEGs, `<class>/<name>.jpg`, and an index of where each begins.
 
-Any tool can unpack a shard into a folder for each class; here the images are read where they lie, in any order.
+Any tool can unpack a shard into a folder for each class; this module reads the images where they lie, in any order.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ HEADER = tarfile.BLOCKSIZE
 
 
 def shard_name(number: int) -> str:
+    """The file name of shard `number`: 00000.tar, ..."""
     return f"{number:05d}.tar"
 
 
 class ShardWriter:
-    """Collects the images of one shard in memory; the same images give the same bytes."""
+    """Collects the images of one shard in memory. The same images give the same bytes."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -34,34 +35,36 @@ class ShardWriter:
 
     @property
     def count(self) -> int:
-        """Images so far."""
+        """Number of images so far."""
         return len(self._entries)
 
     def add(self, name: str, jpeg: bytes, label: int) -> None:
+        """Appends an image under a path within the shard."""
         info = tarfile.TarInfo(name)
         info.size = len(jpeg)
         self._entries.append((self.number, self._file.tell() + HEADER, len(jpeg), label))
         self._tar.addfile(info, io.BytesIO(jpeg))
 
     def close(self) -> tuple[bytes, NDArray[np.void], str]:
-        """The bytes of the file, the part of the index that describes them, and their SHA-256."""
+        """Ends the shard. Returns the bytes of the file, its part of the index, and the SHA-256 of the bytes."""
         self._tar.close()
-        content = self._file.getvalue()  # without a copy; a view would stop the file from being closed
+        content = self._file.getvalue()  # makes no copy; a view would keep the file from being closed
         return content, np.array(self._entries, INDEX_TYPE), hashlib.sha256(content).hexdigest()
 
 
 @dataclass
 class ShardSplit:
-    """The images of `folder`, which holds shards and their index. Raises: ValueError if either is missing."""
+    """The split in `folder`, which holds shards and their index. Raises: ValueError if either is damaged."""
 
     folder: Path
 
     def __post_init__(self) -> None:
         try:
             self._index = np.load(self.folder / INDEX_FILE)
-            shards, last = np.unique(self._index["shard"][::-1], return_index=True)
-            for number, row in zip(shards, len(self._index) - 1 - last, strict=True):
-                path, end = self.folder / shard_name(number), self._index["offset"][row] + self._index["length"][row]
+            shards, from_end = np.unique(self._index["shard"][::-1], return_index=True)
+            for number, last in zip(shards, len(self._index) - 1 - from_end, strict=True):
+                path = self.folder / shard_name(number)
+                end = self._index["offset"][last] + self._index["length"][last]
                 if path.stat().st_size < end:
                     raise ValueError(f"{path.name} is cut short")
         except (OSError, ValueError) as error:
@@ -71,23 +74,26 @@ class ShardSplit:
     def __len__(self) -> int:
         return len(self._index)
 
-    def _place(self, index: int) -> tuple[int, int, int]:
+    def _find(self, index: int) -> tuple[int, int, int]:
+        """The shard of an image, and its offset and length there in bytes."""
         shard, offset, length, _ = self._index[index].tolist()
         return shard, offset, length
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        shard, offset, length = self._place(index)
-        # Opened each time, as there can be more shards than a process may hold open.
+        """The bytes of one JPEG, uint8 [length]. Raises: OSError if its shard cannot be read, or is cut short."""
+        shard, offset, length = self._find(index)
+        # The file is opened each time, because there can be more shards than a process may hold open.
         content = np.fromfile(self.folder / shard_name(shard), np.uint8, length, offset=offset)
         if len(content) < length:
             raise OSError(f"{self.folder / shard_name(shard)} is cut short; prepare the data set again.")
         return content
 
     def name(self, index: int) -> str:
-        shard, offset, _ = self._place(index)
+        """Where an image lies, for error messages: <split>/<shard>/<path within the shard>."""
+        shard, offset, _ = self._find(index)
         header = np.fromfile(self.folder / shard_name(shard), np.uint8, HEADER, offset=offset - HEADER)
         try:
             inside = tarfile.TarInfo.frombuf(header.tobytes(), "utf-8", "surrogateescape").name
         except tarfile.TarError:
-            inside = f"byte {offset}"  # damaged, and this is for the sentence that says so
+            inside = f"byte {offset}"  # the header is damaged, and the name is for the error that says so
         return f"{self.folder.name}/{shard_name(shard)}/{inside}"
