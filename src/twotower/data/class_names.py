@@ -20,7 +20,7 @@ def name_classes(classes: Sequence[str], words: Mapping[str, str] | None = None)
     """Gives each class a name that a person understands: "tench" for n01440764.
 
     The name is the first of the class's words. Classes that share their first word get all of their words, and those
-    that share all of them (ILSVRC has two kinds of cranes) get their id as well. A class without words keeps its name.
+    that share all of them (ILSVRC has two kinds of cranes) get their id as well. A class without words keeps its id.
 
     Args:
         words: the data set's own words by class; they win over those of ILSVRC-2012.

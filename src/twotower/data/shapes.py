@@ -23,8 +23,8 @@ DRAWING = 2  # version of the pictures, raised whenever they change
 MARKER = "shapes.json"  # file that says which drawing a folder holds
 JPEG_QUALITY = 90
 
-# Ranges of the random numbers, (lowest, highest). They were chosen by eye: a person sees colour and form of each image
-# at once, and the images still differ in all that a classifier should ignore.
+# Ranges of the random numbers, (lowest, highest). They keep colour and form easy to see, and vary everything that a
+# classifier should ignore.
 
 # The picture: landscape or portrait, smaller and larger than the 256 pixels that it is resized to.
 SHORTER_SIDE = (120, 261)  # pixels, the second excluded
