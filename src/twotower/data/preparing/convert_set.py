@@ -15,7 +15,8 @@ from twotower.data.prepared_set import WORK
 from twotower.data.preparing.input_picture import SHOWN
 from twotower.data.preparing.rejects import Rejects
 from twotower.data.preparing.shard_plan import Plan, Say, read_entries
-from twotower.data.preparing.shard_worker import Task, about_shard, convert_shard, start_worker, sums_path
+from twotower.data.preparing.shard_sums import read_about, sums_path
+from twotower.data.preparing.shard_worker import Task, convert_shard, start_worker
 from twotower.data.sources.archives import DAMAGE, View, is_compressed, open_archive
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.processes import cores, interrupts_held
@@ -87,7 +88,7 @@ def _count_finished(work: Path) -> tuple[int, int]:
     for path in sorted(work.glob("*-*.npz")):
         with np.load(path) as sums:
             images += len(sums["index"])
-            rejects += len(about_shard(sums)["rejects"])
+            rejects += len(read_about(sums)["rejects"])
     return images, rejects
 
 
@@ -97,7 +98,8 @@ def convert_set(config: PrepareConfig, plan: Plan, source: Source, output: Path,
     Raises: ValueError for too many rejects, OSError if the disk is full or a worker has died.
     """
     workers = config.workers or cores()
-    rejects, total = Rejects(config, plan, output / WORK), sum(plan.images.values())
+    total = sum(plan.images.values())
+    rejects = Rejects(config.max_rejects, total, output / WORK)
     images_before, rejects_before = _count_finished(output / WORK)
     finished = images_before + rejects_before
     if finished:

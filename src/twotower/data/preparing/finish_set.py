@@ -14,7 +14,8 @@ from twotower.data.prepared_set import DATASET, FORMAT, MEAN_IMAGE, PICTURE, SPL
 from twotower.data.preparing.input_picture import draw_picture
 from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.preparing.shard_plan import Plan, Say
-from twotower.data.preparing.shard_worker import about_shard, sha256_of, sums_path
+from twotower.data.preparing.shard_sums import read_about, sums_path
+from twotower.data.preparing.shard_worker import sha256_of
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.ground.files import write_npy, write_whole
 from twotower.ground.words import counted
@@ -44,7 +45,7 @@ def _collect_split(split: str, plan: Plan, output: Path, collected: _Collected) 
     parts, shards = [np.empty(0, INDEX_TYPE)], []
     for number in range(plan.shards[split]):
         with np.load(sums_path(output, split, number)) as sums:
-            about = about_shard(sums)
+            about = read_about(sums)
             num_before = sum(len(part) for part in parts)
             parts.append(sums["index"])
             shards.append({"file": shard_name(number), "sha256": about["sha256"]})

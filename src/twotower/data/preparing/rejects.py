@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from twotower.config import PrepareConfig
 from twotower.data.folder import FolderIndex
 from twotower.data.prepared_set import SPLITS
-from twotower.data.preparing.shard_plan import Plan
-from twotower.data.preparing.shard_worker import about_shard
+from twotower.data.preparing.shard_sums import read_about
 from twotower.ground.words import counted
 
 
@@ -16,12 +14,13 @@ class Rejects:
     """Counts the unusable images of a source, and stops the work when there are too many.
 
     Args:
-        work: folder of the plan and of the finished shards' sums.
+        max_rejects: part of the images that may be unusable, 0..1.
+        num_images: images of the source, usable or not.
+        work: folder of the finished shards' sums.
     """
 
-    def __init__(self, config: PrepareConfig, plan: Plan, work: Path) -> None:
-        self._work, self._max = work, config.max_rejects
-        self._total = sum(plan.images.values())
+    def __init__(self, max_rejects: float, num_images: int, work: Path) -> None:
+        self._max, self._total, self._work = max_rejects, num_images, work
         self.count = 0
 
     def add(self, count: int) -> None:
@@ -33,7 +32,7 @@ class Rejects:
             f"{split}: {name}: {reason}"
             for split in SPLITS
             for sums in sorted(self._work.glob(f"{split}-*.npz"))
-            for name, reason in about_shard(np.load(sums))["rejects"]
+            for name, reason in read_about(np.load(sums))["rejects"]
         ]
         (self._work / "rejects.txt").write_text("".join(line + "\n" for line in listed))
         first = "".join(f"\n  {line}" for line in listed[:20])

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twotower.data.decode import UnusableError, cut_square, decode_image, encode_jpeg
-from twotower.data.prepared_set import WORK
 from twotower.data.preparing.mean_and_pca import Fit
+from twotower.data.preparing.shard_sums import sums_path
 from twotower.data.shards import ShardWriter, shard_name
 from twotower.data.sources.source import CIFAR10, Entry
 from twotower.data.sources.tree import CIFAR_SIDE
@@ -145,14 +145,3 @@ def _small(original: NDArray[np.uint8]) -> NDArray[np.uint8]:
     image = Image.fromarray(original)
     image.thumbnail((2 * SHOWN_HEIGHT, SHOWN_HEIGHT))
     return np.asarray(image)
-
-
-def sums_path(output: Path, split: str, number: int) -> Path:
-    """The path of the file that makes a shard count as done."""
-    return output / WORK / f"{split}-{number:05d}.npz"
-
-
-def about_shard(sums: Any) -> dict[str, Any]:
-    """Reads checksum and rejects from such a file, opened by `np.load`."""
-    content: dict[str, Any] = json.loads(sums["about"].tobytes())
-    return content
