@@ -50,7 +50,7 @@ class _Picked:
         return self.split.name(self.rows[index])
 
 
-def _read_crops(dataset: DataSet, rows: list[int], config: InputConfig, contrast: float = 1.0) -> list[Picture]:
+def read_crops(dataset: DataSet, rows: list[int], config: InputConfig, contrast: float = 1.0) -> list[Picture]:
     """The crops of one training batch, through the pipeline of training, in the order of `rows`.
 
     The values are turned into grey levels again: the constant mean, or MID_GREY for a mean image, is added to them.
@@ -99,13 +99,13 @@ def _list_rows(
     for name, preset in presets.items():
         config = _adapt(preset, dataset.size)
         strong = replace(config, colour_noise_std=EXAGGERATION * config.colour_noise_std)
-        rows.append((_describe(name, config), _read_crops(dataset, indices, replace(config, colour_noise="none"))))
-        rows.append((f"{name}\nwith colour noise", _read_crops(dataset, indices, config)))
+        rows.append((_describe(name, config), read_crops(dataset, indices, replace(config, colour_noise="none"))))
+        rows.append((f"{name}\nwith colour noise", read_crops(dataset, indices, config)))
         # The division that comes with the noise is not exaggerated.
         contrast = noise_scale(config.colour_noise, config.colour_noise_std) / noise_scale(
             strong.colour_noise, strong.colour_noise_std
         )
-        rows.append((f"{name}\ncolour noise x {EXAGGERATION}", _read_crops(dataset, indices, strong, contrast)))
+        rows.append((f"{name}\ncolour noise x {EXAGGERATION}", read_crops(dataset, indices, strong, contrast)))
     return rows
 
 
