@@ -49,7 +49,7 @@ SIZE = 64
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are made in this process, as starting another one costs seconds; tests with commands use processes."""
-    monkeypatch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
     monkeypatch.setattr("twotower.data.preparing.verify_set.ProcessPoolExecutor", Here)
 
 
@@ -93,7 +93,7 @@ def mini2010(tmp_path_factory: pytest.TempPathFactory) -> tuple[SourceConfig, Da
     folder = tmp_path_factory.mktemp("ilsvrc2010")
     source = archives.ilsvrc(folder / "source", 2010)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
         return source, made(source, folder / "set")
 
 
@@ -374,7 +374,7 @@ def test_two_processes_do_not_build_in_one_folder(tmp_path: Path) -> None:
         made(source, tmp_path / "set")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.build_set._convert", second)
+        patch.setattr("twotower.data.preparing.build_set.convert_set", second)
         with pytest.raises(ValueError, match=r"is being built by another process \(.+\); wait for it or stop it"):
             made(source, tmp_path / "set")
     assert (tmp_path / "set" / "work" / "lock").exists()
@@ -467,7 +467,7 @@ def whole(many: SourceConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
         pytest.MonkeyPatch.context() as patch,
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
     ):
-        patch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
         config = OmegaConf.to_object(compose("prepare_data", overrides_of(many, output)))
         assert isinstance(config, PrepareConfig)
         build(config, lambda line: None)
@@ -575,7 +575,12 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: p
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write_whole(path, content)
 
-    for module in ("ground.files", "data.preparing.build", "data.preparing.shard_work"):
+    for module in (
+        "ground.files",
+        "data.preparing.build_set",
+        "data.preparing.finish_set",
+        "data.preparing.shard_worker",
+    ):
         monkeypatch.setattr(f"twotower.{module}.write_whole", write)
     sentence = (
         r"output=\S*set cannot be written \(No space left on device\). Nothing is lost: the same command goes on"

@@ -31,7 +31,7 @@ SIZE = 64
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are made in this process, as starting another one costs seconds."""
-    monkeypatch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
 
 
 # Images
@@ -225,7 +225,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     }
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.build_set.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
         for way, source in sources.items():
             prepare_here(source, root / way / "set", size=SIZE, quality=100, max_rejects=1)
             found[way] = outcome(load_prepared(root / way / "set"))
@@ -543,7 +543,7 @@ def test_an_archive_that_changes_after_it_was_listed_is_noticed(tmp_path: Path) 
         source = tree_with(tmp_path, packed, name)
         output = tmp_path / f"set-{name}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("twotower.data.preparing.build_set._convert", stop)
+            patch.setattr("twotower.data.preparing.build_set.convert_set", stop)
             with pytest.raises(ValueError, match="stopped here"):
                 prepare_here(source, output, size=16)
         (tmp_path / "root" / name).write_bytes(packed[:200] + bytes(len(packed) - 200))

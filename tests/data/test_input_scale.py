@@ -27,7 +27,7 @@ from twotower.data.batch import Batch, Share
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.feed import open_train, open_validation
 from twotower.data.preparing.first_use import prepare
-from twotower.data.preparing.input_picture import _fed
+from twotower.data.preparing.input_picture import read_crops
 from twotower.data.synthetic import SyntheticFeed
 from twotower.evaluation.evaluate import evaluate_run, open_subject
 from twotower.runs import checkpoint, rundir
@@ -150,7 +150,7 @@ def test_pictures_have_the_pixels_again(squares: Path) -> None:
     handful = Handful(4, ["a", "b"], np.full((32, 32, 3), config.mean_value, np.float32), config.std)
     handful.look(Batch(fed, torch.zeros(4, dtype=torch.int64)), torch.zeros(4, 2))
     assert all(np.array_equal(found.pixels, pixels) for found, pixels in zip(handful.found, whole, strict=True))
-    shown = _fed(dataset, [0, 1, 2, 3], replace(config, flip=False))
+    shown = read_crops(dataset, [0, 1, 2, 3], replace(config, flip=False))
     for picture, pixels in zip(shown, whole, strict=True):
         assert np.abs(picture.astype(int) - pixels).max() <= 1  # rounded down
 

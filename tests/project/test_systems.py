@@ -44,12 +44,13 @@ for name in modules:
     if name not in needing_dali:
         importlib.import_module(name)
 
-from twotower.data.preparing import build_set, shard_worker
+from twotower.data.preparing import shard_worker
 from twotower.data.choose_loader import choose_loader
 from twotower.config import InputConfig
 from twotower.data.sources.source import Entry
 from twotower.training.run import catch_stops
 from twotower.ground.memory import peak_megabytes
+from twotower.ground.processes import interrupts_held
 from twotower.distributed.world import cores, die_with_parent, stay_on_this_host
 
 found = {"modules": len(modules), "loader": choose_loader(InputConfig()), "cores": cores()}
@@ -59,8 +60,8 @@ found["interface"] = os.environ.get("GLOO_SOCKET_IFNAME")
 with tempfile.NamedTemporaryFile() as file:
     file.write(b"0123456789")
     file.flush()
-    found["read"] = shard_work._read(Entry(file.name, 2, 3, "", "", "", "file")).decode()
-with build._interrupts_wait():
+    found["read"] = shard_worker.read_entry(Entry(file.name, 2, 3, "", "", "", "file")).decode()
+with interrupts_held():
     found["held"] = True
 catch_stops()
 try:

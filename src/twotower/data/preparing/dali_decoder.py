@@ -1,6 +1,6 @@
-"""Decodes files one by one on the CPU, and finds out which of them cannot be decoded.
+"""Decodes unknown files one by one with DALI on the CPU, and finds those that cannot be decoded.
 
-For processes whose death is survived (examine_folder.py), as nobody knows yet what these files are.
+It runs in processes that may crash (examine_folder.py), because such files may hold anything.
 """
 
 import io
@@ -16,15 +16,17 @@ from twotower.data.dataset import PREPARED_SIZE
 class Decoder:
     """Decodes files to uint8 [N, size, size, 3] with DALI on the CPU, and names those that cannot be decoded.
 
-    Each is a batch of its own: in a larger one, a file whose header DALI cannot read makes the process die now and
-    then (nvimgcodec 0.9: of 6 folders with 3 web pages among 135 files, 2 died).
+    Each file is a batch of its own. In a larger batch, a file whose header DALI cannot read sometimes crashes the
+    process (nvimgcodec 0.9: in 2 of 6 folders with 3 web pages among 135 files).
     """
 
     def __init__(self, num_threads: int, size: int = PREPARED_SIZE) -> None:
         self.num_threads, self.size = num_threads, size
         self.needs_resize = False  # whether any image so far is not a square of `size` pixels
         self._pipeline: Any = self._open()
-        self._images = np.empty((0, size, size, 3), np.uint8)  # fresh pages would take as long as the decoding
+        self._images = np.empty(
+            (0, size, size, 3), np.uint8
+        )  # kept, because fresh pages would take as long as the decoding
 
     def _open(self) -> Any:
         from twotower.data.dali_pipeline import prepared_images
@@ -35,7 +37,7 @@ class Decoder:
             batch_size=1,
             num_threads=self.num_threads,
             device_id=None,
-            # There is nothing to work ahead on; handing single images between threads takes a fifth of the time.
+            # DALI has nothing to work ahead on, and handing single images between threads takes a fifth of the time.
             prefetch_queue_depth=1,
             exec_async=False,
             exec_pipelined=False,
@@ -71,13 +73,13 @@ class Decoder:
             except MemoryError:
                 rejects[path] = "it is too large for the memory of this machine"
             except RuntimeError as error:
-                self._pipeline = self._open()  # a failure costs DALI the pipeline
+                self._pipeline = self._open()  # a pipeline is of no use after a failure
                 rejects[path] = _reason(str(error), content.tobytes())
         return self._images[:count], rejects
 
 
 def _reason(text: str, content: bytes) -> str:
-    """DALI's own words, without the operator's name and the traceback around them; where they say nothing, ours."""
+    """DALI's reason without the operator's name and the traceback around it, or a guess where it gives none."""
     lines = [line.strip() for line in text.partition("encountered:")[2].splitlines()]
     silent = ("C++ context", "Failed to decode sample", "nvImageCodec failure", "[")
     words = next((line for line in lines if line and not line.startswith(silent)), "")
@@ -88,6 +90,6 @@ def _reason(text: str, content: bytes) -> str:
     try:
         with Image.open(io.BytesIO(content)) as image:
             form = image.format
-    except Exception:  # of any kind, since Pillow's plugins raise what hostile bytes make them raise
+    except Exception:  # any kind, because Pillow's plugins raise whatever hostile bytes make them raise
         return f"it is no image that DALI knows: it begins with {ascii(content[:16])[1:]}"
     return f"it is a {form} that DALI cannot decode: damaged, cut short, or of a kind that it does not know"

@@ -1,8 +1,8 @@
-"""Examines the files of a folder: each is decoded once, in processes whose death is survived.
+"""Examines the files of a folder: decodes each once, in other processes, and survives it when one of them dies.
 
-Files that are named as images may be anything, and native decoders die of some. A batch over which a process died, or
-did not come to an end, is examined again one file at a time; each death then names its file, which counts as one that
-cannot be decoded.
+Files that are named as images may hold anything, and native decoders crash on some. When a process crashes on a
+batch, or does not finish it, the batch is examined again one file at a time. Each crash then names its file, which
+counts as one that cannot be decoded.
 """
 
 from collections import deque
@@ -13,26 +13,38 @@ from threading import Lock, local
 from types import TracebackType
 from typing import Self
 
+from twotower.config import InputConfig
+from twotower.data.choose_loader import choose_loader
 from twotower.data.folder import FolderIndex
 from twotower.data.preparing.dali_decoder import Decoder
 from twotower.data.preparing.examiner import Examiner, ExaminerDiedError, Findings
 from twotower.data.preparing.mean_and_pca import Fit
+from twotower.data.preparing.rejects import refuse_file
+from twotower.data.preparing.torch_decoder import TorchDecoder
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
 
 BATCH = 32  # files in a request
-MAX_EXAMINERS = 16  # of 60 MB each, besides the libraries that they share
-PATIENCE_SECONDS = 120.0  # for a batch, and for a file alone; a PNG of 16000 x 16000 pixels was seen to take 32
-TURN_SECONDS = 0.5  # of waiting for a batch
-AHEAD = 4  # batches of each process that may be done before their turn to be counted
+MAX_EXAMINERS = 16  # processes; each needs 60 MB besides the libraries that they share
+PATIENCE_SECONDS = 120.0  # for a batch, and for a file alone; a PNG of 16000 x 16000 pixels took 32
+TURN_SECONDS = 0.5  # longest wait for a batch before Ctrl-C is noticed
+AHEAD = 4  # batches that a process may have finished before the earlier ones of other processes
+
+
+def choose_decoder(loader: str) -> type[Decoder] | type[TorchDecoder]:
+    """The decoder that agrees with a loader about which files can be decoded.
+
+    Raises: ValueError for a loader that this machine lacks.
+    """
+    return TorchDecoder if choose_loader(InputConfig(loader=loader)) == "torch" else Decoder
 
 
 class Examiners:
     """Several processes, each replaced when it dies.
 
     Args:
-        decoder, size, patience: as of `Examiner`.
-        count: of processes.
+        decoder, size, patience: as those of `Examiner`.
+        count: number of processes.
     """
 
     def __init__(self, decoder: type, size: int, count: int, patience: float = PATIENCE_SECONDS) -> None:
@@ -57,7 +69,7 @@ class Examiners:
             examiner.close()
 
     def examine(self, paths: list[Path], fit: bool) -> Iterator[tuple[int, Findings]]:
-        """The length of each batch and what was found in it, in the order of `paths`.
+        """Yields the length of each batch and the findings in it, in the order of `paths`.
 
         Raises: OSError if no process can be started.
         """
@@ -72,6 +84,7 @@ class Examiners:
             yield length, _await(future)
 
     def _survive(self, paths: list[Path], fit: bool) -> Findings:
+        """The findings in a batch, also when the process dies of it."""
         examiner = self._examiner()
         is_new = examiner.num_requests == 0
         try:
@@ -80,14 +93,14 @@ class Examiners:
             self._drop(examiner)
             if len(paths) == 1 and is_new:
                 return Findings(Fit(self._size), {str(paths[0]): str(death)})
-        # One at a time; a file alone once more, since the process may have died of an earlier one.
+        # Each file alone. A single file is tried once more, because the process may have died of an earlier one.
         findings = Findings(Fit(self._size))
         for path in paths:
             findings.merge(self._survive([path], fit))
         return findings
 
     def _examiner(self) -> Examiner:
-        """The process of this thread."""
+        """The process of this thread, started if there is none."""
         examiner: Examiner | None = getattr(self._own, "examiner", None)
         if examiner is None:
             with self._lock:
@@ -105,7 +118,7 @@ class Examiners:
 
 
 def _await(future: Future[Findings]) -> Findings:
-    """The result. Waits in short turns, as a Ctrl-C that comes just before a wait is only noticed after it."""
+    """The result. Waits in short turns, because a Ctrl-C just before a wait is noticed only after it."""
     while not wait([future], timeout=TURN_SECONDS).done:
         pass
     return future.result()
@@ -118,11 +131,12 @@ def examine(
 
     Args:
         size: sides of the squares that images are brought to, in pixels.
-        on_error: `stop`, or `skip` for a list of what cannot be decoded.
-        decoder: as of `Examiner`.
+        on_error: `stop` at a file that cannot be decoded, or `skip` it.
+        progress: whether to show progress.
+        decoder: as that of `Examiner`.
 
     Returns: sums over the training images; the reason for each reject, by its path below the root; whether any image
-    is not a square of `size` yet.
+        still has to be resized to a square of `size`.
 
     Raises: ValueError naming a file that cannot be decoded, unless such are skipped; OSError if no process starts.
     """
@@ -131,21 +145,14 @@ def examine(
         for split, by_class in index.files.items()
     }
     num_batches = max(-(-len(part) // BATCH) for part in paths.values())
-    found = Findings(Fit(size))
+    findings = Findings(Fit(size))
     with Examiners(decoder, size, min(cores(), MAX_EXAMINERS, num_batches)) as examiners:
         for split, part in paths.items():
             with metered(f"preparing {split}", len(part), silent=not progress) as meter:
-                for length, findings in examiners.examine(part, fit=split == "train"):
-                    if findings.rejects and on_error == "stop":
-                        raise refusal(*next(iter(findings.rejects.items())))
-                    found.merge(findings)
+                for length, in_batch in examiners.examine(part, fit=split == "train"):
+                    if in_batch.rejects and on_error == "stop":
+                        raise refuse_file(*next(iter(in_batch.rejects.items())))
+                    findings.merge(in_batch)
                     meter.advance(length)
-    rejects = {Path(path).relative_to(index.root).as_posix(): reason for path, reason in found.rejects.items()}
-    return found.fit, rejects, found.needs_resize
-
-
-def refusal(path: str, reason: str) -> ValueError:
-    """The error for a file that cannot be decoded and may not be left out."""
-    return ValueError(
-        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out with data.on_error=skip."
-    )
+    rejects = {Path(path).relative_to(index.root).as_posix(): reason for path, reason in findings.rejects.items()}
+    return findings.fit, rejects, findings.needs_resize

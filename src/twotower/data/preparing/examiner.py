@@ -1,7 +1,7 @@
-"""A process that decodes files which nobody has looked at yet, seen from the process that survives it.
+"""The parent's end of an examining process, which decodes unknown files and may crash on one of them.
 
-It is a command of its own (examiner_process.py), not one of multiprocessing: that would import the caller's main
-module first, which here brings torch, and would need `if __name__ == "__main__"` in the scripts of others.
+The process is a command of its own (examiner_process.py) rather than one of multiprocessing, because that would first
+import the caller's main module, which brings torch, and would need `if __name__ == "__main__"` in users' scripts.
 """
 
 import json
@@ -22,51 +22,57 @@ import numpy as np
 from twotower.data.preparing.mean_and_pca import Fit
 
 PROCESS = "twotower.data.preparing.examiner_process"
-START_SECONDS = 120.0  # until the decoder must be there; half a second where the disk is not busy
+START_SECONDS = 120.0  # longest start of a decoder; it takes half a second where the disk is not busy
 
 
 @dataclass
 class Findings:
-    """What examining files has brought: sums over their images, and the reason for each file that is none."""
+    """The results of examining files.
+
+    Attributes:
+        fit: sums over their images.
+        rejects: reason, by path, for each file that cannot be decoded.
+        needs_resize: whether any image still has to be resized.
+    """
 
     fit: Fit
     rejects: dict[str, str] = field(default_factory=dict)
     needs_resize: bool = False
 
     def merge(self, other: "Findings") -> None:
-        """Adds what was found in other files."""
+        """Adds the findings in other files."""
         self.fit.merge(other.fit.num_images, other.fit.image_sum, other.fit.products)
         self.rejects |= other.rejects
         self.needs_resize |= other.needs_resize
 
 
 class ExaminerDiedError(RuntimeError):
-    """The process died over a request, or was ended; the message is what to say of the file that did it."""
+    """The process died of a request, or was ended; the message is the reason to give for the file."""
 
 
 class Examiner:
-    """The process. It ends with this object's `close`, or with the thread that made it.
+    """An examining process. It ends with `close`, or with the thread that made this object.
 
     Args:
         decoder: a class like `dali_decoder.Decoder`, in a module that can be imported.
         size: sides of the squares that images are brought to, in pixels.
-        patience: seconds after which a request that was not answered ends the process.
+        patience: seconds that a request may take; then the process is ended.
     """
 
     def __init__(self, decoder: type, size: int, patience: float) -> None:
         self._size, self._patience = size, patience
-        self._late = 0.0  # the seconds that were waited for in vain
+        self._late = 0.0  # the limit in seconds that the process has exceeded
         self.num_requests = 0
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # open for as long as the process
-        found = [entry or os.getcwd() for entry in sys.path]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # stays open as long as the process runs
+        search_path = [entry or os.getcwd() for entry in sys.path]
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", PROCESS, f"{decoder.__module__}:{decoder.__qualname__}", str(size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | one_thread | {"PYTHONPATH": os.pathsep.join(found)},
-            start_new_session=True,  # Ctrl-C reaches only the parent, which then ends this process
+            env=os.environ | one_thread | {"PYTHONPATH": os.pathsep.join(search_path)},
+            start_new_session=True,  # makes Ctrl-C reach only the parent, which then ends this process
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -75,7 +81,7 @@ class Examiner:
     def examine(self, paths: list[Path], fit: bool) -> Findings:
         """Decodes files, and sums up their images if `fit`.
 
-        Raises: ExaminerDiedError, OSError if it could not even start.
+        Raises: ExaminerDiedError if the process dies of them, OSError if it does not even start.
         """
         if self.num_requests == 0:
             self._await_start()
@@ -124,7 +130,7 @@ class Examiner:
 
     @contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
-        """Ends the process if the block takes longer, which then meets the end of its answers."""
+        """Ends the process if the block takes longer; the block then finds that its answers have ended."""
 
         def end() -> None:
             self._late = seconds
@@ -138,7 +144,7 @@ class Examiner:
             timer.cancel()
 
     def _end(self) -> str:
-        """How it ended, as the predicate of a sentence."""
+        """Says how the process ended, as the predicate of a sentence."""
         status = self._process.wait()
         if self._late:
             return f"did not come to an end within {self._late:g} seconds"
@@ -149,9 +155,9 @@ class Examiner:
         self._process.kill()
 
     def close(self) -> None:
-        """Ends the process, and waits for that."""
+        """Ends the process, and waits for its end."""
         self.kill()
         self._process.wait()
         for stream in (self._requests, self._answers, self._errors):
-            with suppress(BrokenPipeError):  # half a request may be left in it
+            with suppress(BrokenPipeError):  # half a request may still be in its buffer
                 stream.close()

@@ -1,13 +1,13 @@
-"""What an examining process runs (examiner.py is the other end): it decodes files, and may die of one.
+"""The main module of an examining process, which decodes files and may crash on one (examiner.py is the other end).
 
-Started as a module, with the decoder as MODULE:CLASS and the size of images in pixels.
+It is started with two arguments: the decoder as MODULE:CLASS, and the size of images in pixels.
 
 A request is a line of JSON, and so is its answer, after which come the sums of the images, uint32 [SIZE, SIZE, 3]:
 
     {"paths": [...], "fit": true}  ->  {"num_images": 31, "products": [[...]], "rejects": {path: reason}, ...}
 
-A first answer, without sums, says that the decoder is there. An error that a decoder should not have is answered with
-{"problem": ...}, and is the end.
+The first answer, without sums, says that the decoder is there. After an error that a decoder should not have, the
+last answer is {"problem": ...}.
 """
 
 import json
@@ -25,7 +25,7 @@ from twotower.ground.processes import die_with_parent
 
 
 def _take_streams() -> tuple[BinaryIO, BinaryIO]:
-    """Requests and answers, which from now on no library can read or print into."""
+    """Takes standard input and output for requests and answers, so that no library can read or print into them."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -34,7 +34,7 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _silence_libraries() -> None:
-    """What they print about a file is told as its reason."""
+    """Discards what libraries print about a file, because the answer has the reason."""
     os.dup2(1, 2)
 
 
@@ -53,7 +53,7 @@ def _examine(decoder: Any, request: dict[str, Any]) -> tuple[dict[str, Any], byt
 
 
 def _serve(make_decoder: Callable[[], Any], requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answers until nothing more is asked."""
+    """Answers requests until they end."""
 
     def answer(content: dict[str, Any], sums: bytes = b"") -> None:
         answers.write(json.dumps(content).encode() + b"\n" + sums)
@@ -65,7 +65,7 @@ def _serve(make_decoder: Callable[[], Any], requests: BinaryIO, answers: BinaryI
         answer({})
         for line in requests:
             answer(*_examine(decoder, json.loads(line)))
-    except Exception as error:  # of any kind: a person reads it at the other end
+    except Exception as error:  # any kind, because a person reads it at the other end
         answer({"problem": f"{type(error).__name__}: {error}"})
 
 

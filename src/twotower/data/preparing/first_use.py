@@ -1,6 +1,6 @@
-"""Preparation at first use: each file is decoded once, mean image and colour PCA are fitted, all is stored.
+"""Prepares the images of a command at first use: decodes each file once, fits mean image and colour PCA, stores all.
 
-Training never meets a file that this pass, with the same decoder, has not decoded.
+Training never meets a file that this pass has not decoded with the same decoder.
 """
 
 import shlex
@@ -8,6 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from twotower.config import DataConfig, InputConfig
 from twotower.data.choose_loader import describe_loader
@@ -27,12 +31,12 @@ from twotower.data.folder_cache import (
 )
 from twotower.data.load_data import load
 from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished, load_prepared
-from twotower.data.preparing.decoders import decoder_class
-from twotower.data.preparing.examine_folder import examine, refusal
+from twotower.data.preparing.examine_folder import choose_decoder, examine
+from twotower.data.preparing.rejects import check_remaining, refuse_file
 from twotower.data.shapes import draw_shapes
 from twotower.ground.words import counted
 
-MANY_IMAGES = 50_000  # from here on a prepared set is worth its disk
+MANY_IMAGES = 50_000  # least number of images that make a prepared set worth its space on the disk
 
 
 def prepare(
@@ -42,15 +46,16 @@ def prepare(
     key: str = TRAINING,
     loader: str = "auto",
 ) -> DataSet:
-    """Makes a data set ready, once; afterwards only looks whether its files are still the same.
+    """Makes a data set ready, once; afterwards only checks that its files are still the same, and opens it.
 
     Args:
-        shown_input: draws a picture of what the network is fed in this way; None: no picture.
-        key: by which the command that runs takes `data.root`.
-        loader: `auto`, `dali` or `torch`, which decodes every image once.
+        progress: whether to print lines and a progress bar.
+        shown_input: settings of the input to draw a picture of; None: no picture.
+        key: the argument by which the command that runs takes `data.root`, for error messages.
+        loader: `auto`, `dali` or `torch`: the loader that decodes every image once.
 
     Raises: ValueError for a folder that cannot be used, a file that cannot be decoded, or a cache that cannot be
-    written, or holds something else.
+        written, or holds something else.
     """
     if data.kind == "synthetic":
         return load(data)
@@ -61,79 +66,88 @@ def prepare(
             say(f"drawing {data.num_train} + {data.num_val} images into {root}")
         draw_shapes(root, data.num_train, data.num_val)
     if is_prepared(root):
-        prepared = load_prepared(root)
-        if prepared.size != data.size:
-            other = f", or give network.prepared_size={prepared.size}" if key == TRAINING else ""
-            raise ValueError(
-                f"{key}={root} was prepared with {prepared.size} pixels, and this network takes its crops from "
-                f"{data.size}; prepare it with size={data.size}{other}."
-            )
-        return prepared
+        return _load_finished(root, data.size, key)
     if is_unfinished(root):
         raise ValueError(f"{key}={root} is not finished; run launch/prepare_data.py for it again to go on.")
     index = index_folder(root, key)
     content = read_index(cache)
     if content is None or not is_of(content, index, data.size):
         check_own(cache)
-        how = describe_loader(InputConfig(loader=loader))
-        classes = counted(len(index.classes), "class", "classes")
-        say(f"preparing {root}: {classes}; every image is decoded once, {how}")
-        if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
-            quoted = shlex.quote(str(root))
-            say(
-                f"(python launch/prepare_data.py source=folder source.root={quoted} output=DIR can be "
-                "interrupted, and makes a set that is read several times as fast)"
-            )
-        fit, rejects, needs_resize = examine(index, data.size, data.on_error, progress, decoder_class(loader))
-        _check_left(index, rejects)
-        values, vectors = fit.colour_pca()
-        content = {
-            "format": FORMAT,
-            "fingerprint": index.fingerprint,
-            "size": data.size,
-            "classes": index.classes,
-            "files": index.files,
-            "rejects": rejects,
-            "needs_resize": needs_resize,
-            "eigenvalues": values.tolist(),
-            "eigenvectors": vectors.tolist(),
-        }
-        store(cache, content, fit.mean_image(), key)
+        _announce(index, loader, say)
+        content, mean_image = _examine(data, index, progress, loader)
+        store(cache, content, mean_image, key)
         if index.num_ignored:
             say(f"ignored: {counted(index.num_ignored, 'file')} not named as JPEG or PNG")
-        for path, reason in rejects.items():
+        for path, reason in content["rejects"].items():
             say(f"left out: {path} ({reason})")
     rejects = content["rejects"]
     if rejects and data.on_error == "stop":
-        raise refusal(*next(iter(rejects.items())))
+        raise refuse_file(*next(iter(rejects.items())))
     if rejects:
         say(f"left out as they cannot be decoded: {len(rejects)}; {cache / INDEX} lists them")
     if shown_input is not None:
-        _show(data, cache / PICTURE, shown_input)
+        _draw_input(data, cache / PICTURE, shown_input)
     return load(data)
 
 
-def _show(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
-    """Draws the picture, once for each way of feeding."""
-    from twotower.data.preparing.input_picture import SHOWN, draw_picture, picture_of
+def _load_finished(root: Path, size: int, key: str) -> DataSet:
+    """Opens a prepared set. Raises: ValueError if it is damaged, or its squares do not have `size` pixels."""
+    dataset = load_prepared(root)
+    if dataset.size != size:
+        other = f", or give network.prepared_size={dataset.size}" if key == TRAINING else ""
+        raise ValueError(
+            f"{key}={root} was prepared with {dataset.size} pixels, and this network takes its crops from "
+            f"{size}; prepare it with size={size}{other}."
+        )
+    return dataset
+
+
+def _announce(index: FolderIndex, loader: str, say: Callable[[str], None]) -> None:
+    """Says that a folder is about to be examined, and what would be better for a large one."""
+    how = describe_loader(InputConfig(loader=loader))
+    classes = counted(len(index.classes), "class", "classes")
+    say(f"preparing {index.root}: {classes}; every image is decoded once, {how}")
+    if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
+        quoted = shlex.quote(str(index.root))
+        say(
+            f"(python launch/prepare_data.py source=folder source.root={quoted} output=DIR can be "
+            "interrupted, and makes a set that is read several times as fast)"
+        )
+
+
+def _examine(
+    data: DataConfig, index: FolderIndex, progress: bool, loader: str
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Decodes every image once. Returns the content of index.json, and the mean image."""
+    fit, rejects, needs_resize = examine(index, data.size, data.on_error, progress, choose_decoder(loader))
+    check_remaining(index, rejects)
+    values, vectors = fit.colour_pca()
+    content = {
+        "format": FORMAT,
+        "fingerprint": index.fingerprint,
+        "size": data.size,
+        "classes": index.classes,
+        "files": index.files,
+        "rejects": rejects,
+        "needs_resize": needs_resize,
+        "eigenvalues": values.tolist(),
+        "eigenvectors": vectors.tolist(),
+    }
+    return content, fit.mean_image()
+
+
+def _draw_input(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
+    """Draws the picture of the input, unless it was drawn for the same settings before."""
+    from twotower.data.preparing.input_picture import SHOWN, draw_picture, read_shown
 
     dataset = load(data)
     crops = replace(shown_input, threads=0, device="auto", decode_once="auto")
-    if dataset.picture is not None and picture_of(path) == repr(crops):
+    if dataset.picture is not None and read_shown(path) == repr(crops):
         return
     count = len(dataset.train)
     rows = sorted({count * (2 * k + 1) // (2 * SHOWN) for k in range(SHOWN)})
     shown = []
     for row in rows:
-        with suppress(UnusableError):  # DALI may be more generous
+        with suppress(UnusableError):  # DALI may decode more
             shown.append((row, decode_image(dataset.train.read(row).tobytes())))
     draw_picture(dataset, shown, {"training": crops}, path)
-
-
-def _check_left(index: FolderIndex, rejects: dict[str, str]) -> None:
-    for split, by_class in index.files.items():
-        for name, files in by_class.items():
-            if all(f"{split}/{name}/{file}" in rejects for file in files):
-                raise ValueError(
-                    f"No image of {index.root / split / name} can be decoded; the class needs at least one."
-                )

@@ -1,11 +1,9 @@
-"""What the network is fed, to look at: originals, prepared squares, and the crops of training, in one PNG."""
+"""Draws the network's input for people: originals, prepared squares, and the crops of training, in one PNG."""
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -19,12 +17,13 @@ from twotower.data.colour_noise import noise_scale
 from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import cut_square, decode_image
 from twotower.data.feed import TrainFeed
+from twotower.ground.files import written_whole
 
-CELL, GAP, LABELS, HEAD = 160, 6, 230, 44  # pixels
-EXAGGERATED = 5
+CELL, GAP, LABELS, HEAD = 160, 6, 230, 44  # pixels: sides of an image, gap, width of the labels, height of the title
+EXAGGERATION = 5  # factor on the colour noise, which is hard to see as it is
 SHOWN = 8  # images
-SHOWS = "shows"  # name of a text in the PNG
-MID_GREY = 128.0  # added to what is fed, which is less the mean image and has both signs
+SHOWS = "shows"  # key of the text in the PNG that holds the settings shown
+MID_GREY = 128.0  # added to pixels less the mean image, which have both signs
 INK, PAPER, FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 
 Picture = NDArray[np.uint8]
@@ -32,7 +31,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Picked:
-    """Some images of a split, labelled by their place in this choice."""
+    """Some images of a split, labelled by their index in this choice."""
 
     split: Split
     rows: list[int]
@@ -51,10 +50,10 @@ class _Picked:
         return self.split.name(self.rows[index])
 
 
-def _fed(dataset: DataSet, rows: list[int], config: InputConfig, contrast: float = 1.0) -> list[Picture]:
+def read_crops(dataset: DataSet, rows: list[int], config: InputConfig, contrast: float = 1.0) -> list[Picture]:
     """The crops of one training batch, through the pipeline of training, in the order of `rows`.
 
-    In grey levels again; constants that were subtracted are added, so that the crop looks as it did.
+    The values are turned into grey levels again: the constant mean, or MID_GREY for a mean image, is added to them.
     """
     picked = replace(dataset, train=_Picked(dataset.train, rows))
     share = Share(len(rows), 0, 1, torch.device("cpu"), 1)
@@ -63,32 +62,34 @@ def _fed(dataset: DataSet, rows: list[int], config: InputConfig, contrast: float
     back = torch.tensor([MID_GREY] * 3 if config.mean_value is None else config.mean_value)
     levels = batch.images.permute(0, 2, 3, 1) * (contrast * torch.tensor(config.std)) + back
     images = levels.clamp(0, 255).to(torch.uint8).numpy()
-    return [images[place] for place in batch.labels.argsort()]
+    return [images[row] for row in batch.labels.argsort()]
 
 
-def _fitted(preset: InputConfig, size: int) -> InputConfig:
-    """The preset for squares of `size`, which may be smaller than the crops of the paper."""
+def _adapt(preset: InputConfig, size: int) -> InputConfig:
+    """Adapts a preset to squares of `size`, which may be smaller than the crops of the paper."""
     crop = min(preset.crop_size, size * 7 // 8)
     return replace(preset, crop_size=crop, offsets=min(preset.offsets or size, size - crop + 1))
 
 
-def _triple(values: Sequence[float]) -> str:
+def _format_channels(values: Sequence[float]) -> str:
+    """`0.5` where R, G and B are alike, else all three."""
     return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)
 
 
 def _describe(name: str, config: InputConfig) -> str:
     draw = f"one draw for {config.images_per_draw} images" if config.images_per_draw > 1 else "a draw for each image"
-    fed = f"{config.mean} mean subtracted"
+    mean = f"{config.mean} mean subtracted"
     if config.mean_value is not None:
-        fed = f"less {_triple(config.mean_value)}: not shown"
+        mean = f"less {_format_channels(config.mean_value)}: not shown"
     if tuple(config.std) != UNSCALED:
-        fed += f"\nover {_triple(config.std)}: not shown"
-    return f"{name}\ncrops of {config.crop_size} x {config.crop_size}\n{draw}\n{fed}"
+        mean += f"\nover {_format_channels(config.std)}: not shown"
+    return f"{name}\ncrops of {config.crop_size} x {config.crop_size}\n{draw}\n{mean}"
 
 
-def _rows(
+def _list_rows(
     dataset: DataSet, shown: Sequence[tuple[int, Picture]], presets: dict[str, InputConfig]
 ) -> list[tuple[str, list[Picture]]]:
+    """The label and the images of each row of the picture."""
     indices = [index for index, _ in shown]
     squares = [cut_square(decode_image(dataset.train.read(i).tobytes()), dataset.size) for i in indices]
     rows = [
@@ -96,15 +97,15 @@ def _rows(
         (f"prepared\ncentre {dataset.size} x {dataset.size}", squares),
     ]
     for name, preset in presets.items():
-        config = _fitted(preset, dataset.size)
-        strong = replace(config, colour_noise_std=EXAGGERATED * config.colour_noise_std)
-        rows.append((_describe(name, config), _fed(dataset, indices, replace(config, colour_noise="none"))))
-        rows.append((f"{name}\nwith colour noise", _fed(dataset, indices, config)))
+        config = _adapt(preset, dataset.size)
+        strong = replace(config, colour_noise_std=EXAGGERATION * config.colour_noise_std)
+        rows.append((_describe(name, config), read_crops(dataset, indices, replace(config, colour_noise="none"))))
+        rows.append((f"{name}\nwith colour noise", read_crops(dataset, indices, config)))
         # The division that comes with the noise is not exaggerated.
         contrast = noise_scale(config.colour_noise, config.colour_noise_std) / noise_scale(
             strong.colour_noise, strong.colour_noise_std
         )
-        rows.append((f"{name}\ncolour noise x {EXAGGERATED}", _fed(dataset, indices, strong, contrast)))
+        rows.append((f"{name}\ncolour noise x {EXAGGERATION}", read_crops(dataset, indices, strong, contrast)))
     return rows
 
 
@@ -119,14 +120,14 @@ def _paste(sheet: Image.Image, picture: Picture, left: int, top: int) -> None:
 def draw_picture(
     dataset: DataSet, shown: Sequence[tuple[int, Picture]], presets: dict[str, InputConfig], path: Path
 ) -> None:
-    """Writes the PNG.
+    """Writes the PNG, complete or not at all.
 
     Args:
-        shown: places in the training split, and the originals of these images, uint8 [height, width, 3].
-        presets: ways of drawing crops and colours, by name.
+        shown: indices in the training split, and the originals of these images, uint8 [height, width, 3].
+        presets: settings of the input by name; each gives three rows.
     """
     assert dataset.mean_image is not None
-    rows = _rows(dataset, shown, presets)
+    rows = _list_rows(dataset, shown, presets)
     mean = dataset.mean_image.round().astype(np.uint8)
     width = LABELS + max(1, len(shown)) * (CELL + GAP) + GAP
     height = HEAD + (len(rows) + 1) * (CELL + GAP) + GAP
@@ -147,7 +148,7 @@ def draw_picture(
         f"{np.sqrt(max(value, 0)):6.1f} along ({', '.join(f'{part:+.3f}' for part in vector)})"
         for value, vector in zip(dataset.eigenvalues[::-1], dataset.eigenvectors.T[::-1], strict=True)
     )
-    means = ", ".join(f"{one:.1f}" for one in dataset.mean_image.mean(axis=(0, 1)))
+    means = ", ".join(f"{level:.1f}" for level in dataset.mean_image.mean(axis=(0, 1)))
     pen.multiline_text(
         (LABELS + CELL + 3 * GAP, top + 8),
         f"mean of R, G, B: {means}\nstandard deviations of the colours, 0..255, and their axes in R, G, B:\n{axes}",
@@ -157,14 +158,12 @@ def draw_picture(
     )
     about = PngInfo()
     about.add_text(SHOWS, repr(presets.get("training", "")))
-    # Jobs of a sweep may prepare one folder at once, from several hosts; each writes a file of its own.
-    pending = path.with_name(f".{path.name}.{uuid4().hex}.pending")
-    sheet.save(pending, "PNG", pnginfo=about)
-    os.replace(pending, path)
+    with written_whole(path, shared=True) as pending:  # jobs of a sweep may prepare one folder at once
+        sheet.save(pending, "PNG", pnginfo=about)
 
 
-def picture_of(path: Path) -> str:
-    """Which training input a picture shows. Empty if it cannot be read."""
+def read_shown(path: Path) -> str:
+    """Reads which training settings a picture shows; an empty string if it cannot be read."""
     try:
         with Image.open(path) as sheet:
             return str(sheet.info.get(SHOWS, ""))

@@ -1,4 +1,4 @@
-"""The images of a run that is there already, for evaluation, figures and reports: never drawn, never downloaded."""
+"""Opens the images of a run, for evaluation, figures and reports; never draws or downloads any."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +10,22 @@ from twotower.data.prepared_set import is_prepared
 from twotower.data.preparing.first_use import prepare
 from twotower.data.shapes import read_marker
 
-KEY = "data_root"  # by which these commands take the folder of images
+KEY = "data_root"  # argument by which these commands take the folder of images
 
 
 def open_images(run_dir: Path, data: DataConfig, given: str | None) -> DataSet:
-    """The images that a run was trained on, where it found them, or where they are now.
+    """Opens the images that a run was trained on, in the folder that the run names or in another one.
 
-    A folder that has no index yet gets one (DIR/.twotower), and nothing else is written. The `data.cache` that a run
-    stored may name any folder of whoever evaluates it, so it is read where it has the index of these very images, and
-    never written.
+    A folder without an index gets one (DIR/.twotower); nothing else is written. The `data.cache` in the configuration
+    of a run from elsewhere may name any folder, so it is read where it has the index of these very images, and never
+    written.
 
     Args:
-        data: of the run; changed to what was opened.
-        given: the folder where the images are now; None: as the run says, from the current folder if that is
-            relative, as it is in runs of earlier versions.
+        data: the run's settings; changed to those of the images that are opened.
+        given: the folder where the images are now; None: the folder that the run names, below the current folder if
+            it is relative, as in runs of earlier versions.
 
-    Raises: ValueError if they are not there, or others are.
+    Raises: ValueError if the images are not there, or are other ones.
     """
     if data.kind == "synthetic":
         return prepare(data)
@@ -41,7 +41,7 @@ def open_images(run_dir: Path, data: DataConfig, given: str | None) -> DataSet:
     return prepare(replace(data, kind="folder"), key=KEY)
 
 
-def _wanted(data: DataConfig) -> str:
+def _describe(data: DataConfig) -> str:
     if data.kind == "shapes":
         return f"the {data.num_train} + {data.num_val} images that data=shapes draws"
     return "a folder that holds train/<class>/* and val/<class>/*, or a prepared set"
@@ -51,17 +51,20 @@ def _missing(run_dir: Path, data: DataConfig, root: Path) -> str:
     how = "" if data.root is not None and Path(data.root).is_absolute() else f" (the run says only {root})"
     return (
         f"{run_dir} was trained on the images in {root.absolute()}{how}, which is not there; say where they are now "
-        f"with {KEY}=DIR: {_wanted(data)}."
+        f"with {KEY}=DIR: {_describe(data)}."
     )
 
 
 def _check_drawing(run_dir: Path, data: DataConfig, root: Path, is_given: bool) -> None:
-    """Whether these are the shapes of the run. Images of one's own in the same classes may be given instead."""
-    found = read_marker(root)
-    if found is None and is_given:
+    """Checks that these are the shapes of the run. A person may give images of the same classes instead.
+
+    Raises: ValueError if they are not, and nobody gave them.
+    """
+    marker = read_marker(root)
+    if marker is None and is_given:
         data.kind = "folder"
-    elif found is None or (found.get("num_train"), found.get("num_val")) != (data.num_train, data.num_val):
+    elif marker is None or (marker.get("num_train"), marker.get("num_val")) != (data.num_train, data.num_val):
         raise ValueError(
-            f"{run_dir} was trained on {_wanted(data)}, and {root} does not hold these; say where they are with "
+            f"{run_dir} was trained on {_describe(data)}, and {root} does not hold these; say where they are with "
             f"{KEY}=DIR."
         )

@@ -1,4 +1,4 @@
-"""The plan of a prepared set: which images of a source make which shard. It is made once, before any is read."""
+"""Plans a prepared set: decides which images of a source make which shard, once, before any image is read."""
 
 import json
 from collections import Counter
@@ -14,22 +14,23 @@ from twotower.ground.progress import metered
 from twotower.ground.words import counted
 
 PLAN = "plan.json"
-SHARD_BYTES = 128 * 2**20  # of a source's images at most, as those of a compressed archive pass through memory
-HOPELESS_REJECTS, HOPELESS_TOTAL = 10_000, 10_000_000  # no set is so large that so many could be forgiven
+SHARD_BYTES = 128 * 2**20  # most bytes of a source for one shard, because those of compressed archives are in memory
+HOPELESS_REJECTS, HOPELESS_TOTAL = 10_000, 10_000_000  # too many rejects, even for the largest set imaginable
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made: in work/<split>.jsonl one line a shard, in work/plan.json the rest.
+    """The plan of a set; its entries are in work/<split>.jsonl, one line a shard, and the rest in work/plan.json.
 
     Attributes:
-        settings: what the bytes of the result depend on.
-        classes: sorted names; a label is a place in this list.
+        settings: everything that the bytes of the result depend on.
+        classes: sorted names; a label is an index in this list.
         words: readable names by class.
-        images: entries by split, usable or not.
-        shards: by split.
+        images: number of entries by split, usable or not.
+        shards: number of shards by split.
+        ignored: number of files that are no images of a split and class.
     """
 
     settings: dict[str, Any]
@@ -41,10 +42,10 @@ class Plan:
 
 
 def settings_of(config: PrepareConfig, source: Source) -> dict[str, Any]:
-    """What the bytes of the result depend on."""
+    """Everything that the bytes of the result depend on."""
     return {
         "source": config.source.name,
-        # A folder has no size of its own to be known by.
+        # The name of the folder, because a folder has no size to be recognised by, as archives have.
         "folder": None if source.files else Path(config.source.root or "").resolve().name,
         "splits": dict(config.source.splits),
         "archives": [{"name": path.name, "bytes": path.stat().st_size} for path in source.files],
@@ -59,7 +60,7 @@ def settings_of(config: PrepareConfig, source: Source) -> dict[str, Any]:
 
 
 class _SplitPlan:
-    """Groups the entries of a split into shards as they come by."""
+    """Groups the entries of a split into shards, in the order in which they are added."""
 
     def __init__(self, path: Path, images_per_shard: int) -> None:
         self._file, self._per_shard = path.open("w"), images_per_shard
@@ -89,7 +90,7 @@ class _SplitPlan:
 
 
 def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], work: Path, say: Say) -> Plan:
-    """Lists all entries of the source. Raises: ValueError if they are not what was expected."""
+    """Lists all entries of the source. Raises: ValueError if their number or their classes are not as expected."""
     splits: dict[str, _SplitPlan] = {}
     ignored: Counter[str] = Counter()
     expected = config.source.expected
@@ -101,19 +102,19 @@ def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], w
                     splits[split] = _SplitPlan(work / f"{split}.jsonl", config.images_per_shard)
                 splits[split].add(entry)
                 meter.advance(1)
-                problems = sum(one.problems for one in splits.values())
+                problems = sum(part.problems for part in splits.values())
                 if problems > HOPELESS_REJECTS and problems > config.max_rejects * HOPELESS_TOTAL:
                     raise ValueError(
                         f"{config.source.root} holds more than {HOPELESS_REJECTS:,} entries that are no usable "
                         f"files, like {entry.name} ({entry.problem}); this is not the data set it should be."
                     )
     finally:
-        for one in splits.values():
-            one.close()
-    _check_listing(config, {name: one.images for name, one in splits.items()})
+        for part in splits.values():
+            part.close()
+    _check_listing(config, {name: part.images for name, part in splits.items()})
     classes = sorted(splits["train"].classes)
-    for name, one in splits.items():
-        for class_name in one.classes:
+    for name, part in splits.items():
+        for class_name in part.classes:
             if class_name not in splits["train"].classes:
                 raise ValueError(f"Class {class_name} is in {name} but not in train; each class must be in train.")
     if ignored:
@@ -121,12 +122,12 @@ def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], w
         passed_over = counted(ignored.total(), "file is no image", "files are no images")
         say(f"passed over: {passed_over} of a split and class: {kinds}")
     return Plan(
-        settings,
-        classes,
-        {name: source.words[name] for name in classes if name in source.words},
-        {name: one.images for name, one in splits.items()},
-        {name: one.shards for name, one in splits.items()},
-        ignored.total(),
+        settings=settings,
+        classes=classes,
+        words={name: source.words[name] for name in classes if name in source.words},
+        images={name: part.images for name, part in splits.items()},
+        shards={name: part.shards for name, part in splits.items()},
+        ignored=ignored.total(),
     )
 
 
@@ -144,7 +145,7 @@ def _check_listing(config: PrepareConfig, images: dict[str, int]) -> None:
 
 
 def read_plan(work: Path) -> Plan | None:
-    """None if there is no complete plan."""
+    """Reads the plan; None if there is no complete one."""
     try:
         return Plan(**json.loads((work / PLAN).read_text()))
     except (OSError, ValueError, TypeError):
@@ -152,7 +153,7 @@ def read_plan(work: Path) -> Plan | None:
 
 
 def read_entries(work: Path, split: str) -> Iterator[list[Entry]]:
-    """The entries of each shard of a split."""
+    """Reads the entries of each shard of a split."""
     with (work / f"{split}.jsonl").open() as file:
         for line in file:
             yield [Entry(*values) for values in json.loads(line)]

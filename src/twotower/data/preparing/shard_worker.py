@@ -1,4 +1,4 @@
-"""What a worker process does with one shard: makes it from entries of a source, or checks it."""
+"""Makes one shard from entries of a source, in a worker process."""
 
 import hashlib
 import io
@@ -16,29 +16,42 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twotower.data.decode import UnusableError, cut_square, decode_image, encode_jpeg
-from twotower.data.prepared_set import WORK
 from twotower.data.preparing.mean_and_pca import Fit
+from twotower.data.preparing.shard_sums import sums_path
 from twotower.data.shards import ShardWriter, shard_name
 from twotower.data.sources.source import CIFAR10, Entry
 from twotower.data.sources.tree import CIFAR_SIDE
 from twotower.ground.files import write_whole
 from twotower.ground.processes import die_with_parent
 
-SHOWN_HEIGHT = 192  # pixels of the originals that are kept for the picture
+SHOWN_HEIGHT = 192  # height of the originals that are kept for the picture, in pixels
 
 
 @dataclass(frozen=True)
 class Task:
-    """The making of one shard, for a worker."""
+    """The making of one shard, for a worker.
+
+    Attributes:
+        output: folder of the prepared set.
+        split: `train`, `val` or `test`.
+        number: number of the shard in its split, from 0.
+        first: index of the first entry in its split.
+        entries: images to convert.
+        labels: index of the class of each entry.
+        contents: the bytes of each entry; None: the worker reads them itself.
+        shown: indices in the split of the images whose original is kept for the picture.
+        size: sides of the prepared squares, in pixels.
+        quality: that of the JPEGs, 1 to 100.
+    """
 
     output: str
     split: str
     number: int
-    first: int  # place of the first entry in its split
+    first: int
     entries: list[Entry]
     labels: list[int]
-    contents: list[bytes] | None  # None: the worker reads them itself
-    shown: list[int]  # places of the images whose original is kept for the picture
+    contents: list[bytes] | None
+    shown: list[int]
     size: int
     quality: int
 
@@ -53,7 +66,7 @@ def _clean(name: str) -> str:
 
 
 def name_in_shard(entry: Entry) -> str:
-    """`<class>/<file>.jpg` with characters that every file system takes."""
+    """The path of an image in its shard, `<class>/<file>.jpg`, in characters that every file system takes."""
     base = entry.name.rpartition("/")[2]
     stem, _, suffix = base.rpartition(".")
     if suffix.lower() not in ("jpg", "jpeg", "jpe") or not stem:
@@ -62,18 +75,19 @@ def name_in_shard(entry: Entry) -> str:
 
 
 def start_worker() -> None:
-    """Called once in each worker process."""
+    """Prepares a worker process for its work; called once in each."""
     import torch
 
     die_with_parent()
     parent = parent_process()
-    if parent is not None and not parent.is_alive():  # it was killed while this process was starting
+    if parent is not None and not parent.is_alive():  # the parent was killed while this process was starting
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     torch.set_num_threads(1)
 
 
-def _read(entry: Entry) -> bytes:
+def read_entry(entry: Entry) -> bytes:
+    """The bytes of an image of a source. Raises: UnusableError if they cannot be read."""
     try:
         with open(entry.file, "rb") as file:
             file.seek(entry.offset)
@@ -93,16 +107,18 @@ def _decode(entry: Entry, content: bytes) -> NDArray[np.uint8]:
 
 
 def convert_shard(task: Task) -> tuple[int, int]:
-    """Writes one shard, and then its sums and rejects, which makes it count. Returns images and rejects.
+    """Writes one shard, and then the file of its sums and rejects, which makes the shard count as done.
+
+    Returns: the numbers of images and of rejects.
 
     Raises: OSError if the disk is full.
     """
     writer, fit, rejects, shown = ShardWriter(task.number), Fit(task.size), [], {}
-    for place, (entry, label) in enumerate(zip(task.entries, task.labels, strict=True)):
+    for position, (entry, label) in enumerate(zip(task.entries, task.labels, strict=True)):
         try:
             if entry.problem:
                 raise UnusableError(entry.problem)
-            content = task.contents[place] if task.contents is not None else _read(entry)
+            content = task.contents[position] if task.contents is not None else read_entry(entry)
             original = _decode(entry, content)
             image = cut_square(original, task.size)
         except UnusableError as error:
@@ -110,7 +126,7 @@ def convert_shard(task: Task) -> tuple[int, int]:
             continue
         if task.split == "train":
             fit.add(image)
-        if task.first + place in task.shown:
+        if task.first + position in task.shown:
             shown[f"shown-{writer.count}"] = _small(original)
         writer.add(name_in_shard(entry), encode_jpeg(image, task.quality), label)
     tar, index, checksum = writer.close()
@@ -129,38 +145,3 @@ def _small(original: NDArray[np.uint8]) -> NDArray[np.uint8]:
     image = Image.fromarray(original)
     image.thumbnail((2 * SHOWN_HEIGHT, SHOWN_HEIGHT))
     return np.asarray(image)
-
-
-def sums_path(output: Path, split: str, number: int) -> Path:
-    """The file that makes a shard count as done."""
-    return output / WORK / f"{split}-{number:05d}.npz"
-
-
-def about_shard(sums: Any) -> dict[str, Any]:
-    """Checksum and rejects from such a file, opened."""
-    content: dict[str, Any] = json.loads(sums["about"].tobytes())
-    return content
-
-
-def check_file(path: Path, checksum: str) -> list[str]:
-    """What is wrong with a file as a whole; empty if nothing is."""
-    if not path.exists():
-        return [f"{path} is missing"]
-    return [] if sha256_of(path) == checksum else [f"{path} has been changed: its checksum is another one"]
-
-
-def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -> list[str]:
-    """What is wrong with a shard: its bytes, or the first bad image in it; empty if nothing is."""
-    if found := check_file(path, checksum):
-        return found
-    with path.open("rb") as file:
-        for entry in index:
-            file.seek(int(entry["offset"]))
-            content = file.read(int(entry["length"]))
-            try:
-                shape = decode_image(content).shape
-            except UnusableError as error:
-                return [f"{path}: the image at byte {int(entry['offset'])} cannot be decoded ({error})"]
-            if shape != (size, size, 3):
-                return [f"{path}: the image at byte {int(entry['offset'])} has shape {shape}"]
-    return []

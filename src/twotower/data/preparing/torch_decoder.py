@@ -1,4 +1,4 @@
-"""Decodes files without DALI, and finds out which of them cannot be decoded: what TorchLoader does, ahead of it."""
+"""Decodes unknown files without DALI, as `torch_loader` does, and finds those that cannot be decoded."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +23,11 @@ class TorchDecoder:
         """The images that could be decoded, in order, and the reason for each that could not."""
         images, rejects = [np.empty((0, self.size, self.size, 3), np.uint8)], {}
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as threads:
-            for path, found in zip(paths, threads.map(self._decode, paths), strict=True):
-                if isinstance(found, str):
-                    rejects[path] = found
+            for path, result in zip(paths, threads.map(self._decode, paths), strict=True):
+                if isinstance(result, str):
+                    rejects[path] = result
                 else:
-                    images.append(found[None])
+                    images.append(result[None])
         return np.concatenate(images), rejects
 
     def _decode(self, path: Path) -> Picture | str:

@@ -1,26 +1,52 @@
-"""Checks a finished prepared set: all checksums, and every image decoded."""
+"""Verifies a finished prepared set: compares all checksums and decodes every image, on all cores."""
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from twotower.data.decode import UnusableError, decode_image
 from twotower.data.prepared_set import MEAN_IMAGE, is_unfinished, read_dataset_json
 from twotower.data.preparing.shard_plan import Say
-from twotower.data.preparing.shard_worker import check_file, check_shard, start_worker
+from twotower.data.preparing.shard_worker import sha256_of, start_worker
 from twotower.data.shards import INDEX_FILE
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
 from twotower.ground.words import counted
 
 
+def check_file(path: Path, checksum: str) -> list[str]:
+    """The fault of a file, as a sentence; empty if it has none."""
+    if not path.exists():
+        return [f"{path} is missing"]
+    return [] if sha256_of(path) == checksum else [f"{path} has been changed: its checksum is another one"]
+
+
+def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -> list[str]:
+    """The fault of a shard, as a sentence: other bytes, or its first bad image. Empty if it has none."""
+    if faults := check_file(path, checksum):
+        return faults
+    with path.open("rb") as file:
+        for entry in index:
+            file.seek(int(entry["offset"]))
+            content = file.read(int(entry["length"]))
+            try:
+                shape = decode_image(content).shape
+            except UnusableError as error:
+                return [f"{path}: the image at byte {int(entry['offset'])} cannot be decoded ({error})"]
+            if shape != (size, size, 3):
+                return [f"{path}: the image at byte {int(entry['offset'])} has shape {shape}"]
+    return []
+
+
 def verify(root: Path, workers: int, say: Say) -> None:
-    """Compares all checksums and decodes every image. Raises: ValueError naming what is wrong."""
+    """Compares all checksums and decodes every image. Raises: ValueError with the first faults."""
     if is_unfinished(root):
         raise ValueError(f"output={root} is not finished; run the same command without verify=true to go on.")
     content = read_dataset_json(root)
-    wrong = check_file(root / MEAN_IMAGE, content["mean_image_sha256"])
+    faults = check_file(root / MEAN_IMAGE, content["mean_image_sha256"])
     total = sum(split["images"] for split in content["splits"].values())
     workers = workers or cores()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
@@ -28,24 +54,20 @@ def verify(root: Path, workers: int, say: Say) -> None:
         with metered("verifying", total) as meter:
             jobs = []
             for name, split in content["splits"].items():
-                if found := check_file(root / name / INDEX_FILE, split["index_sha256"]):
-                    wrong += found
+                if index_faults := check_file(root / name / INDEX_FILE, split["index_sha256"]):
+                    faults += index_faults
                     continue
                 index = np.load(root / name / INDEX_FILE)
                 for number, shard in enumerate(split["shards"]):
                     part = index[index["shard"] == number]
                     path = root / name / shard["file"]
-                    jobs.append(
-                        (
-                            pool.submit(check_shard, path, shard["sha256"], part, content["settings"]["size"]),
-                            len(part),
-                        )
-                    )
+                    job = pool.submit(check_shard, path, shard["sha256"], part, content["settings"]["size"])
+                    jobs.append((job, len(part)))
             for future, count in jobs:
-                wrong += future.result()
+                faults += future.result()
                 meter.advance(count)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    if wrong:
-        raise ValueError("\n".join([f"{counted(len(wrong), 'fault')} in {root}; prepare it again:", *wrong[:20]]))
+    if faults:
+        raise ValueError("\n".join([f"{counted(len(faults), 'fault')} in {root}; prepare it again:", *faults[:20]]))
     say(f"{root}: {counted(total, 'image')}, all checksums are right and every image can be decoded.")
