@@ -6,6 +6,7 @@ python launch/prepare_data.py output=datasets/ilsvrc2012 verify=true
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from twotower.command_line.start import start
 from twotower.config import PrepareConfig, register_schemas
 from twotower.data.preparing.build_set import build
 from twotower.data.preparing.verify_set import verify
-from twotower.data.sources.source import download
+from twotower.data.sources.download import download
 from twotower.training.run import catch_stops
 
 register_schemas()
@@ -37,7 +38,7 @@ def main(composed: Any) -> None:
             verify(Path(config.output), config.workers, print)
             return
         if config.download:
-            download(config.source, print)
+            config = replace(config, source=download(config.source, print))
         build(config, print)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

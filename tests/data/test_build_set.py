@@ -40,7 +40,7 @@ from twotower.data.preparing.build_set import build
 from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.verify_set import verify
 from twotower.data.sources import archives as reading
-from twotower.data.sources.source import download
+from twotower.data.sources.download import download
 from twotower.ground.files import write_whole
 
 SIZE = 64

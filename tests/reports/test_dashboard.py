@@ -14,7 +14,7 @@ from twotower.config import DashboardConfig
 from twotower.reports import dashboard
 from twotower.reports.dashboard import build, check_metrics, describe, differences_of_2012, metrics_in, panels_of
 from twotower.reports.labbook import baseline_of, read_labbook
-from twotower.runs.mirrors.keys import FIGURES, figures_of, metrics_of, summary_of
+from twotower.runs.mirrors.keys import FIGURES, list_figures, list_metrics, list_summary_keys
 
 
 def settings(network: str = "alexnet_2012", **given: str) -> DashboardConfig:
@@ -22,13 +22,13 @@ def settings(network: str = "alexnet_2012", **given: str) -> DashboardConfig:
 
 
 def test_what_is_logged_is_shown_and_what_is_shown_is_logged() -> None:
-    """`test_wandb` compares `metrics_of` with the keys of a run's offline file."""
+    """`test_wandb` compares `list_metrics` with the keys of a run's offline file."""
     for network in ("alexnet_2012", "one_tower", "cifar_four_layer"):
         wanted = settings(network)
         workspace = build(wanted)
         shown = {metric for _, panel in panels_of(workspace) for metric in metrics_in(panel)} - {"train/step"}
-        logged = set(metrics_of(wanted.network))
-        assert shown <= logged | {*summary_of(), *figures_of()}
+        logged = set(list_metrics(wanted.network))
+        assert shown <= logged | {*list_summary_keys(), *list_figures()}
         assert logged - shown == {"validation/epoch", "validation/images_per_second"}
         assert {"ten/top1_error", "centre/top5_error", "best_top1_error"} <= shown
         assert any("tower1" in metric for metric in shown) == (wanted.network.towers == 2)

@@ -34,7 +34,7 @@ from twotower.data.batch import Batch
 from twotower.evaluation.evaluate import evaluate_run, read_config
 from twotower.model.kernels import mosaic
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, metrics_of, summary_of
+from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, list_metrics, list_summary_keys
 from twotower.runs.mirrors.open_mirrors import (
     check_mirrors,
     log_evaluation,
@@ -42,9 +42,10 @@ from twotower.runs.mirrors.open_mirrors import (
     log_figures_of_several,
     open_mirror,
 )
-from twotower.runs.mirrors.training_pictures import HANDFUL, Handful, centre_of, draw_kernels
+from twotower.runs.mirrors.training_pictures import HANDFUL, Handful, cut_centre, draw_kernels
 from twotower.runs.mirrors.wandb_mirror import STAGED
-from twotower.runs.mirrors.wandb_settings import ID_FILE, run_id_of, settle, was_trained_here
+from twotower.runs.mirrors.wandb_run_id import ID_FILE, find_run_id, was_trained_here
+from twotower.runs.mirrors.wandb_settings import settle
 from twotower.training import run as launch
 from twotower.training.sweep import Job, Sweep
 
@@ -79,8 +80,10 @@ def mirrored(finished: Path) -> OfflineRun:
 def find_faults(run: OfflineRun, run_dir: Path) -> list[str]:
     """What is missing in a run that finished, or differs from metrics.jsonl."""
     network = read_config(run_dir).network
-    faults = [f"{key} was not logged" for key in metrics_of(network) if key not in run.keys]
-    faults += [f"{key} is not in the summary" for key in summary_of() if "/" not in key and key not in run.summary]
+    faults = [f"{key} was not logged" for key in list_metrics(network) if key not in run.keys]
+    faults += [
+        f"{key} is not in the summary" for key in list_summary_keys() if "/" not in key and key not in run.summary
+    ]
     faults += [
         f"{key} has no step" for key in run.keys for row in run.history if key in row and "train/step" not in row
     ]
@@ -99,7 +102,7 @@ def find_faults(run: OfflineRun, run_dir: Path) -> list[str]:
         if sorted(wanted) != sorted(found):
             faults.append(f"the numbers of {event} are not those of metrics.jsonl")
     for key in (
-        key for key in metrics_of(network) if key.startswith(("kernels/", "input/")) or key in (IMAGES, PREDICTIONS)
+        key for key in list_metrics(network) if key.startswith(("kernels/", "input/")) or key in (IMAGES, PREDICTIONS)
     ):
         faults += [f"{path} of {key} is not there" for path in run.files(key) if not path.is_file()]
     faults += [
@@ -110,7 +113,7 @@ def find_faults(run: OfflineRun, run_dir: Path) -> list[str]:
 
 def test_a_finished_run_has_everything(finished: Path, mirrored: OfflineRun) -> None:
     assert find_faults(mirrored, finished) == []
-    assert mirrored.keys == {*metrics_of(read_config(finished).network), "train/step"}
+    assert mirrored.keys == {*list_metrics(read_config(finished).network), "train/step"}
     about = mirrored.about
     assert (about.run_group, about.job_type, about.display_name, about.notes) == (
         "trial",
@@ -134,7 +137,7 @@ def test_tensorboard_has_the_same_numbers_and_pictures(finished: Path) -> None:
     summary = {f"summary/{key}" for key in json.loads((finished / "summary.json").read_text())}
     texts = {f"{PREDICTIONS}/text_summary", "config/text_summary"}
     hparams = {f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")}
-    assert shown - hparams == {*metrics_of(read_config(finished).network)} - {PREDICTIONS} | texts | summary
+    assert shown - hparams == {*list_metrics(read_config(finished).network)} - {PREDICTIONS} | texts | summary
     scalars = scalars_of(found)
     written = [event for event in events(finished) if event["event"] in MIRRORED]
     for event in written:
@@ -319,27 +322,27 @@ def test_a_training_is_one_run_with_one_history_however_often_it_is_resumed(imag
 def test_an_id_belongs_to_a_training_and_its_folder(tmp_path: Path) -> None:
     run, copy, moved = tmp_path / "run", tmp_path / "copy", tmp_path / "moved"
     run.mkdir()
-    first = run_id_of(run, is_new=True)
+    first = find_run_id(run, is_new=True)
     assert re.fullmatch(r"[a-z0-9]{8}", first)
-    assert run_id_of(run) == run_id_of(run) == first
+    assert find_run_id(run) == find_run_id(run) == first
     assert was_trained_here(run)
     shutil.copytree(run, copy)
     assert not was_trained_here(copy)
-    second = run_id_of(copy)
+    second = find_run_id(copy)
     assert second != first
-    assert (run_id_of(copy), run_id_of(run)) == (second, first)
+    assert (find_run_id(copy), find_run_id(run)) == (second, first)
     run.rename(moved)
-    assert run_id_of(moved) == first
+    assert find_run_id(moved) == first
     assert not was_trained_here(moved)
-    again = run_id_of(moved, is_new=True)
+    again = find_run_id(moved, is_new=True)
     assert again != first, "a training that begins anew in the same folder"
-    assert run_id_of(moved, is_new=True, environment={"WANDB_RUN_ID": "agent"}) == "agent"
-    assert run_id_of(moved, environment={"WANDB_RUN_ID": "other"}) == "agent"
+    assert find_run_id(moved, is_new=True, environment={"WANDB_RUN_ID": "agent"}) == "agent"
+    assert find_run_id(moved, environment={"WANDB_RUN_ID": "other"}) == "agent"
     for damaged in ("", "[]", '{"id": "a"'):
         (moved / ID_FILE).write_text(damaged)
-        assert re.fullmatch(r"[a-z0-9]{8}", run_id_of(moved))
+        assert re.fullmatch(r"[a-z0-9]{8}", find_run_id(moved))
     (moved / ID_FILE).unlink()  # a run from before there were ids
-    assert run_id_of(moved) == run_id_of(moved)
+    assert find_run_id(moved) == find_run_id(moved)
 
 
 def settled(logging: LoggingConfig, environment: dict[str, str], run_dir: Path = Path("nowhere")) -> LoggingConfig:
@@ -529,8 +532,8 @@ def test_an_evaluation_is_sent_once(tmp_path: Path) -> None:
     settings = EvaluateConfig(run=str(run_dir), crops="ten", device="cpu", batch_size=4)
     result = evaluate_run(settings)
     (run,) = ended_runs(run_dir, 1)
-    assert (run.about.run_group, run.about.display_name, run.about.run_id) == ("trial", "run", run_id_of(run_dir))
-    assert {key for key in run.summary if "/" in key} == {key for key in summary_of() if "/" in key}
+    assert (run.about.run_group, run.about.display_name, run.about.run_id) == ("trial", "run", find_run_id(run_dir))
+    assert {key for key in run.summary if "/" in key} == {key for key in list_summary_keys() if "/" in key}
     for view in ("centre", "ten"):
         assert run.summary[f"{view}/top1_error"] == result[view]["top1_error"]
         assert run.summary[f"{view}/loss"] == result[view]["loss"]
@@ -575,7 +578,7 @@ def test_what_comes_after_a_training_goes_where_it_should(
         run_dir = tmp_path / str(number) / "run"
         run_dir.mkdir(parents=True)
         if here:
-            run_id_of(run_dir)  # as a training does
+            find_run_id(run_dir)  # as a training does
         if finished:
             (run_dir / "summary.json").write_text("{}")
         monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -587,7 +590,7 @@ def test_what_comes_after_a_training_goes_where_it_should(
         assert (asked["mode"], asked["name"], opened) == (mode, name, [])
         if mode is not None:
             suffix = "" if name == "run" else "-figure3"
-            assert (asked["id"], asked["resume"]) == (run_id_of(run_dir) + suffix, "allow")
+            assert (asked["id"], asked["resume"]) == (find_run_id(run_dir) + suffix, "allow")
     assert len(told) == 1
     assert told[0].endswith("was not trained in this folder, so W&B is offline; WANDB_MODE=online sends to W&B.")
     log_figures(run_dir, config, {"curves": tmp_path / "not.svg"})
@@ -645,7 +648,7 @@ def test_wandb_and_tensorboard_are_imported_by_their_mirrors_alone_and_late() ->
                     assert node not in tree.body, f"{path.name} imports {package} at once"
                     late[package].add(path.stem)
     assert late == {
-        "wandb": {"wandb_mirror", "wandb_runs", "wandb_settings", "dashboard"},
+        "wandb": {"wandb_key", "wandb_mirror", "wandb_runs", "dashboard"},
         "tensorboard": {"tensorboard_mirror"},
     }
 
@@ -654,7 +657,7 @@ def test_a_handful_is_the_same_however_the_batches_are_cut(images: Path) -> None
     stream = np.random.default_rng(1)
     pixels = stream.integers(0, 256, (50, 6, 6, 3)).astype(np.uint8)
     mean = stream.uniform(90, 140, (8, 8, 3)).astype(np.float32)
-    centre = centre_of(mean, 6)
+    centre = cut_centre(mean, 6)
     assert np.array_equal(centre, mean[1:7, 1:7])
     inputs = torch.from_numpy(pixels - centre).movedim(-1, 1)
     labels = torch.from_numpy(np.arange(50) // 10)

@@ -21,7 +21,8 @@ DECODING = {
 }
 
 
-def _place(device: str) -> str:
+def _decoding_device(device: str) -> str:
+    """DALI's name of the device for a decoder, which reads from the CPU's memory."""
     return "mixed" if device == "gpu" else "cpu"
 
 
@@ -45,7 +46,9 @@ def _square(encoded: Any) -> tuple[Any, Any]:
 
 def _decode_part(encoded: Any, device: str, start: Any, end: Any) -> Any:
     # Gives the same values as decoding the whole image, without transforming the pixels outside.
-    return fn.decoders.image_slice(encoded, device=_place(device), start=start, end=end, axes=[0, 1], **DECODING)
+    return fn.decoders.image_slice(
+        encoded, device=_decoding_device(device), start=start, end=end, axes=[0, 1], **DECODING
+    )
 
 
 def crop(encoded: Any, offset: Any, pixels: int, size: int, resize: bool, device: str) -> Any:
@@ -71,7 +74,7 @@ def crop(encoded: Any, offset: Any, pixels: int, size: int, resize: bool, device
 
 def centre_square(encoded: Any, device: str, size: int, resize: bool = True) -> Any:
     """Decodes all of the image, and brings its centre square to size x size: uint8 [size, size, 3]."""
-    image = fn.decoders.image(encoded, device=_place(device), **DECODING)
+    image = fn.decoders.image(encoded, device=_decoding_device(device), **DECODING)
     if not resize:
         return image
     corner, side = _square(encoded)

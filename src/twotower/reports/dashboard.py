@@ -19,10 +19,10 @@ from twotower.runs.mirrors.keys import (
     PICTURE,
     PREDICTIONS,
     SIZES,
-    figures_of,
-    kernels_of,
-    metrics_of,
-    summary_of,
+    kernels_key,
+    list_figures,
+    list_metrics,
+    list_summary_keys,
 )
 from twotower.runs.mirrors.wandb_settings import DEFAULT_PROJECT
 
@@ -116,7 +116,7 @@ def build(settings: DashboardConfig) -> Any:
         line("wait for images, a step", "ms", "train/input_wait_ms"),
     ]
     pictures = [
-        media(f"{layers[0]}: tower 0 above tower 1" if len(towers) == 2 else layers[0], kernels_of(network)),
+        media(f"{layers[0]}: tower 0 above tower 1" if len(towers) == 2 else layers[0], kernels_key(network)),
         media("validation images with the likeliest classes", IMAGES),
         panels.WeavePanelSummaryTable(table_name=PREDICTIONS),
         media("what the network is fed", PICTURE),
@@ -184,7 +184,7 @@ def panels_of(workspace: Any) -> Iterator[tuple[str, Any]]:
 
 def check_metrics(workspace: Any, network: NetworkConfig) -> None:
     """Raises: ValueError naming the first panel with a metric that no run of the network writes."""
-    known = {STEP, *metrics_of(network), *summary_of(), *figures_of()}
+    known = {STEP, *list_metrics(network), *list_summary_keys(), *list_figures()}
     for section, panel in panels_of(workspace):
         for metric in metrics_in(panel):
             if metric not in known:

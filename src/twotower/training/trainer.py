@@ -28,7 +28,7 @@ from twotower.model.table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.training_pictures import Handful, centre_of, draw_kernels, first_kernels
+from twotower.runs.mirrors.training_pictures import Handful, cut_centre, draw_kernels, first_kernels
 from twotower.training.optim import VelocitySGD
 from twotower.training.scales import OutputScales, as_values, measure
 from twotower.training.schedule import Rates, Schedule
@@ -296,7 +296,7 @@ class Trainer:
         if dataset.mean_image is None:
             return None
         given = self.config.input
-        mean = centre_of(subtracted_mean(dataset.mean_image, given), given.crop_size)
+        mean = cut_centre(subtracted_mean(dataset.mean_image, given), given.crop_size)
         return Handful(len(dataset.val) // self.world.num_replicas, dataset.classes, mean, given.std)
 
     @torch.no_grad()

@@ -1,1 +1,1 @@
-"""From files as they come to a data set that is ready: examined, converted, fitted."""
+"""Makes data sets ready for training: examines or converts the images, and fits mean image and colour PCA."""

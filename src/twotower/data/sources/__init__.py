@@ -1,1 +1,1 @@
-"""Data sets as they are handed out: archives and trees."""
+"""Data sets as they are published: archives and folders of images."""

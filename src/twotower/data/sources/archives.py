@@ -1,6 +1,8 @@
-"""Reads tar archives where they lie: nothing is unpacked to disk, and what an archive claims is not believed.
+"""Lists the entries of tar archives without unpacking anything, and does not believe what an archive claims.
 
-An entry is only ever a range of bytes: names are never used as paths; links, devices, huge headers are refused.
+An entry is only ever a range of bytes: its name is never used as a path, and links, devices and huge headers are
+refused. The limits cost about thirty lines and keep a damaged or forged archive from filling the memory, running for
+hours or for ever, or passing for complete when it was cut short.
 """
 
 import bz2
@@ -14,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-MAX_IMAGE_BYTES = 256 * 2**20  # of one encoded image; ILSVRC's largest has 16 MB
-MAX_READ = MAX_IMAGE_BYTES  # bytes at once, so that no header can ask for more
-BOMB_BYTES, BOMB_RATIO = 2**30, 100  # images hardly shrink; more than both of these is a bomb
+MAX_IMAGE_BYTES = 256 * 2**20  # largest encoded image; ILSVRC's largest has 16 MB
+MAX_READ = MAX_IMAGE_BYTES  # largest single read, so that no header can ask for more memory
+BOMB_BYTES, BOMB_RATIO = 2**30, 100  # images hardly shrink, so an archive that grows beyond both limits is a bomb
 TOO_LARGE = f"it has more than {MAX_IMAGE_BYTES // 2**20} MiB"
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b\x08": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
@@ -27,9 +29,10 @@ class Member:
     """A file in an archive.
 
     Attributes:
-        offset, size: of its bytes in the archive, in bytes after decompression.
-        problem: why it must not be used; empty if it may.
-        form: `file` (an encoded image) or a name that its reader gave.
+        name: path in the archive.
+        offset, size: position and length of its content in the archive, in bytes after decompression.
+        problem: reason why it must not be used; empty if it may.
+        form: `file` (an encoded image), or another name given by the reader of the archive.
     """
 
     name: str
@@ -44,7 +47,7 @@ class RefusedError(ValueError):
 
 
 def _opener(path: Path) -> Any:
-    """What opens a compressed file; None for any other."""
+    """The function that opens a compressed file; None for any other file."""
     with path.open("rb") as file:
         head = file.read(6)
     return next((opener for magic, opener in OPENERS.items() if head.startswith(magic)), None)
@@ -56,7 +59,13 @@ def is_compressed(path: Path) -> bool:
 
 
 class View:
-    """A part of a file that reads like a file. Raises: RefusedError for a decompression bomb or a huge read."""
+    """A part of a file that reads like a file.
+
+    Args:
+        start, size: position and length of the part in bytes; None: up to the end of the file.
+
+    Raises: RefusedError for a decompression bomb or a huge read.
+    """
 
     def __init__(self, file: Any, path: Path, start: int = 0, size: int | None = None) -> None:
         self._file, self._path, self._start, self._size, self._at = file, path, start, size, 0
@@ -92,13 +101,13 @@ class View:
             pass
 
     def part(self, member: Member) -> "View":
-        """An archive inside this one, so that its offsets can be told apart from this one's."""
+        """The view of an archive inside this one, with offsets that begin at its own start."""
         return View(self._file, self._path, self._start + member.offset, member.size)
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[View]:
-    """Raises: ValueError if it does not exist, or was found damaged while it was read."""
+    """Opens an archive, compressed or not. Raises: ValueError if it does not exist, or turns out to be damaged."""
     try:
         opener = _opener(path)
         with opener(path, "rb") if opener else path.open("rb") as file:
@@ -110,6 +119,7 @@ def open_archive(path: Path) -> Iterator[View]:
 
 
 def _problem(info: tarfile.TarInfo) -> str:
+    """The reason why an entry must not be used; empty if it may."""
     if info.issym() or info.islnk():
         return "it is a link, not a file"
     if not info.isreg() or info.issparse():
@@ -122,19 +132,19 @@ def _problem(info: tarfile.TarInfo) -> str:
 
 
 def walk(view: View, path: Path) -> Iterator[Member]:
-    """All entries but folders, in the order of the archive. Raises: ValueError if it is damaged or cut short."""
+    """Yields all entries but folders, in order. Raises: ValueError if the archive is damaged or cut short."""
     try:
         tar = tarfile.TarFile(fileobj=view, encoding="utf-8")  # type: ignore[arg-type]
         end = 0
         while (info := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-            if tar.offset <= end:  # else an entry of negative size would come by for ever
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
+            if tar.offset <= end:  # an entry of negative size would come again for ever
                 raise tarfile.ReadError(f"an entry ends before it begins, at byte {end}")
             end = tar.offset
             if not info.isdir():
                 yield Member(printable(info.name), info.offset_data, info.size, _problem(info))
         view.seek(tar.offset)
-        # tarfile takes a broken header, or the end of the file, for the end of the archive.
+        # tarfile mistakes a broken header, or the end of the file, for the end of the archive.
         if any(view.read(tarfile.BLOCKSIZE) or b"x"):
             raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
         view.finish()
@@ -146,5 +156,5 @@ def walk(view: View, path: Path) -> Iterator[Member]:
 
 
 def printable(name: str) -> str:
-    """The name without what would disturb a terminal or a file of text."""
+    """The name without characters that would disturb a terminal or a text file."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)[:1000]

@@ -1,4 +1,4 @@
-"""ILSVRC-2010 and 2012 as they are handed out: a tar of 1,000 class tars, flat tars for val and test, a devkit."""
+"""Reads ILSVRC-2010 and 2012 as published: a tar of 1,000 class tars, flat tars for val and test, a devkit."""
 
 import io
 import re
@@ -32,35 +32,36 @@ class Devkit:
 
 
 def read_devkit(path: Path) -> Devkit:
-    """Raises: ValueError if it is missing, damaged or no devkit."""
-    found: dict[str, bytes] = {}
+    """Reads the devkit's archive. Raises: ValueError if it is missing, damaged or no devkit."""
+    files: dict[str, bytes] = {}
     with open_archive(path) as view:
         for member in walk(view, path):
             for ending in ("data/meta.mat", "validation_ground_truth.txt"):
                 if member.name.endswith(ending) and not member.problem:
-                    found[ending] = view.part(member).read()
-    if len(found) < 2:
+                    files[ending] = view.part(member).read()
+    if len(files) < 2:
         raise ValueError(f"{path} is no ILSVRC devkit: it has no data/meta.mat with a validation_ground_truth.txt.")
-    by_id, words = _synsets(found["data/meta.mat"], path)
-    return Devkit(words, truth_from(found["validation_ground_truth.txt"], by_id, path), by_id)
+    by_id, words = _read_synsets(files["data/meta.mat"], path)
+    return Devkit(words, read_truth(files["validation_ground_truth.txt"], by_id, path), by_id)
 
 
-def _synsets(content: bytes, path: Path) -> tuple[dict[int, str], dict[str, str]]:
+def _read_synsets(content: bytes, path: Path) -> tuple[dict[int, str], dict[str, str]]:
+    """The attributes `by_id` and `words` of a `Devkit`, from its meta.mat."""
     from scipy.io import loadmat
 
     try:
         synsets = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
         (id_field,) = [name for name in synsets.dtype.names or () if name.endswith("_ID")]
-        leaves = [one for one in synsets if int(one["num_children"]) == 0]
-        by_id = {int(one[id_field]): str(one["WNID"]) for one in leaves}
-        words = {str(one["WNID"]): str(one["words"]) for one in leaves}
-    except Exception as error:  # of any kind: the file is not ours
+        leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
+        by_id = {int(leaf[id_field]): str(leaf["WNID"]) for leaf in leaves}
+        words = {str(leaf["WNID"]): str(leaf["words"]) for leaf in leaves}
+    except Exception as error:  # any kind, because the file may hold anything
         raise ValueError(f"{path}: its meta.mat cannot be read ({error}); get the devkit again.") from error
     return by_id, dict(sorted(words.items()))
 
 
-def truth_from(content: bytes, by_id: dict[int, str], path: Path) -> list[str]:
-    """The wnid of each image, from a text of one ILSVRC id a line. Raises: ValueError."""
+def read_truth(content: bytes, by_id: dict[int, str], path: Path) -> list[str]:
+    """The wnid of each image, from a text with one ILSVRC id a line. Raises: ValueError for an unknown id."""
     truth = []
     for number, line in enumerate(content.decode("ascii", "replace").split(), 1):
         if not line.isdigit() or int(line) not in by_id:
@@ -72,7 +73,7 @@ def truth_from(content: bytes, by_id: dict[int, str], path: Path) -> list[str]:
 
 
 def walk_train(path: Path, words: dict[str, str]) -> Iterator[tuple[str, Member]]:
-    """Class and member of each training image. Raises: ValueError if this is not the training archive."""
+    """Yields class and member of each training image. Raises: ValueError if this is not the training archive."""
     with open_archive(path) as view:
         for outer in walk(view, path):
             archive, folder = CLASS_ARCHIVE.fullmatch(outer.name), CLASS_FOLDER.fullmatch(outer.name)
@@ -89,22 +90,22 @@ def walk_train(path: Path, words: dict[str, str]) -> Iterator[tuple[str, Member]
             if archive is None:
                 yield wnid, outer
                 continue
-            if outer.problem not in ("", TOO_LARGE):  # the limit is for images
+            if outer.problem not in ("", TOO_LARGE):  # that limit is for images
                 raise ValueError(f"{path} is damaged: {outer.name} cannot be used ({outer.problem}).")
             for inner in walk(view.part(outer), path / outer.name):
                 yield (
                     wnid,
                     Member(
-                        f"{wnid}/{PurePosixPath(inner.name).name}",
-                        outer.offset + inner.offset,
-                        inner.size,
-                        inner.problem,
+                        name=f"{wnid}/{PurePosixPath(inner.name).name}",
+                        offset=outer.offset + inner.offset,
+                        size=inner.size,
+                        problem=inner.problem,
                     ),
                 )
 
 
 def walk_numbered(path: Path, truth: list[str], split: str) -> Iterator[tuple[str, Member]]:
-    """Class and member of each image of a flat archive, whose names end in the line of the ground truth.
+    """Yields class and member of each image of a flat archive, whose names end in the line of the ground truth.
 
     Raises: ValueError if this is another archive, or holds an image twice.
     """

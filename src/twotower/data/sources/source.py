@@ -1,7 +1,7 @@
-"""What a source holds, before any image is read: classes, and for each split where its images lie.
+"""Lists what a source holds before any image is read: its classes, and where the images of each split lie.
 
-The order is that of the archives, so that the disk reads from front to back. Splits with one archive each and a tree
-that mixes them look the same from here on.
+The order is that of the archives, so that they are read from front to back. From here on, splits in archives of their
+own and a tree that mixes them look the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,6 @@ from twotower.data.sources import ilsvrc, tree
 from twotower.data.sources.archives import Member, printable
 
 CIFAR10 = tree.CIFAR10
-DOWNLOADS = Path("datasets", "downloads")  # git ignores datasets/
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,11 @@ class Entry:
     """One image of a source: `size` bytes at `offset` of `file`, counted after decompression.
 
     Attributes:
-        name: for people, the path in the archive or folder.
-        problem: why it cannot be used, as far as that is known without reading it; else empty.
-        form: `file`, or `cifar10` for 32 x 32 planes of R, G, B.
+        file: path of the archive or image.
+        class_name: name of its class.
+        name: path in the archive or folder, for people.
+        problem: reason why it cannot be used, as far as that is known without reading it; else empty.
+        form: `file` for an encoded image, or `cifar10` for 32 x 32 planes of R, G, B.
     """
 
     file: str
@@ -37,12 +38,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """A source that was found.
+    """A source whose archives are all there.
 
     Attributes:
-        files: all archives, whose size and time of change tell whether they are still the same.
+        files: all archives; by their sizes a plan recognises them.
         words: {class: readable name}, where the classes are known beforehand; else empty.
-        walk: split and entry of each image, told what is passed over.
+        walk: yields split and entry of each image, and calls its argument with each file that it passes over.
     """
 
     files: list[Path]
@@ -52,7 +53,13 @@ class Source:
 
 def _entry(file: Path, class_name: str, member: Member) -> Entry:
     return Entry(
-        str(file), member.offset, member.size, class_name, printable(member.name), member.problem, member.form
+        file=str(file),
+        offset=member.offset,
+        size=member.size,
+        class_name=class_name,
+        name=printable(member.name),
+        problem=member.problem,
+        form=member.form,
     )
 
 
@@ -65,7 +72,7 @@ def _missing(config: SourceConfig, key: str, path: Path | str) -> ValueError:
 
 
 def find_source(config: SourceConfig) -> Source:
-    """Raises: ValueError in one sentence if an archive is missing, or the devkit is none."""
+    """Opens a source. Raises: ValueError in one sentence if an archive is missing, or the devkit is none."""
     if config.kind not in ("ilsvrc", "tree"):
         raise ValueError(f"source.kind={config.kind} is not known; choose one of ilsvrc, tree.")
     if config.root is None:
@@ -95,11 +102,11 @@ def _find_ilsvrc(config: SourceConfig, root: Path) -> Source:
     devkit = ilsvrc.read_devkit(paths["devkit"])
 
     def walk(ignore: Callable[[str], None]) -> Iterator[tuple[str, Entry]]:
-        # The small ones first: what is wrong with them shows at once.
+        # The small archives come first, because their faults then show at once.
         for class_name, member in ilsvrc.walk_numbered(paths["val"], devkit.truth, "val"):
             yield "val", _entry(paths["val"], class_name, member)
         if "test" in paths:
-            truth = ilsvrc.truth_from(paths["test_truth"].read_bytes(), devkit.by_id, paths["test_truth"])
+            truth = ilsvrc.read_truth(paths["test_truth"].read_bytes(), devkit.by_id, paths["test_truth"])
             for class_name, member in ilsvrc.walk_numbered(paths["test"], truth, "test"):
                 yield "test", _entry(paths["test"], class_name, member)
         for class_name, member in ilsvrc.walk_train(paths["train"], devkit.words):
@@ -125,43 +132,13 @@ def _find_tree(config: SourceConfig, root: Path) -> Source:
         seen: dict[tuple[str, str, str], Path] = {}
         for path in archives:
             for split, class_name, member in tree.walk_archive(path, config.splits, ignore):
-                # Several sizes of one set lie easily in one folder, and fit one pattern.
-                other = seen.setdefault((split, class_name, member.name.rpartition("/")[2]), path)
-                if other != path:
+                # Archives of one set in several sizes often lie in one folder and fit one pattern.
+                first = seen.setdefault((split, class_name, member.name.rpartition("/")[2]), path)
+                if first != path:
                     raise ValueError(
-                        f"{path} and {other} both hold {member.name}; name those that belong together with "
+                        f"{path} and {first} both hold {member.name}; name those that belong together with "
                         "'source.archives=[...]'."
                     )
                 yield split, _entry(path, class_name, member)
 
     return Source(archives, {}, walk_archives)
-
-
-def download(config: SourceConfig, say: Callable[[str], None]) -> None:
-    """Fetches the archives that are not there yet, and compares their checksums.
-
-    Without `root` they go to datasets/downloads/<name>, which becomes the root.
-
-    Raises: ValueError, OSError.
-    """
-    import pooch  # here, as only a download needs it
-    import requests
-
-    if config.root is None:
-        if not config.downloads:
-            by_hand = f", only by hand from {config.page}" if config.page else ""
-            raise ValueError(f"source={config.name} cannot be downloaded{by_hand}; give source.root=DIR.")
-        config.root = str(DOWNLOADS / config.name)
-    root = Path(config.root)
-    for one in config.downloads:
-        if (root / one.file).exists():
-            continue
-        say(f"downloading {one.url}")
-        try:
-            pooch.retrieve(one.url, one.checksum, one.file, root, progressbar=True)
-        except ValueError as error:
-            raise ValueError(f"{one.url} did not arrive as it should be: {error}") from error
-        except requests.RequestException as error:
-            raise ValueError(
-                f"{one.url} could not be reached ({error}); get {one.file} elsewhere and put it into {root}."
-            ) from error

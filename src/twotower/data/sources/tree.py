@@ -1,4 +1,4 @@
-"""Data sets that are trees, .../<split>/<class>/<image>, in a folder or in archives; and CIFAR-10's batches."""
+"""Reads data sets that are trees, .../<split>/<class>/<image>, in a folder or in archives; and CIFAR-10's batches."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 from twotower.data.sources.archives import MAX_IMAGE_BYTES, TOO_LARGE, Member, open_archive, walk
 
 SUFFIXES = {"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
-CIFAR10 = "cifar10"  # the form of its entries
-CIFAR_SIDE = 32
-CIFAR_MEMBERS = 20  # more than its binary archive has
-CIFAR_RECORD = 1 + 3 * CIFAR_SIDE**2  # a label, then the planes R, G, B
+CIFAR10 = "cifar10"  # form of its entries
+CIFAR_SIDE = 32  # pixels
+CIFAR_MEMBERS = 20  # entries to search for its list of classes; its binary archive has fewer
+CIFAR_RECORD = 1 + 3 * CIFAR_SIDE**2  # bytes: a label, then the planes R, G, B
 
 
-def _place(name: str, splits: dict[str, str]) -> tuple[str, str] | None:
+def _split_and_class(name: str, splits: dict[str, str]) -> tuple[str, str] | None:
     """Split and class of the path of an image; None for other files."""
     parts = PurePosixPath(name).parts
     if len(parts) < 3 or parts[-3] not in splits or parts[-2].startswith(".") or parts[-1].startswith("."):
@@ -24,9 +24,9 @@ def _place(name: str, splits: dict[str, str]) -> tuple[str, str] | None:
 def walk_folder(
     root: Path, splits: dict[str, str], ignore: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Member]]:
-    """Split, class and member of each image of a folder, sorted by name; a member's offset is 0.
+    """Yields split, class and member of each image of a folder, sorted by name; a member's offset is 0.
 
-    Links are followed: it is the user's own folder. Raises: ValueError if a part of it cannot be read.
+    Links are followed, because it is the user's own folder. Raises: ValueError if a part of it cannot be read.
     """
     try:
         for folder, split in splits.items():
@@ -39,7 +39,7 @@ def walk_folder(
                 for path in _sorted(class_folder):
                     name = path.relative_to(root).as_posix()
                     problem = _file_problem(path)
-                    if problem is None or _place(name, splits) is None:
+                    if problem is None or _split_and_class(name, splits) is None:
                         ignore(name)
                     else:
                         size = 0 if problem else path.stat().st_size
@@ -53,7 +53,7 @@ def _sorted(folder: Path) -> list[Path]:
 
 
 def _file_problem(path: Path) -> str | None:
-    """What is wrong with a file, as far as its size tells; None if it is none."""
+    """The problem of a file, as far as its size shows it; empty if it has none, None if it is no file."""
     if not path.is_file():
         return "it is a broken link" if path.is_symlink() and not path.exists() else None
     size = path.stat().st_size
@@ -63,7 +63,7 @@ def _file_problem(path: Path) -> str | None:
 def walk_archive(
     path: Path, splits: dict[str, str], ignore: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Member]]:
-    """Split, class and member of each image of an archive, in its own order.
+    """Yields split, class and member of each image of an archive, in the order of the archive.
 
     Raises: ValueError if it holds pickles, which can run code.
     """
@@ -90,15 +90,15 @@ def walk_archive(
                         Member(name, offset + 1, CIFAR_RECORD - 1, problem, CIFAR10),
                     )
                 continue
-            place = _place(member.name, splits)
-            if place is None:
+            found = _split_and_class(member.name, splits)
+            if found is None:
                 ignore(member.name)
             else:
-                yield *place, member
+                yield *found, member
 
 
 def _cifar_classes(path: Path) -> list[str]:
-    """The names in CIFAR-10's list of classes; empty for any other archive."""
+    """Reads CIFAR-10's list of classes; empty for any other archive."""
     with open_archive(path) as view:
         for member in islice(walk(view, path), CIFAR_MEMBERS):
             base = PurePosixPath(member.name).name
@@ -108,14 +108,18 @@ def _cifar_classes(path: Path) -> list[str]:
 
 
 def find_archives(root: Path, patterns: list[str]) -> list[Path]:
-    """The files of `root` that fit one of the patterns, sorted. Raises: ValueError for a pattern that fits none."""
-    found: set[Path] = set()
+    """The files of `root` that match one of the patterns, sorted.
+
+    Raises: FileNotFoundError naming a pattern that matches none.
+    """
+    archives: set[Path] = set()
     for pattern in patterns:
         path = Path(pattern)
-        fitting = [path] if path.is_absolute() and path.exists() else []
-        if not path.is_absolute():
-            fitting = [one for one in root.glob(pattern) if one.is_file()]
-        if not fitting:
+        if path.is_absolute():
+            matches = [path] if path.exists() else []
+        else:
+            matches = [match for match in root.glob(pattern) if match.is_file()]
+        if not matches:
             raise FileNotFoundError(pattern)
-        found.update(fitting)
-    return sorted(found)
+        archives.update(matches)
+    return sorted(archives)

@@ -1,8 +1,8 @@
 """The mirror in TensorBoard: event files in RUN/tensorboard, which `tensorboard --logdir runs` shows.
 
-The keys are those of `keys`, over the training step; a training's final values are `summary/...`, those
-of an evaluation `centre/...` and `ten/...` at the step of its checkpoint. The whole configuration is a text, and the
-settings that sweeps vary are in the tab HParams. A resumed training has TensorBoard drop what it will write again.
+The module `keys` lists their keys. A training's final values are `summary/...`, those of an evaluation `centre/...`
+and `ten/...` at the step of its checkpoint. The whole configuration is a text, and the settings that sweeps vary are
+in the tab HParams. A resumed training makes TensorBoard drop the steps that it will write again.
 
 It needs the package tensorboard (`pip install -e '.[tensorboard]'`), and nothing else imports it.
 """
@@ -19,12 +19,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from twotower.config import Config
-from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, Mirror, kernels_of
+from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, kernels_key
+from twotower.runs.mirrors.mirror import Mirror
 from twotower.runs.mirrors.training_pictures import Prediction
 
-FOLDER = "tensorboard"  # of a run
-FLUSH_SECONDS = 1  # between writes; a killed run loses what came after the last one
-# What the tab HParams compares runs by; all other settings are in the text `config`.
+FOLDER = "tensorboard"  # in a run's folder
+FLUSH_SECONDS = 1  # time between writes; a killed run loses the values after the last one
+# Settings by which the tab HParams compares runs; all others are in the text `config`.
 HPARAMS = ("seed", "ablation")
 HPARAMS_OF = {
     "network": ("name", "width", "activation", "dropout_keep"),
@@ -43,18 +44,18 @@ def check_package() -> None:
         )
 
 
-def hparams_of(config: Config) -> dict[str, Any]:
-    """Settings for the tab HParams, by their keys on the command line."""
+def read_hparams(config: Config) -> dict[str, Any]:
+    """The settings for the tab HParams, by their keys on the command line."""
     settings = asdict(config)
-    found = {key: settings[key] for key in HPARAMS}
-    return found | {f"{part}.{key}": settings[part][key] for part, keys in HPARAMS_OF.items() for key in keys}
+    top_level = {key: settings[key] for key in HPARAMS}
+    return top_level | {f"{part}.{key}": settings[part][key] for part, keys in HPARAMS_OF.items() for key in keys}
 
 
 class TensorBoardMirror(Mirror):
-    """An event file that is open.
+    """An open event file.
 
     Args:
-        purge_from: TensorBoard drops what earlier files of the folder have from this step on; None: nothing.
+        purge_from: step from which on TensorBoard drops the values of earlier files; None: it drops none.
     """
 
     title = "TensorBoard"
@@ -68,7 +69,7 @@ class TensorBoardMirror(Mirror):
         self._writer: Any = SummaryWriter(str(run_dir / FOLDER), purge_step=purge_from, flush_secs=FLUSH_SECONDS)
 
     def begin(self) -> None:
-        """Tells what is trained: the text `config`, and the tab HParams."""
+        """Writes the settings: the text `config`, and the tab HParams."""
         text = OmegaConf.to_yaml(OmegaConf.structured(self.config))
         self._writer.add_text("config", f"```yaml\n{text}```", 0)
         experiment, start, _ = self._session()
@@ -77,11 +78,11 @@ class TensorBoardMirror(Mirror):
         self._has_session = True
 
     def _session(self) -> tuple[Any, Any, Any]:
-        """What is compared, a beginning, and an end with success at this moment, for the tab HParams."""
+        """Records for the tab HParams: the values to compare, a beginning, and a successful end at this moment."""
         from torch.utils.tensorboard.summary import hparams
 
-        # Not `add_hparams`, which writes a run of its own into a folder of its own.
-        return tuple(hparams(hparams_of(self.config), dict.fromkeys(COMPARED, 0.0)))
+        # `add_hparams` would write another run into another folder.
+        return tuple(hparams(read_hparams(self.config), dict.fromkeys(COMPARED, 0.0)))
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():
@@ -98,22 +99,24 @@ class TensorBoardMirror(Mirror):
             self._writer.add_image(key, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def kernels(self, step: int, picture: NDArray[np.uint8]) -> None:
-        self._writer.add_image(kernels_of(self.config.network), picture, step, dataformats="HWC")
+        self._writer.add_image(kernels_key(self.config.network), picture, step, dataformats="HWC")
 
-    def predictions(self, step: int, predictions: Sequence["Prediction"]) -> None:
-        """All images side by side, and a text with a row for each."""
-        self._writer.add_images(IMAGES, np.stack([one.pixels for one in predictions]), step, dataformats="NHWC")
+    def predictions(self, step: int, predictions: Sequence[Prediction]) -> None:
+        """Logs all images side by side, and a text with a row for each."""
+        self._writer.add_images(
+            IMAGES, np.stack([prediction.pixels for prediction in predictions]), step, dataformats="NHWC"
+        )
         rows = ["| image | label | likeliest |", "|---|---|---|"]
-        for number, one in enumerate(predictions, 1):
-            label, _, likeliest = one.caption().partition(": ")
+        for number, prediction in enumerate(predictions, 1):
+            label, _, likeliest = prediction.caption().partition(": ")
             rows.append(f"| {number} | {label} | {likeliest} |")
         self._writer.add_text(PREDICTIONS, "\n".join(rows), step)
 
     def checkpoint(self, path: Path, step: int, is_last: bool) -> None:
-        """TensorBoard keeps none."""
+        """Sends nothing, because TensorBoard keeps no checkpoints."""
 
     def summary(self, step: int, values: Mapping[str, float]) -> None:
-        prefix = "summary/" if self._has_session else ""  # an evaluation's keys have the view before them
+        prefix = "summary/" if self._has_session else ""  # an evaluation's keys begin with its view
         self._scalars(step, {f"{prefix}{key}": value for key, value in values.items()})
 
     def figures(self, figures: Mapping[str, Path]) -> None:
@@ -121,13 +124,13 @@ class TensorBoardMirror(Mirror):
             self._image(f"figures/{name}", path, 0)
 
     def close(self, exit_code: int) -> None:
-        if self._has_session and exit_code == 0:  # without it, the tab says that the end is not known
+        if self._has_session and exit_code == 0:  # without this record, the tab shows an unknown end
             self._writer.file_writer.add_summary(self._session()[2])
         self._writer.close()
 
 
 def open_training(config: Config, run_dir: Path, first_step: int) -> TensorBoardMirror:
-    """The event file of a training. Events of its last checkpoint's step stay, those after it are dropped.
+    """Opens the event file of a training. Events up to the last checkpoint stay, later ones are dropped.
 
     Raises: ValueError if tensorboard is not installed.
     """
@@ -137,7 +140,7 @@ def open_training(config: Config, run_dir: Path, first_step: int) -> TensorBoard
 
 
 def open_afterwards(config: Config, run_dir: Path) -> TensorBoardMirror | None:
-    """An event file beside that of a training, None if it has none.
+    """Opens an event file beside that of a training; None if the training has none.
 
     Raises: ValueError if tensorboard is not installed.
     """

@@ -1,6 +1,6 @@
-"""What a dashboard shows of a run while it trains: the first layer's kernels, and a few validation images.
+"""Pictures of a run while it trains: the first layer's kernels, and a few validation images with predictions.
 
-The images are taken from the batches of the validation as they pass, so nothing is read or decoded twice.
+The images are taken from the batches of the validation as they pass, so none is read or decoded twice.
 """
 
 from collections.abc import Sequence
@@ -17,42 +17,45 @@ from twotower.model.kernels import mosaic
 from twotower.model.table import IMAGE_MAPS
 from twotower.model.tower import Tower
 
-HANDFUL = 16  # images
-LIKELIEST = 5  # classes that are named of each
-KERNEL_PIXELS = 44  # at least so many for each side of a kernel: 4 for each of conv1's 11
-GAP = 2  # pixels of the kernels between the towers
+HANDFUL = 16  # validation images that are shown
+LIKELIEST = 5  # classes that are named for each image
+KERNEL_PIXELS = 44  # least side of a kernel in the picture, 4 for each of conv1's 11 weights
+GAP = 2  # weights, height of the white bar between the towers
 
 
 def first_kernels(tower: Tower) -> Tensor:
-    """What a tower's first layer sees the image with: float64 [K, 3, S, S] on the CPU, K none if it is no conv."""
+    """A tower's kernels on the image: float64 [K, 3, S, S] on the CPU; K = 0 if its first layer is no convolution."""
     weight = tower.paper_named_parameters()[f"{tower.rows[0].name}.weight"].detach()
     if weight.dim() != 4 or weight.shape[1] != IMAGE_MAPS:
         return torch.empty(0, IMAGE_MAPS, 1, 1, dtype=torch.float64)
     return weight.to("cpu", torch.float64).contiguous()
 
 
-def draw_kernels(of_tower: list[Tensor]) -> NDArray[np.uint8]:
-    """Tower 0's kernels above tower 1's: uint8 [H, W, 3] of float64 [K, 3, S, S] of each tower.
+def draw_kernels(by_tower: list[Tensor]) -> NDArray[np.uint8]:
+    """Draws tower 0's kernels above tower 1's: uint8 [H, W, 3].
 
-    All are on one scale, from the lowest weight (black) to the highest (white), so that a faint one looks faint; each
-    weight is a square of whole pixels.
+    All kernels have one scale, from the lowest weight (black) to the highest (white), so that a faint kernel looks
+    faint. Each weight is a square of whole pixels.
+
+    Args:
+        by_tower: kernels of each tower, float64 [K, 3, S, S].
     """
-    low = min(float(one.min()) for one in of_tower)
-    high = max(float(one.max()) for one in of_tower)
-    parts = [mosaic(one, low, high if high > low else low + 1) for one in of_tower]
-    gap = np.ones((GAP, parts[0].shape[1], 3), np.float32)
-    whole = np.concatenate([part for one in parts for part in (gap, one)][1:])
-    enlarged = -(-KERNEL_PIXELS // of_tower[0].shape[-1])
-    return np.rint(255 * whole).astype(np.uint8).repeat(enlarged, 0).repeat(enlarged, 1)
+    low = min(float(kernels.min()) for kernels in by_tower)
+    high = max(float(kernels.max()) for kernels in by_tower)
+    mosaics = [mosaic(kernels, low, high if high > low else low + 1) for kernels in by_tower]
+    gap = np.ones((GAP, mosaics[0].shape[1], 3), np.float32)
+    picture = np.concatenate([part for tower in mosaics for part in (gap, tower)][1:])
+    pixels_per_weight = -(-KERNEL_PIXELS // by_tower[0].shape[-1])
+    return np.rint(255 * picture).astype(np.uint8).repeat(pixels_per_weight, 0).repeat(pixels_per_weight, 1)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of an image.
+    """The network's prediction for an image.
 
     Attributes:
-        pixels: uint8 [H, W, 3], the centre crop.
-        label: the class that it has.
+        pixels: centre crop, uint8 [H, W, 3].
+        label: name of its class.
         likeliest: up to five classes with their probabilities 0..1, the likeliest first.
     """
 
@@ -61,20 +64,21 @@ class Prediction:
     likeliest: list[tuple[str, float]]
 
     def caption(self) -> str:
-        """`n01440764: n01440764 93 %, n02102040 4 %, ...`, the label first."""
+        """The label, then the likeliest classes: `n01440764: n01440764 93 %, n02102040 4 %, ...`."""
         return f"{self.label}: " + ", ".join(f"{name} {100 * part:.0f} %" for name, part in self.likeliest)
 
 
 @dataclass
 class Handful:
-    """The same few images of every validation, evenly over the images that a process is shown.
+    """The same few images of every validation, spread evenly over the images of a process.
 
-    (Not the first ones: sets are in the order of their classes.)
+    (The first images would not do, because splits are in the order of their classes.)
 
     Args:
-        num_images: that will pass.
-        mean: float32 [H, W, 3], what was subtracted from them.
-        std: of R, G and B, by which they were divided then.
+        num_images: images that will pass.
+        classes: names of the classes.
+        mean: mean that was subtracted from the images, float32 [H, W, 3].
+        std: numbers by which R, G and B were divided then.
     """
 
     num_images: int
@@ -89,7 +93,7 @@ class Handful:
         self.wanted = np.rint(evenly).astype(np.int64)
 
     def look(self, batch: Batch, log_probabilities: Tensor) -> None:
-        """Takes what is wanted of the next batch, with its natural log-probabilities [B, classes]."""
+        """Takes the images that are wanted from the next batch, with its natural log-probabilities [B, classes]."""
         rows = self.wanted - self.passed
         rows = rows[(rows >= 0) & (rows < len(batch.labels))]
         self.passed += len(batch.labels)
@@ -99,13 +103,13 @@ class Handful:
         pixels = batch.images[chosen].movedim(1, -1).cpu().numpy() * np.array(self.std, np.float32) + self.mean
         shown = np.rint(pixels).clip(0, 255).astype(np.uint8)
         best = log_probabilities[chosen].float().exp().topk(min(LIKELIEST, len(self.classes)), dim=1)
-        labels, values, places = batch.labels[chosen].tolist(), best.values.tolist(), best.indices.tolist()
+        labels, values, indices = batch.labels[chosen].tolist(), best.values.tolist(), best.indices.tolist()
         for row, label in enumerate(labels):
-            likeliest = [(self.classes[place], value) for place, value in zip(places[row], values[row], strict=True)]
+            likeliest = [(self.classes[index], value) for index, value in zip(indices[row], values[row], strict=True)]
             self.found.append(Prediction(shown[row], self.classes[label], likeliest))
 
 
-def centre_of(mean_image: NDArray[np.float32], crop_size: int) -> NDArray[np.float32]:
-    """The middle of a mean image [size, size, 3], which is what validation subtracts: [crop_size, crop_size, 3]."""
+def cut_centre(mean_image: NDArray[np.float32], crop_size: int) -> NDArray[np.float32]:
+    """Cuts out the centre of a mean image [size, size, 3], which validation subtracts: [crop_size, crop_size, 3]."""
     begin = (len(mean_image) - crop_size) // 2
     return mean_image[begin : begin + crop_size, begin : begin + crop_size]

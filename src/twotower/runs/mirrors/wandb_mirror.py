@@ -1,7 +1,7 @@
-"""The mirror in W&B: a W&B run that is open. Which one it is, `wandb_runs` says.
+"""The mirror in W&B: an open W&B run, sent or kept offline. `wandb_runs` chooses and opens it.
 
-The keys are those of `keys`, over `train/step`. W&B's own steps are numbered by W&B alone, as it drops
-what comes with a lower one than before, such as the steps that a resumed training repeats.
+The module `keys` lists its keys, logged over `train/step`. W&B numbers its own steps, because it would drop values
+with a lower step than before, such as those that a resumed training repeats.
 """
 
 import os
@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import Config
-from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PICTURE, PREDICTIONS, Mirror, kernels_of
+from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PICTURE, PREDICTIONS, kernels_key
+from twotower.runs.mirrors.mirror import Mirror
 from twotower.runs.mirrors.training_pictures import Prediction
 
-STAGED = Path("wandb", "staged")  # in a run's folder: tables and checkpoints until they are sent
+STAGED = Path("wandb", "staged")  # folder in a run's folder, of tables and checkpoints until they are sent
 
 
 @contextmanager
 def _staged_in(run_dir: Path) -> Iterator[None]:
-    """Has W&B copy tables and artifacts to where its other files go, unless WANDB_DATA_DIR says where."""
+    """Makes W&B copy tables and artifacts into the folder of its other files, unless WANDB_DATA_DIR names one."""
     given, folder = os.environ.get("WANDB_DATA_DIR"), Path(os.environ.get("WANDB_DIR") or run_dir)
     os.environ.setdefault("WANDB_DATA_DIR", str((folder / STAGED).absolute()))
     try:
@@ -33,17 +34,17 @@ def _staged_in(run_dir: Path) -> Iterator[None]:
             del os.environ["WANDB_DATA_DIR"]
 
 
-def group_of(config: Config, run_dir: Path) -> str:
-    """The W&B group of a run: the one that was given, else the name of its folder."""
+def name_group(config: Config, run_dir: Path) -> str:
+    """The W&B group of a run: the given one, or else the name of its folder."""
     return config.logging.group or run_dir.name
 
 
 class WandbMirror(Mirror):
-    """A W&B run that is open.
+    """An open W&B run.
 
     Args:
-        run: what wandb.init returned.
-        exit_code: that of a training which has ended before, and whose W&B run this goes on with; None: `close` says.
+        run: result of wandb.init.
+        exit_code: exit code of the training that has ended, whose W&B run this continues; None: `close` gives it.
     """
 
     title = "W&B"
@@ -72,27 +73,28 @@ class WandbMirror(Mirror):
     def kernels(self, step: int, picture: NDArray[np.uint8]) -> None:
         from wandb import Image
 
-        self._log(step, {kernels_of(self.config.network): Image(picture)})
+        self._log(step, {kernels_key(self.config.network): Image(picture)})
 
-    def predictions(self, step: int, predictions: Sequence["Prediction"]) -> None:
-        """As pictures with captions, and as a table with a row for each image."""
+    def predictions(self, step: int, predictions: Sequence[Prediction]) -> None:
+        """Logs pictures with captions, and a table with a row for each image."""
         from wandb import Image, Table
 
-        shown = min(len(one.likeliest) for one in predictions)
+        num_classes = min(len(prediction.likeliest) for prediction in predictions)
         columns = ["image", "label"]
-        columns += [f"{what} {place + 1}" for place in range(shown) for what in ("class", "probability")]
+        columns += [f"{name} {rank + 1}" for rank in range(num_classes) for name in ("class", "probability")]
 
-        def picture(one: "Prediction", **about: Any) -> Any:
-            return Image(one.pixels, file_type="jpg", **about)  # a tenth of the bytes of a PNG, each time
+        def picture(prediction: Prediction, **about: Any) -> Any:
+            return Image(prediction.pixels, file_type="jpg", **about)  # a tenth of the bytes of a PNG
 
         table = Table(columns=columns)
-        for one in predictions:
-            table.add_data(picture(one), one.label, *(value for pair in one.likeliest for value in pair))
-        images = [picture(one, caption=one.caption()) for one in predictions]
+        for prediction in predictions:
+            values = (value for pair in prediction.likeliest for value in pair)
+            table.add_data(picture(prediction), prediction.label, *values)
+        images = [picture(prediction, caption=prediction.caption()) for prediction in predictions]
         self._log(step, {IMAGES: images, PREDICTIONS: table})
 
     def checkpoint(self, path: Path, step: int, is_last: bool) -> None:
-        """An artifact of type `model`, where logging.wandb_checkpoints asks for it.
+        """Sends an artifact of type `model`, where logging.wandb_checkpoints asks for it.
 
         W&B copies the files, and sends them when the run is sent.
         """
@@ -101,9 +103,9 @@ class WandbMirror(Mirror):
             return
         from wandb import Artifact
 
-        group = group_of(self.config, self.run_dir)
+        group = name_group(self.config, self.run_dir)
         names = [self.run_dir.name] if group == self.run_dir.name else [group, self.run_dir.name]
-        # W&B allows letters, digits, dots, hyphens and underscores, 128 of them.
+        # W&B allows 128 characters: letters, digits, dots, hyphens and underscores.
         name = re.sub(r"[^A-Za-z0-9._-]", "-", "-".join(names))[-128:]
         about = {"step": step, "network": self.config.network.name, "ablation": self.config.ablation}
         with _staged_in(self.run_dir):

@@ -1,10 +1,10 @@
-"""Which W&B run a training, an evaluation or a drawing belongs to, and how it is opened.
+"""Opens the W&B run that a training, an evaluation or a drawing belongs to.
 
-There is one for each training, with its evaluation and its figures: see `wandb_settings` for its id. Its group is the
-sweep's name or else the run's. All of it is offline and needs no key, unless logging.wandb=online or W&B's own
-variables say so. Everything lies in RUN/wandb, also what W&B would stage in the home folder.
+There is one W&B run for each training, with its evaluation and its figures; `wandb_run_id` has its id. Its group is
+the name of the sweep, or else of the run. All runs are offline and need no key, unless logging.wandb or W&B's own
+variables say online. All files lie in RUN/wandb, even those that W&B would put into the home folder.
 
-A run that is killed loses the last second at most: W&B's own interval of 15 s is shortened to half a second.
+A killed run loses the last second at most, because W&B's interval of 15 s is shortened to half a second.
 """
 
 import hashlib
@@ -19,45 +19,41 @@ import torch
 
 from twotower.config import Config
 from twotower.runs.events import read_events
-from twotower.runs.mirrors.keys import MIRRORED, values_of_evaluation
-from twotower.runs.mirrors.wandb_mirror import WandbMirror, group_of
-from twotower.runs.mirrors.wandb_settings import (
-    DEFAULT_MODE,
-    check_key,
-    mode_in,
-    run_id_of,
-    unreachable,
-    was_trained_here,
-)
+from twotower.runs.mirrors.keys import MIRRORED, flatten_evaluation
+from twotower.runs.mirrors.wandb_key import check_key, unreachable
+from twotower.runs.mirrors.wandb_mirror import WandbMirror, name_group
+from twotower.runs.mirrors.wandb_run_id import find_run_id, was_trained_here
+from twotower.runs.mirrors.wandb_settings import DEFAULT_MODE, mode_in
 
-FLUSH_SECONDS = 0.5  # between writes to the offline file; a killed run loses what came after the last one
-TRAINING, DRAWING = "training", "figures"  # job types
+FLUSH_SECONDS = 0.5  # time between writes to the offline file; a killed run loses the values after the last one
+TRAINING, DRAWING = "training", "figures"  # W&B's job types
 
 
-def variant_of(config: Config) -> str:
-    """What runs are grouped by on the dashboard: "alexnet_2012", "alexnet_2012, no_lrn", "no_exchange"."""
+def name_variant(config: Config) -> str:
+    """The name by which the dashboard groups runs: "alexnet_2012", "alexnet_2012, no_lrn", "no_exchange"."""
     return config.network.name if config.ablation == "none" else f"{config.network.name}, {config.ablation}"
 
 
 def _has_system_statistics(config: Config) -> bool:
-    """Whether W&B watches the machine while it trains: `auto` where a GPU does the work."""
+    """Whether W&B records the load of the machine; `auto` means where a GPU does the work."""
     on_gpu = config.machine.device != "cpu" and torch.cuda.is_available()
     return on_gpu if config.logging.system == "auto" else config.logging.system == "yes"
 
 
 def _open(config: Config, folder: Path, run_id: str, name: str, about: Mapping[str, Any], **options: Any) -> Any:
-    """A W&B run with its files in WANDB_DIR or else in `folder`, new or going on with what has the same id.
+    """Opens a W&B run with its files in WANDB_DIR or else in `folder`: a new one, or the one that has this id.
 
     Args:
-        options: mode, job_type, and whether to take system statistics (`system`).
+        about: more entries of its configuration.
+        options: `mode`, `job_type`, and `system`, whether to record the load of the machine.
 
     Raises: ValueError if W&B is to be online, and there is no key or it cannot be reached.
     """
-    import wandb  # here, as it takes a second that runs without it need not spend
+    import wandb  # imported here, because it takes a second, which runs without W&B save
 
     logging = config.logging
     if options["mode"] == "online":
-        check_key()  # W&B would ask for it at a terminal, in the middle of everything
+        check_key()  # W&B would ask for a key at the terminal, in the middle of the work
     try:
         return wandb.init(
             project=logging.project,
@@ -66,12 +62,12 @@ def _open(config: Config, folder: Path, run_id: str, name: str, about: Mapping[s
             id=run_id,
             resume="allow",
             name=name,
-            group=group_of(config, folder),
+            group=name_group(config, folder),
             job_type=options["job_type"],
             tags=[*(logging.tags or []), config.network.name, f"ablation:{config.ablation}"],
             notes=logging.notes,
             mode=options["mode"],
-            config=asdict(config) | {"variant": variant_of(config), **about},
+            config=asdict(config) | {"variant": name_variant(config), **about},
             settings=wandb.Settings(
                 console="off",
                 silent=True,
@@ -83,26 +79,26 @@ def _open(config: Config, folder: Path, run_id: str, name: str, about: Mapping[s
         raise unreachable(error) from error
 
 
-def _code(versions: Mapping[str, str]) -> dict[str, Any]:
+def _describe_code(versions: Mapping[str, str]) -> dict[str, Any]:
     return {"versions": dict(versions), "commit": versions.get("commit", "unknown")}
 
 
 def open_training(config: Config, run_dir: Path, versions: Mapping[str, str], first_step: int) -> WandbMirror:
-    """The W&B run of a training, which goes on if the training does.
+    """Opens the W&B run of a training, and goes on with it if the training does.
 
     Raises: ValueError if W&B is to be online and cannot be reached.
     """
-    about = {**_code(versions), "run_dir": str(run_dir), "resumed_from_step": first_step}
+    about = {**_describe_code(versions), "run_dir": str(run_dir), "resumed_from_step": first_step}
     mode, system = config.logging.wandb or DEFAULT_MODE, _has_system_statistics(config)
-    run_id, name = run_id_of(run_dir, is_new=first_step == 0), config.logging.name or run_dir.name
+    run_id, name = find_run_id(run_dir, is_new=first_step == 0), config.logging.name or run_dir.name
     run = _open(config, run_dir, run_id, name, about, mode=mode, job_type=TRAINING, system=system)
     return WandbMirror(run, config, run_dir)
 
 
-def _mode_afterwards(config: Config, run_dir: Path, tell: Callable[[str], None]) -> str:
-    """W&B's own variable, else what the run has; a run without W&B stays without.
+def _mode_afterwards(config: Config, run_dir: Path, say: Callable[[str], None]) -> str:
+    """The mode of additions to a run: that of W&B's variable, else the run's own. A run without W&B stays without.
 
-    A run that was brought here from elsewhere, perhaps by somebody else, sends nothing by itself.
+    A run that was brought here from elsewhere, perhaps by somebody else, does not send anything by itself.
 
     Raises: ValueError for a WANDB_MODE that is not known.
     """
@@ -113,83 +109,90 @@ def _mode_afterwards(config: Config, run_dir: Path, tell: Callable[[str], None])
     if given is not None:
         return given
     if stored == "online" and not was_trained_here(run_dir):
-        tell(f"{run_dir} was not trained in this folder, so W&B is offline; WANDB_MODE=online sends to W&B.")
+        say(f"{run_dir} was not trained in this folder, so W&B is offline; WANDB_MODE=online sends to W&B.")
         return "offline"
     return stored
 
 
-def _training_of(run_dir: Path) -> dict[str, Any]:
-    """What a training told of its code, and where it is now."""
+def _describe_training(run_dir: Path) -> dict[str, Any]:
+    """The versions of a training's code, and where the run is now."""
     path = run_dir / "versions.json"
-    return {**(_code(json.loads(path.read_text())) if path.exists() else {}), "run_dir": str(run_dir)}
+    return {**(_describe_code(json.loads(path.read_text())) if path.exists() else {}), "run_dir": str(run_dir)}
 
 
-def _known_of(run_dir: Path) -> dict[str, float]:
-    """What a run's summary has had so far: the last value of each key, the final values, the errors of evaluations.
+def _read_summary(run_dir: Path) -> dict[str, float]:
+    """Everything that the summary of a W&B run holds so far: last values, final values, errors of evaluations.
 
-    Each part of a W&B run sends a summary of its own, which may take the place of the one before, so it repeats that.
+    Each part of a W&B run sends a summary of its own, which may replace the one before, so it has to repeat that.
     """
-    known: dict[str, float] = {}
+    summary: dict[str, float] = {}
     for event in read_events(run_dir / "metrics.jsonl"):
         if event["event"] in MIRRORED:
             values = {f"{event['event']}/{key}": event[key] for key in event if key not in ("event", "step")}
-            known |= {"train/step": event["step"], **values}
-    summary, evaluation = run_dir / "summary.json", run_dir / "evaluation.json"
-    if summary.exists():
-        known |= json.loads(summary.read_text())
+            summary |= {"train/step": event["step"], **values}
+    training, evaluation = run_dir / "summary.json", run_dir / "evaluation.json"
+    if training.exists():
+        summary |= json.loads(training.read_text())
     if evaluation.exists():
-        known |= values_of_evaluation(json.loads(evaluation.read_text()))
-    return known
+        summary |= flatten_evaluation(json.loads(evaluation.read_text()))
+    return summary
 
 
 def open_afterwards(
-    config: Config, run_dir: Path, what: str, about: Mapping[str, Any], tell: Callable[[str], None]
+    config: Config, run_dir: Path, addition: str, about: Mapping[str, Any], say: Callable[[str], None]
 ) -> WandbMirror | None:
-    """The W&B run of a training that has ended, to add to it; None if it has none.
+    """Opens the W&B run of a training that has ended, to add to it; None if the training has none.
 
-    Online, two processes cannot write to one W&B run. So as long as a run has not finished, and may be training, what
-    is added becomes a W&B run of its own in the same group, named after it: RUN-evaluation, RUN-figure3.
+    Online, two processes cannot write to one W&B run. So as long as a run has not finished, and may be training, the
+    addition becomes a W&B run of its own in the same group, named after it: RUN-evaluation, RUN-figure3.
 
     Args:
-        what: is added: "evaluation", or the name of a figure.
-        about: more for its configuration.
+        addition: "evaluation", or the name of a figure.
+        about: more entries of its configuration.
 
     Raises: ValueError if W&B is to be online and cannot be reached.
     """
-    mode = _mode_afterwards(config, run_dir, tell)
+    mode = _mode_afterwards(config, run_dir, say)
     if mode == "disabled":
         return None
-    about = {**_training_of(run_dir), **about}
-    run_id, name = run_id_of(run_dir), config.logging.name or run_dir.name
+    about = {**_describe_training(run_dir), **about}
+    run_id, name = find_run_id(run_dir), config.logging.name or run_dir.name
     is_finished = (run_dir / "summary.json").exists()
     if mode == "online" and not is_finished:
-        job_type = what if what == "evaluation" else DRAWING
+        job_type = addition if addition == "evaluation" else DRAWING
         run = _open(
-            config, run_dir, f"{run_id}-{what}", f"{name}-{what}", about, mode=mode, job_type=job_type, system=False
+            config,
+            run_dir,
+            f"{run_id}-{addition}",
+            f"{name}-{addition}",
+            about,
+            mode=mode,
+            job_type=job_type,
+            system=False,
         )
         return WandbMirror(run, config, run_dir)
-    known = _known_of(run_dir)
+    summary = _read_summary(run_dir)
     run = _open(config, run_dir, run_id, name, about, mode=mode, job_type=TRAINING, system=False)
-    run.summary.update(known)
+    run.summary.update(summary)
     return WandbMirror(run, config, run_dir, exit_code=0 if is_finished else 1)
 
 
 def open_drawing(
-    config: Config, run_dir: Path, folder: Path, name: str, tell: Callable[[str], None]
+    config: Config, run_dir: Path, folder: Path, name: str, say: Callable[[str], None]
 ) -> WandbMirror | None:
-    """A W&B run for drawings of several runs, in their group; the same place and name go on in the same one.
+    """Opens a W&B run for drawings of several runs, in their group. The same folder and name give the same W&B run.
 
     Args:
-        run_dir: of the run that stands for the others, and has `config`.
-        folder: where W&B's files go.
+        run_dir: folder of the run that stands for the others, and has `config`.
+        folder: the folder of W&B's files.
 
     Raises: ValueError if W&B is to be online and cannot be reached.
     """
-    mode = _mode_afterwards(config, run_dir, tell)
+    mode = _mode_afterwards(config, run_dir, say)
     if mode == "disabled":
         return None
     run_id = hashlib.sha256(f"{folder.resolve()}/{name}".encode()).hexdigest()[:16]
-    drawn = replace(config, logging=replace(config.logging, group=group_of(config, run_dir)))
-    about = {**_training_of(run_dir), "drawing": name}
+    drawn = replace(config, logging=replace(config.logging, group=name_group(config, run_dir)))
+    about = {**_describe_training(run_dir), "drawing": name}
     run = _open(drawn, folder, run_id, name, about, mode=mode, job_type=DRAWING, system=False)
     return WandbMirror(run, drawn, folder)
