@@ -94,9 +94,8 @@ def test_layers_are_those_of_the_network_in_one_piece(run: Path, network: twotow
     images = noise(3)
     seen: dict[str, torch.Tensor] = {}
     for name, module in whole.named_children():
-        module.register_forward_hook(
-            lambda module, inputs, output, layer=name.split("_")[0]: seen.update({layer: output})
-        )
+        layer = name.split("_")[0]
+        module.register_forward_hook(lambda module, inputs, output, layer=layer: seen.update({layer: output}))
     with torch.no_grad():
         logits = whole(network.preprocess(images))
     ours = network.activations(images, network.layers)

@@ -229,8 +229,8 @@ def load_network(
     """A trained network from the folder of a run, or from a file of weights.
 
     Args:
-        path: the folder of a run or of one of its checkpoints; a file of `launch/export.py`; Caffe's `.caffemodel`, `.npy` or `.npz`; torchvision's
-            `.pth`.
+        path: the folder of a run or of one of its checkpoints; a file of `launch/export.py`; Caffe's `.caffemodel`,
+            `.npy` or `.npz`; torchvision's `.pth`.
         checkpoint: the name of one of a run's checkpoints; None: the last one.
         network: the preset that a file of others belongs to, "caffe_alexnet", "caffenet" or "torchvision_alexnet".
         input: how images are brought to a file of others; None: as its preset says.
