@@ -14,10 +14,9 @@ from omegaconf import OmegaConf
 from twotower.command_line.arguments import name_first, name_paths, quote_paths, read_arguments, split_paths
 from twotower.command_line.start import start
 from twotower.config import PredictConfig, leave_out_layers, register_schemas
-from twotower.data.class_names import name_classes
+from twotower.data.photographs import list_photographs
 from twotower.evaluation.predict import (
     Prediction,
-    list_photographs,
     open_trained,
     predict_photographs,
 )
@@ -48,11 +47,11 @@ def main(composed: Any) -> None:
         if output.suffix not in (".png", ".svg", ".pdf"):
             raise ValueError(f"output={output} must end in .png, .svg or .pdf.")
         paths = list_photographs(settings.photographs)
-        trained, device = open_trained(settings)
-        predictions, problems = predict_photographs(paths, trained, settings.crops, device)
-        _print(predictions, name_classes(trained.classes))
+        network = open_trained(settings)
+        predictions, problems = predict_photographs(paths, network, settings.crops)
+        _print(predictions, network.names)
         if predictions:
-            drawing, table = write_predictions(predictions, trained, output)
+            drawing, table = write_predictions(predictions, network, output)
             drawn = f" (of the first {MOST_DRAWN})" if len(predictions) > MOST_DRAWN else ""
             print(f"drawn: {drawing}{drawn}, and beside it {table.name}")
     except (ValueError, OSError) as error:

@@ -14,8 +14,9 @@ from helpers.fake_runs import NUM_CLASSES, draw_images, fake_run
 from helpers.paths import ROOT
 from twotower.config import EvaluateConfig, ExportConfig, PredictConfig
 from twotower.data.class_names import ilsvrc_words, name_classes
+from twotower.data.photographs import list_photographs, turn_upright
 from twotower.evaluation.evaluate import open_subject, predictions_of
-from twotower.evaluation.predict import list_photographs, open_trained, predict_photographs, upright
+from twotower.evaluation.predict import open_trained, predict_photographs
 from twotower.runs.rundir import MEAN_IMAGE
 from twotower.weights.export import export_run
 
@@ -44,8 +45,8 @@ def test_photographs_get_what_evaluation_gives_them(run: Path, crops: str) -> No
     stored = predictions_of(subject, EvaluateConfig(run=str(run), crops=crops, device="cpu"))[crops]
     val = subject.dataset.val
     files = [run.parent / "images" / val.name(i) for i in range(len(val))]
-    trained, device = open_trained(PredictConfig(run=str(run), crops=crops, device="cpu"))
-    found, problems = predict_photographs(files, trained, crops, device)
+    trained = open_trained(PredictConfig(run=str(run), crops=crops, device="cpu"))
+    found, problems = predict_photographs(files, trained, crops)
     assert not problems
     assert len(found) == 3 * NUM_CLASSES
     difference, of_others = [], []
@@ -70,7 +71,7 @@ def test_a_telephones_photograph_is_turned_upright(tmp_path: Path, orientation: 
     with_tag.save(tmp_path / "it.png", exif=exif)
     with Image.open(tmp_path / "it.png") as image:
         wanted = np.array(ImageOps.exif_transpose(image))
-    np.testing.assert_array_equal(upright(scene, (tmp_path / "it.png").read_bytes()), wanted)
+    np.testing.assert_array_equal(turn_upright(scene, (tmp_path / "it.png").read_bytes()), wanted)
     assert wanted.shape == ((9, 6, 3) if orientation > 4 else (6, 9, 3))
     assert (orientation == 1) == np.array_equal(wanted, scene)
 
@@ -104,8 +105,8 @@ def test_an_exported_file_says_the_same(run: Path, tmp_path: Path, monkeypatch: 
     photographs = list_photographs([str(run.parent / "images" / "val" / "c2")])
     told = []
     for settings in (PredictConfig(run=str(run), device="cpu"), PredictConfig(weights=str(path), device="cpu")):
-        trained, device = open_trained(settings)
-        told.append(predict_photographs(photographs, trained, "centre", device)[0])
+        trained = open_trained(settings)
+        told.append(predict_photographs(photographs, trained, "centre")[0])
     of_run, of_file = told
     assert [one.classes for one in of_run] == [one.classes for one in of_file]
     for one, other in zip(of_run, of_file, strict=True):

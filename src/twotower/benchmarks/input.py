@@ -29,6 +29,7 @@ from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.shapes import CLASSES, draw_image
 from twotower.distributed.world import cores, die_with_parent
+from twotower.ground.devices import choose_device
 from twotower.ground.words import counted
 
 NUM_DRAWN = 256  # different pictures
@@ -108,7 +109,7 @@ def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connect
     """This project's pipeline: answers the names of INPUTS with a Turn, and those with ` torch` without DALI."""
     die_with_parent()
     torch.set_num_threads(1)
-    device = torch.device("cuda" if settings.machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = choose_device(settings.machine.device)
     share = Share(settings.optim.batch_size, 0, 1, device, settings.input.threads or cores())
     datasets = {name: load(one) for name, one in files.items()}
     while (what := pipe.recv()) != "end":

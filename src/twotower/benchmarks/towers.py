@@ -36,6 +36,7 @@ from twotower.distributed.world import (
     stay_on_this_host,
     threads_per_process,
 )
+from twotower.ground.devices import choose_device
 from twotower.ground.memory import peak_megabytes
 from twotower.model.layers import LocalResponseNorm
 from twotower.model.table import plan
@@ -189,7 +190,7 @@ def _single_process(settings: BenchmarkConfig, memory_format: torch.memory_forma
     """The network in one piece, all cores: answers `synthetic` with a Turn."""
     die_with_parent()
     torch.set_num_threads(cores())
-    device = torch.device("cuda" if settings.machine.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = choose_device(settings.machine.device)
     torch.manual_seed(0)
     network = build_baseline(settings.network, settings.num_classes).to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)

@@ -5,10 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from twotower.config import NetworkConfig, leave_out_layers
+from twotower.config import InputConfig, NetworkConfig, leave_out_layers, register_schemas
 from twotower.config.stored import refuse_interpolations
 
 # A wheel has its conf/ inside the package, a checkout beside src/.
@@ -51,3 +54,23 @@ def presets() -> Iterator[NetworkConfig]:
     """The networks of conf/network, as far as that folder is there."""
     for file in sorted(PRESETS.glob("*.yaml")):
         yield preset(file.stem)
+
+
+def preset_input(name: str) -> InputConfig:
+    """How images are brought to the network of conf/network/NAME.yaml: the input that it was trained with.
+
+    Raises: ValueError if there is no such network.
+    """
+    register_schemas()
+    overrides = [f"network={name}", "data=synthetic"]
+    try:
+        if GlobalHydra.instance().is_initialized():
+            composed = compose("config", overrides)
+        else:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                composed = compose("config", overrides)
+    except HydraException as error:
+        raise ValueError(f"network={name} is not among the yamls of {PRESETS}.") from error
+    given = OmegaConf.to_object(composed.input)
+    assert isinstance(given, InputConfig)
+    return given

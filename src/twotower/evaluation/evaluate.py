@@ -22,6 +22,7 @@ from twotower.data.preparing.run_images import KEY, open_images
 from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import VIEWS, Predictions
+from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.ground.files import write_json
 from twotower.ground.progress import metered
 from twotower.ground.versions import versions
@@ -45,7 +46,7 @@ def load_towers(path: Path, config: Config, num_classes: int, device: torch.devi
 def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -> Tensor:
     """[B, crops, classes] of images [B, 3, H, W], or of their crops [B, 10, 3, H, W]."""
     crops = images[:, None] if images.dim() == 4 else images
-    memory_format = torch.channels_last if images.device.type == "cpu" else torch.contiguous_format
+    memory_format = choose_memory_format(images.device)
     # As many crops at a time as images, so that ten crops need no more memory than one.
     parts = crops.flatten(0, 1).split(len(images))
     logits = [forward(towers, part.contiguous(memory_format=memory_format), exchange) for part in parts]
@@ -114,10 +115,7 @@ def check_settings(settings: EvaluateConfig) -> None:
     """Raises: ValueError for a value that is not known, or a device that is not there."""
     if settings.crops not in VIEWS:
         raise ValueError(f"crops={settings.crops} is not known; choose one of centre, ten.")
-    if settings.device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={settings.device} is not known; choose one of auto, cpu, cuda.")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, but torch sees no GPU; use device=cpu or auto.")
+    choose_device(settings.device)
     if settings.batch_size < 1:
         raise ValueError(f"batch_size={settings.batch_size} is too small; give at least 1.")
 
@@ -150,7 +148,7 @@ def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Pred
         stored = {view: predictions.read(path, subject.identity) for view, path in paths.items()}
         found = {view: one for view, one in stored.items() if one is not None}
     if settings.crops not in found:
-        device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+        device = choose_device(settings.device)
         config, dataset = subject.config, subject.dataset
         towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
         computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
@@ -205,7 +203,7 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
     dataset = prepare(config.data, key=KEY)
     if own is not None and own.classes is not None:
         check_classes(settings.weights, own.classes, dataset.classes)
-    device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+    device = choose_device(settings.device)
     towers, mean = weights.load_towers_from_file(
         settings.weights, network, len(dataset.classes), device, settings.mean
     )

@@ -30,6 +30,7 @@ from twotower.data.dataset import DataSet, Split
 from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import Subject, load_towers
+from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.ground.files import write_json
 from twotower.ground.progress import metered
 from twotower.model.tower import Tower, forward
@@ -77,18 +78,13 @@ def outputs_of(towers: Sequence[Tower], layer: str, images: Tensor, exchange: In
 
     # The steps run once for each tower, tower 0 first.
     hooks = [tower.layers[layer].after.register_forward_hook(keep) for tower in towers]  # type: ignore[union-attr]
-    memory_format = torch.channels_last if images.device.type == "cpu" else torch.contiguous_format
+    memory_format = choose_memory_format(images.device)
     try:
         forward(towers, images.contiguous(memory_format=memory_format), exchange)
     finally:
         for hook in hooks:
             hook.remove()
     return found
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def path_of(run_dir: Path, checkpoint_name: str, split: str, layer: str) -> Path:
@@ -133,7 +129,7 @@ def features_of(subject: Subject, split: str, layer: str) -> Features:
 
 def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path) -> None:
     """Writes the table, batch by batch."""
-    config, dataset, device = subject.config, subject.dataset, best_device()
+    config, dataset, device = subject.config, subject.dataset, choose_device()
     towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
     exchange = InProcessExchange(config.network.exchange_precision)
     share = Share(BATCH, 0, 1, device, config.input.threads or torch.get_num_threads())

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twotower.data.class_names import name_classes
-from twotower.evaluation.predict import Prediction, Trained
+from twotower.evaluation.predict import Prediction
+from twotower.evaluation.trained import TrainedNetwork
 from twotower.figures.drawing import open_pyplot, save
 from twotower.figures.photographs import PER_ROW, draw_guesses
 
 MOST_DRAWN = 64  # photographs in a picture; a taller one is too large to be looked at
 
 
-def write_predictions(predictions: Sequence[Prediction], trained: Trained, path: Path) -> list[Path]:
+def write_predictions(predictions: Sequence[Prediction], trained: TrainedNetwork, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv: each photograph's likeliest classes. Returns what was written."""
     names = name_classes(trained.classes)
     table = path.with_suffix(".csv")

@@ -173,6 +173,10 @@ class ReadBothConv2d(nn.Module):
         self.weight_other = nn.Parameter(torch.empty(maps_out, maps_in, size, size))
         self.bias = nn.Parameter(torch.empty(maps_out))
 
+    def forward(self, x: Tensor, peer: Tensor, own_sum: Tensor | None = None) -> Tensor:
+        """The sum over both halves; `own_sum` is `own(x)` where it was computed while the halves crossed."""
+        return self.other(peer, self.own(x) if own_sum is None else own_sum)
+
     def own(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight_own, self.bias, self.stride, self.pad)
 
@@ -188,6 +192,10 @@ class ReadBothLinear(nn.Module):
         self.weight_own = nn.Parameter(torch.empty(units_out, units_in))
         self.weight_other = nn.Parameter(torch.empty(units_out, units_in))
         self.bias = nn.Parameter(torch.empty(units_out))
+
+    def forward(self, x: Tensor, peer: Tensor, own_sum: Tensor | None = None) -> Tensor:
+        """The sum over both halves; `own_sum` is `own(x)` where it was computed while the halves crossed."""
+        return self.other(peer, self.own(x) if own_sum is None else own_sum)
 
     def own(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight_own, self.bias)

@@ -10,11 +10,10 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
-from twotower.config import (
-    NetworkConfig,
-)
-from twotower.distributed.exchange import Exchange
+from twotower.config import NetworkConfig
+from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.ground.streams import torch_stream
 from twotower.model.initial import draw_bias, draw_weight
 from twotower.model.layers import Dropout, LocalResponseNorm, ReadBothConv2d, ReadBothLinear, SpatialNorm
@@ -50,15 +49,17 @@ def _after(row: Row, network: NetworkConfig, tower: int, seed: int) -> list[nn.M
 
 
 class Layer(nn.Module):
-    """One row of the table, as one tower has it: the sum over its inputs, then ReLU, norms, pooling, dropout."""
+    """One row of the table, as one tower has it: the sum over its inputs, then the steps of the row, e.g. ReLU, LRN.
+
+    Forward hooks work on the layer, on `sum` and on each step of `after`. What they are given is not overwritten
+    later: the activation works in place only in layers that nobody has hooked.
+    """
 
     def __init__(self, row: Row, network: NetworkConfig, tower: int, seed: int) -> None:
         super().__init__()
-        self.reads_both, self.is_linear, self.overhang = (
-            row.reads_both,
-            row.config.kind == "linear",
-            row.config.overhang,
-        )
+        self.reads_both = row.reads_both
+        self.is_linear = row.config.kind == "linear"
+        self.overhang = row.config.overhang
         c, kernels, maps_in = row.config, row.kernels[tower], row.maps_in[tower]
         self.sum: nn.Module
         if self.is_linear:
@@ -69,22 +70,45 @@ class Layer(nn.Module):
             self.sum = nn.Conv2d(maps_in, kernels, c.size, c.stride, c.pad, groups=c.groups)
         self.after = nn.Sequential(*_after(row, network, tower, seed))
 
-    def own(self, x: Tensor) -> Tensor:
-        """The layer's sum over this tower's half, or the whole sum if it reads no other."""
-        if isinstance(self.sum, ReadBothConv2d | ReadBothLinear):
-            return self.sum.own(x)
-        return cast(Tensor, self.sum(x))
-
-    def other(self, peer: Tensor, y: Tensor) -> Tensor:
-        """y plus the sum over the other tower's half."""
-        assert isinstance(self.sum, ReadBothConv2d | ReadBothLinear)
-        return self.sum.other(peer, y)
-
-    def ready(self, x: Tensor) -> Tensor:
-        """What is read of this tower, and what the other one is sent: [B, C, H, W], or [B, C * H * W]."""
+    def prepare(self, x: Tensor) -> Tensor:
+        """The half as this layer reads it, and as the other tower is sent it: [B, C, H, W], or [B, C * H * W]."""
         if self.is_linear:
             return x.flatten(1)
         return F.pad(x, (0, self.overhang, 0, self.overhang)) if self.overhang else x
+
+    def sum_own(self, x: Tensor) -> Tensor:
+        """The sum over this tower's half, for a layer that reads both; it is computed while the halves cross."""
+        assert isinstance(self.sum, ReadBothConv2d | ReadBothLinear)
+        return self.sum.own(x)
+
+    def forward(self, x: Tensor, peer: Tensor | None = None, own_sum: Tensor | None = None) -> Tensor:
+        """What the layer puts out for this tower: [B, K, H', W'], or [B, K].
+
+        Args:
+            x: the half that this tower computed, [B, C, H, W] or [B, C].
+            peer: the half that the other tower computed, already as `prepare` gives it, for a layer that reads both.
+            own_sum: `sum_own(prepare(x))`, if it has been computed already; x must then come from `prepare`, too. It
+                is overwritten, which is why it has a keyword: hooks are not given it.
+        """
+        in_place = not _is_hooked(self)
+        for step in self.after:
+            if isinstance(step, nn.ReLU):
+                step.inplace = in_place
+        if self.reads_both:
+            if peer is None:
+                raise ValueError("this layer reads both towers; use twotower.forward(towers, images, exchange).")
+            y = self.sum(x if own_sum is not None else self.prepare(x), peer, own_sum=own_sum)
+        else:
+            y = self.sum(self.prepare(x))
+        return cast(Tensor, self.after(y))
+
+
+def _is_hooked(layer: Layer) -> bool:
+    """Whether somebody may have kept a tensor that an activation in place would overwrite."""
+    return torch_module._has_any_global_hook() or any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in layer.modules()
+    )
 
 
 class Tower(nn.Module):
@@ -121,6 +145,18 @@ class Tower(nn.Module):
                 else:
                     draw_weight(parameter.data, row.config, fan_in, fan_out, width, stream)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits [B, classes] of images [B, 3, H, W], for a network that is one tower.
+
+        Raises: ValueError for one tower of two, whose layers cannot be computed without the other one.
+        """
+        if self.num_towers > 1:
+            raise ValueError(
+                f"this is tower {self.tower} of {self.num_towers}, and some of its layers read "
+                "the other one; call twotower.forward([tower0, tower1], images, twotower.InProcessExchange())."
+            )
+        return forward([self], images, InProcessExchange())
+
     def paper_named_parameters(self) -> dict[str, nn.Parameter]:
         """{"conv1.weight": ..., "conv3.weight_own": ..., "fc8.bias": ...}."""
         return {name.replace("layers.", "").replace("sum.", ""): p for name, p in self.named_parameters()}
@@ -144,13 +180,14 @@ def forward(towers: Sequence[Tower], images: Tensor, exchange: Exchange) -> Tens
     """
     halves = [images for _ in towers]
     for layers in zip(*(tower.table() for tower in towers), strict=True):  # conv1 ... fc8
-        halves = [layer.ready(x) for layer, x in zip(layers, halves, strict=True)]
         if layers[0].reads_both:
+            halves = [layer.prepare(x) for layer, x in zip(layers, halves, strict=True)]
             flight = exchange.start(halves)
-            sums = [layer.own(x) for layer, x in zip(layers, flight.own, strict=True)]
+            sums = [layer.sum_own(x) for layer, x in zip(layers, flight.own, strict=True)]
             peers = exchange.finish(flight)
-            sums = [layer.other(peer, y) for layer, peer, y in zip(layers, peers, sums, strict=True)]
+            halves = [
+                layer(x, peer, own_sum=y) for layer, x, peer, y in zip(layers, flight.own, peers, sums, strict=True)
+            ]
         else:
-            sums = [layer.own(x) for layer, x in zip(layers, halves, strict=True)]
-        halves = [layer.after(y) for layer, y in zip(layers, sums, strict=True)]
+            halves = [layer(x) for layer, x in zip(layers, halves, strict=True)]
     return exchange.collect(halves)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twotower.config import NetworkConfig
 from twotower.config.presets import network_of
+from twotower.ground.devices import choose_memory_format
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.weights.foreign import read_caffe, read_torchvision
@@ -150,7 +151,7 @@ def load_towers(
     merged: Mapping[str, Tensor], network: NetworkConfig, num_classes: int, device: torch.device
 ) -> list[Tower]:
     """The network's towers with these weights, for evaluation on `device`."""
-    memory_format = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    memory_format = choose_memory_format(device)
     towers = []
     for index in range(network.towers):
         tower = Tower(network, num_classes, index, seed=0)

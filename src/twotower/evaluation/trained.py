@@ -1,0 +1,314 @@
+"""A trained network from Python: load it, show it images, and look at what any layer of either tower makes of them.
+
+    network = twotower.load_network("runs/NAME")
+    network.predict(["cat.jpg"])                    # the five likeliest classes
+    network.activations(["cat.jpg"], ["conv5"])     # {"conv5": [1, 256, 6, 6]}, tower 0's maps first
+
+Both towers compute in this process. Images are brought to the network as evaluation brings validation images to it.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from twotower.config import EvaluateConfig, InputConfig, NetworkConfig
+from twotower.config.presets import preset, preset_input
+from twotower.config.stored import read_config
+from twotower.data.class_names import ilsvrc_words, name_classes
+from twotower.data.crops import ten_views
+from twotower.data.decode import cut_square
+from twotower.data.normalise import Normaliser, subtracted_mean
+from twotower.data.photographs import read_photograph
+from twotower.distributed.exchange import InProcessExchange
+from twotower.evaluation.evaluate import load_towers, log_probabilities, mean_over_crops, open_weights
+from twotower.ground.devices import choose_device, choose_memory_format
+from twotower.model.tower import Tower, forward
+from twotower.runs import checkpoint
+from twotower.runs.rundir import MEAN_IMAGE, own_mean
+from twotower.weights import read as weights
+
+Photographs = str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]]
+AT_ONCE = 32  # images in a forward pass
+
+
+class TrainedNetwork(nn.Module):
+    """Both towers of a network in one process, with all that they need to be shown an image.
+
+    Made by `load_network` and `build_network`, in evaluation mode. `logits`, `predict` and `activations` take images
+    and compute without gradients; calling the network itself takes what `preprocess` returns, and gradients flow.
+
+    Images are paths, or uint8 arrays [H, W, 3] or [B, H, W, 3], RGB, of any size: one or a list of them. The shorter
+    side is brought to `size` pixels, the centre square is cut out, and of it the crops that the network reads.
+
+    Attributes:
+        towers: the `Tower`s, tower 0 first; `towers[0].layers["conv3"]` is a module that takes forward hooks.
+        classes: names of the classes as the data set has them, in the order of the logits.
+        names: the same in words, where they are WordNet's ids.
+        mean_image: float32 [size, size, 3], RGB, 0..255; what training subtracted.
+        input: how images were brought to the network.
+        title: where the weights came from.
+    """
+
+    def __init__(
+        self,
+        towers: Sequence[Tower],
+        input: InputConfig,
+        exchange_precision: str,
+        classes: Sequence[str],
+        mean_image: NDArray[np.float32],
+        title: str,
+    ) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(towers)
+        self.exchange = InProcessExchange(exchange_precision)
+        self.input = input
+        self.classes = list(classes)
+        self.names = name_classes(self.classes)
+        self.mean_image = mean_image
+        self.title = title
+        self.eval()
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers, conv1 ... fc8."""
+        return [row.name for row in self._towers()[0].rows]
+
+    @property
+    def size(self) -> int:
+        """Pixels of the square that images are brought to, 256 for the paper's network."""
+        return len(self.mean_image)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _towers(self) -> list[Tower]:
+        return [cast(Tower, tower) for tower in self.towers]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits [B, classes] of images [B, 3, S, S] as `preprocess` returns them."""
+        memory_format = choose_memory_format(images.device)
+        return forward(self._towers(), images.contiguous(memory_format=memory_format), self.exchange)
+
+    def preprocess(self, images: Photographs, crops: str = "centre") -> Tensor:
+        """What the network reads: float32 [B, 3, S, S] of the centre crops, or [B, 10, 3, S, S] with crops="ten".
+
+        Raises: ValueError for a file that is no image, an array that is no uint8 RGB image, or another `crops`.
+        """
+        squares = [self._read(image) for image in _list_images(images)]
+        if not squares:
+            raise ValueError("there are no images; give paths, or uint8 arrays [H, W, 3].")
+        views = self.cut_crops(np.stack(squares), crops)
+        return views[:, 0] if crops == "centre" else views
+
+    def _read(self, image: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if isinstance(image, str | Path):
+            return read_photograph(Path(image), self.size)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"an image is an array of {image.dtype} {list(image.shape)}; give uint8 [H, W, 3], RGB, or a path."
+            )
+        return cut_square(np.ascontiguousarray(image), self.size)
+
+    def cut_crops(self, squares: NDArray[np.uint8], crops: str) -> Tensor:
+        """float32 [B, V, 3, S, S] of prepared squares [B, size, size, 3]: the centre crop, or all ten views.
+
+        Raises: ValueError for another word than `centre` or `ten`.
+        """
+        if crops not in ("centre", "ten"):
+            raise ValueError(f"crops={crops} is not known; choose one of centre, ten.")
+        side = self.input.crop_size
+        span = squares.shape[1] - side
+        views = ten_views(span) if crops == "ten" else [(span // 2, span // 2, 0)]
+        cut = np.stack(
+            [
+                part[:, :, ::-1] if flip else part
+                for y, x, flip in views
+                for part in [squares[:, y : y + side, x : x + side]]
+            ],
+            axis=1,
+        )
+        pixels = torch.from_numpy(np.ascontiguousarray(cut.reshape(-1, side, side, 3)))
+        offsets = np.tile(np.array(views, np.int32), (len(squares), 1))
+        mean = subtracted_mean(self.mean_image, self.input)
+        normalise = Normaliser(mean, self.input.mean, side, self.device, self.input.std)
+        images = normalise(pixels, offsets[:, :2], offsets[:, 2])
+        return images.view(cut.shape).movedim(-1, -3)
+
+    def _batches(self, images: Photographs, crops: str = "centre") -> Iterator[Tensor]:
+        """`preprocess` of a few images at a time, because ten crops of many photographs would fill the memory."""
+        listed = _list_images(images)
+        for first in range(0, max(1, len(listed)), AT_ONCE):
+            yield self.preprocess(listed[first : first + AT_ONCE], crops)
+
+    @torch.no_grad()
+    def logits(self, images: Photographs) -> Tensor:
+        """float32 [B, classes], before the softmax, of the centre crops."""
+        return torch.cat([self(batch) for batch in self._batches(images)])
+
+    @torch.no_grad()
+    def log_probabilities(self, images: Photographs, crops: str = "centre") -> Tensor:
+        """float32 [B, classes]; with crops="ten" the probabilities are averaged over them (paper section 4.1)."""
+        return torch.cat(
+            [
+                mean_over_crops(log_probabilities(self._towers(), batch, self.exchange))
+                for batch in self._batches(images, crops)
+            ]
+        )
+
+    def predict(self, images: Photographs, top: int = 5, crops: str = "centre") -> list[list[tuple[str, float]]]:
+        """For each image its `top` likeliest classes in words, with their probabilities 0..1, the likeliest first."""
+        values, indices = rank_classes(self.log_probabilities(images, crops), top)
+        return [
+            [(self.names[index], value) for index, value in zip(*row, strict=True)]
+            for row in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def activations(
+        self, images: Photographs, layers: str | Sequence[str], tower: int | None = None
+    ) -> dict[str, Tensor]:
+        """What layers put out for the centre crops, after their activation, norms and pooling.
+
+        Returns: by layer float32 [B, C, H, W], or [B, C] for fc6, fc7, fc8; tower 0's maps or units first. With
+            `tower` only the half of that tower.
+
+        Raises: ValueError for a layer or a tower that the network does not have.
+        """
+        wanted = [layers] if isinstance(layers, str) else list(layers)
+        for name in wanted:
+            if name not in self.layers:
+                raise ValueError(f"there is no layer {name}; the layers are {', '.join(self.layers)}.")
+        if tower is not None and tower not in range(len(self.towers)):
+            raise ValueError(f"there is no tower {tower}; the network has {len(self.towers)}, the first is tower 0.")
+        towers = self._towers() if tower is None else [self._towers()[tower]]
+        seen: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        for batch in self._batches(images):
+            halves: dict[str, list[Tensor]] = {name: [] for name in wanted}
+
+            def keep(name: str, halves: dict[str, list[Tensor]] = halves) -> Any:
+                return lambda module, inputs, output: halves[name].append(output)
+
+            handles = [each.layers[name].register_forward_hook(keep(name)) for each in towers for name in wanted]
+            try:
+                self(batch)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            for name in wanted:
+                seen[name].append(torch.cat(halves[name], dim=1))
+        return {name: torch.cat(parts).contiguous() for name, parts in seen.items()}
+
+
+def _list_images(images: Photographs) -> list[str | Path | NDArray[np.uint8]]:
+    if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        return [images]
+    return list(images)
+
+
+def rank_classes(log_probabilities: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and indices [B, top] of the likeliest classes; of classes that tie the first one comes first."""
+    values, indices = log_probabilities.cpu().exp().sort(dim=1, descending=True, stable=True)
+    return values[:, :top], indices[:, :top]
+
+
+def load_network(
+    path: str | Path,
+    *,
+    checkpoint: str | None = None,
+    network: str | NetworkConfig | None = None,
+    input: InputConfig | None = None,
+    mean: str | None = None,
+    device: str | torch.device = "auto",
+) -> TrainedNetwork:
+    """A trained network from the folder of a run, or from a file of weights.
+
+    Args:
+        path: the folder of a run or of one of its checkpoints; a file of `launch/export.py`; Caffe's `.caffemodel`,
+            `.npy` or `.npz`; torchvision's `.pth`.
+        checkpoint: the name of one of a run's checkpoints; None: the last one.
+        network: the preset that a file of others belongs to, "caffe_alexnet", "caffenet" or "torchvision_alexnet".
+        input: how images are brought to a file of others; None: as its preset says.
+        mean: the mean image that belongs to Caffe's weights; None: Caffe's mean of each channel.
+        device: "auto" (the GPU if there is one), "cpu", "cuda", or a torch device.
+
+    Raises: ValueError if there is nothing that can be read, or it does not fit the network.
+    """
+    chosen = device if isinstance(device, torch.device) else choose_device(device)
+    folder = Path(path)
+    if folder.is_dir() and folder.parent.name == "checkpoints" and checkpoint is None:
+        return _load_run(folder.parents[1], folder.name, chosen)
+    if folder.is_dir():
+        return _load_run(folder, checkpoint, chosen)
+    if checkpoint is not None:
+        raise ValueError(f"checkpoint={checkpoint} belongs to a run's folder, and {path} is none.")
+    if isinstance(network, str):
+        input = input or preset_input(network)
+        network = preset(network)
+    return _load_file(str(path), network, input, mean, chosen)
+
+
+def _load_run(run_dir: Path, chosen: str | None, device: torch.device) -> TrainedNetwork:
+    """Raises: ValueError for a folder without run or checkpoint, or a run that was trained without images."""
+    config = read_config(run_dir)
+    path = checkpoint.choose(run_dir, chosen)
+    classes = checkpoint.read_manifest(path).classes
+    mean_image = own_mean(run_dir)
+    if mean_image is None:
+        raise ValueError(f"{run_dir} has no {MEAN_IMAGE}: it was not trained on images, and cannot judge any.")
+    towers = load_towers(path, config, len(classes), device)
+    title = f"{run_dir.resolve().name}, {path.name}"
+    return TrainedNetwork(towers, config.input, config.network.exchange_precision, classes, mean_image, title)
+
+
+def _load_file(
+    path: str, network: NetworkConfig | None, input: InputConfig | None, mean_file: str | None, device: torch.device
+) -> TrainedNetwork:
+    """Raises: ValueError for a file that cannot be read, or does not fit the network, or has no mean with it."""
+    table, fed, own = open_weights(EvaluateConfig(weights=path, network=network, input=input))
+    classes = list(ilsvrc_words()) if own is None or own.classes is None else own.classes
+    towers, mean = weights.load_towers_from_file(path, table, len(classes), device, mean_file)
+    if mean is None:
+        raise ValueError(f"{path} has no mean image; give the folder of its run.")
+    # Our own files have the mean of the whole prepared square, so its size is what images were brought to.
+    size = mean.shape[-1] if own is not None and mean.dim() == 3 else table.prepared_size
+    mean_image = weights.whole_mean_image(mean, size)
+    return TrainedNetwork(towers, fed, table.exchange_precision, classes, mean_image, Path(path).name)
+
+
+def build_network(
+    name: str = "alexnet_2012",
+    num_classes: int = 1000,
+    *,
+    width: float = 1.0,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    **changes: Any,
+) -> TrainedNetwork:
+    """A network of conf/network with the random weights that training would start from.
+
+    It has seen no images, so nothing is subtracted from them unless its input has constants for that.
+
+    Args:
+        name: the name of a yaml in conf/network, e.g. "alexnet", "alexnet_2012", "one_tower", "caffenet".
+        width: factor on the kernels of every layer.
+        seed: of the stream of initial weights.
+        changes: other keys of the network, e.g. dropout_keep=1.0.
+
+    Raises: ValueError for a name or key that is not known, or a table that cannot be built.
+    """
+    table = preset(name, {"width": width, **changes})
+    chosen = device if isinstance(device, torch.device) else choose_device(device)
+    towers = [
+        Tower(table, num_classes, tower, seed).on(chosen, choose_memory_format(chosen))
+        for tower in range(table.towers)
+    ]
+    classes = list(ilsvrc_words()) if num_classes == 1000 else [str(index) for index in range(num_classes)]
+    mean_image = np.zeros((table.prepared_size, table.prepared_size, 3), np.float32)
+    title = f"{name}, untrained"
+    return TrainedNetwork(towers, preset_input(name), table.exchange_precision, classes, mean_image, title)
