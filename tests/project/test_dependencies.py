@@ -70,7 +70,7 @@ def test_every_declared_package_is_imported() -> None:
 
 def test_every_declared_package_has_its_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    lines = text[text.index("dependencies = [") : text.index("[tool.setuptools")].splitlines()
+    lines = text[text.index("dependencies = [") : text.index("\n[tool.")].splitlines()
     requirements = [line for line in lines if re.match(r'  "[\w-]+', line)]
     assert len(requirements) > 15
     assert not [line for line in requirements if not re.search(r"#\s+\w+", line)]
