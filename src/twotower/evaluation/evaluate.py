@@ -25,7 +25,7 @@ from twotower.evaluation.predictions import VIEWS, Predictions
 from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.ground.files import write_json
 from twotower.ground.progress import metered
-from twotower.ground.versions import versions
+from twotower.ground.versions import read_versions
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.mirrors.open_mirrors import log_evaluation
@@ -253,7 +253,7 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     write_json(Path(result["report"]), result, shared=True)
     is_own = settings.checkpoint is None and settings.data_root is None  # not what the run's dashboard compares
     if is_own and not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
-        log_evaluation(subject.run_dir, subject.config, versions(), result)
+        log_evaluation(subject.run_dir, subject.config, read_versions(), result)
     return result
 
 

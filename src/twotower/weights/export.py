@@ -32,7 +32,7 @@ from twotower.config.stored import read_config
 from twotower.data.normalise import subtracted_mean
 from twotower.distributed.exchange import InProcessExchange
 from twotower.ground.files import write_npy, write_whole
-from twotower.ground.versions import versions
+from twotower.ground.versions import read_versions
 from twotower.ground.words import counted
 from twotower.model import plain
 from twotower.model.tower import forward
@@ -138,7 +138,7 @@ def _about(subject: Subject) -> dict[str, str]:
         "errors": json.dumps(subject.manifest.progress.get("last", {})),
         "sha256": sha256_of(subject.tensors),
         "known_answer": json.dumps(answer),
-        "versions": json.dumps(versions()),
+        "versions": json.dumps(read_versions()),
     }
 
 
