@@ -1,4 +1,4 @@
-"""The commit in versions.json is that of this package, or unknown; what commands leave lying about is no change."""
+"""The commit in versions.json is that of this package, or unknown; files that commands write are no changes."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from helpers.paths import ROOT
 from twotower.ground.versions import read_commit, read_versions
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-# Written by the commands of the README and the yamls' headers into the folder that they are given in.
+# Files that the commands in the README and in the yamls' headers write into the current folder.
 WRITTEN = (
     *("runs/a/config.yaml", "sweeps/a/b/config.yaml", "datasets/shapes/shapes.json", "wandb/a", "report/report.html"),
     *("benchmark.json", "figure1.png", "figure1.svg", "figure1.csv", "figure1.json", "figure2.svg", "curves.png"),
@@ -26,7 +26,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository with a package in it; returns a module of that."""
+    """A repository with a package in it. Returns a module of the package."""
     module = tmp_path / "project" / "src" / "module.py"
     module.parent.mkdir(parents=True)
     module.write_text("a = 1\n")
@@ -48,7 +48,7 @@ def test_the_commit_is_that_of_the_repository_that_tracks_the_package(
     assert read_commit(checkout) == head
     (tmp_path / "link.py").symlink_to(checkout)
     assert read_commit(tmp_path / "link.py") == head
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another.git"))  # as within a hook of another repository
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another.git"))  # the environment of a hook of another repository
     assert read_commit(checkout) == head
     checkout.write_text("a = 2\n")
     assert read_commit(checkout) == f"{head}+changes"
