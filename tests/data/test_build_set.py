@@ -191,7 +191,7 @@ def test_several_archives_make_one_set_some_of_them_compressed(tmp_path: Path) -
 
 
 def test_a_plain_archive_that_begins_with_a_name_in_bz(tmp_path: Path) -> None:
-    """A name ending in bz does not make a file bzip2."""
+    """A file that begins with the letters BZ need not be bzip2."""
     files = [(f"BZ{name}", content) for name, content in archives.tree_files()]
     (tmp_path / "one.tar").write_bytes(archives.tar_bytes(files))
     assert len(made(archives.tree_source(tmp_path, "one.tar"), tmp_path / "set").train) == 6

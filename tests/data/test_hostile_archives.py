@@ -402,7 +402,7 @@ def test_names_in_shards_are_plain(tmp_path: Path) -> None:
             assert folder.isascii()
             assert file.isascii()
             assert made.isprintable()
-            tarfile.TarInfo(made).tobuf(tarfile.USTAR_FORMAT)  # fits into the limits
+            tarfile.TarInfo(made).tobuf(tarfile.USTAR_FORMAT)  # raises if a header cannot hold it
 
 
 def zip_member(size: int) -> bytes:

@@ -36,7 +36,7 @@ from twotower.runs.mirrors.training_pictures import Handful
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-# Pixels 0..255 of R, G, B as each preset feeds them; see the headers of the networks' yamls.
+# The value that each network's source feeds for a pixel 0..255 of R, G, B; see the headers of their yamls.
 SOURCES = {
     "half_tower": lambda p: (p / 255 - 0.5) / 0.5,
     "torchvision_alexnet": lambda p: (p / 255 - np.array((0.485, 0.456, 0.406))) / np.array((0.229, 0.224, 0.225)),
@@ -101,7 +101,7 @@ def test_the_comparison_with_a_dataloader_is_fed_alike(squares: Path) -> None:
 
 
 def test_random_tensors_have_the_scale_of_images() -> None:
-    """The scaled noise is that of the same draw, so unscaled inputs are unchanged."""
+    """Both come from one draw, so tensors without a scale are as they were before there were scales."""
     dataset = prepare(DataConfig(kind="synthetic", num_train=4, num_val=4, num_classes=2))
     feeds = [
         SyntheticFeed(
@@ -196,7 +196,7 @@ def test_runs_of_before_are_what_they_were(images: Path, tmp_path: Path) -> None
 
 
 def test_a_run_does_not_go_on_with_another_scale(images: Path, tmp_path: Path) -> None:
-    """An older run of half_tower, for example, resumes by the command that began it."""
+    """The command that began an older run of half_tower does not resume it, because today it has a scale."""
     old = fake_config(images, "network=half_tower", "network.image_size=91", "input=crops_and_flips")
     run = fake_run(tmp_path / "run", images, "network=half_tower", "network.image_size=91", "input=crops_and_flips")
     classes = [f"c{label}" for label in range(NUM_CLASSES)]

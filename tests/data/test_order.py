@@ -61,7 +61,7 @@ def test_an_epoch_is_a_permutation(num_images: int) -> None:
 
 def test_orders_differ_by_epoch_and_seed_and_come_again() -> None:
     orders = {(seed, epoch): epoch_order(100, seed, epoch) for seed in range(3) for epoch in range(3)}
-    assert len({order.tobytes() for order in orders.values()}) == 9  # this also shows that (0, 1) is not (1, 0)
+    assert len({order.tobytes() for order in orders.values()}) == 9  # (0, 1) and (1, 0) differ, too
     for (seed, epoch), order in orders.items():
         np.testing.assert_array_equal(epoch_order(100, seed, epoch), order)
 

@@ -1,4 +1,4 @@
-"""The keys under which a mirror shows a run, the same in W&B and in TensorBoard: nothing else is sent.
+"""The keys under which a mirror shows a run, the same in W&B and in TensorBoard.
 
     train, validation, scales, memory   the numbers of the events of these names in metrics.jsonl
     kernels/conv1                       tower 0's kernels above tower 1's, at each validation
