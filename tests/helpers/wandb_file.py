@@ -19,7 +19,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read_records(content: bytes) -> Iterator[Record]:
-    """All complete records, without the part that was cut short at the end. Raises: ValueError for another kind of file."""
+    """All complete records; one cut short at the end is left out. Raises: ValueError for another kind of file."""
     if content[:4] != HEADER:
         raise ValueError("this is no offline file of W&B: it does not begin with its header.")
     place, pending = 7, b""
