@@ -222,7 +222,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def test_a_killed_run_loses_at_most_its_last_second(tmp_path: Path) -> None:
-    """All processes are killed at once, also W&B's. Few numbers are logged, because W&B writes every 32 KiB anyway."""
+    """All processes are killed at once, also W&B's. Few numbers are logged: W&B always writes after 32 KiB."""
     endless = ("data=synthetic", "data.num_train=1000000", "data.num_classes=10", "schedule.epochs=1")
     seldom = ("optim.batch_size=4", "logging.every_steps=5", "logging.scales_every_steps=1000000", "run_dir=run")
     process = command(*SMALL[1:], *endless, *seldom, cwd=tmp_path)
