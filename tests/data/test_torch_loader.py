@@ -22,7 +22,7 @@ from helpers.paths import ROOT
 from twotower.config import DataConfig, EvaluateConfig, InputConfig, PrepareConfig, SourceConfig
 from twotower.data import dali_loader
 from twotower.data.batch import Batch, Feed, Share
-from twotower.data.choose_loader import choose_loader, describe_loader, elsewhere, notice_fallback
+from twotower.data.choose_loader import adapt_to_machine, choose_loader, describe_loader, notice_fallback
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.feed import open_train, open_validation
 from twotower.data.load_data import load
@@ -343,9 +343,9 @@ def test_a_run_is_refused_before_anything_is_drawn(no_dali: None, tmp_path: Path
 
 def test_a_run_is_evaluated_elsewhere() -> None:
     """Another machine may lack the DALI and the GPU of a run. Settings that suit any machine stay."""
-    assert elsewhere(InputConfig(loader="dali", device="gpu")) == InputConfig()
+    assert adapt_to_machine(InputConfig(loader="dali", device="gpu")) == InputConfig()
     for config in (InputConfig(), InputConfig(loader="torch", device="cpu", threads=3)):
-        assert elsewhere(config) == config
+        assert adapt_to_machine(config) == config
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import Tensor
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.config.stored import read_config
 from twotower.data.batch import Share
-from twotower.data.choose_loader import elsewhere, say_fallback
+from twotower.data.choose_loader import adapt_to_machine, say_fallback
 from twotower.data.crops import ten_views
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_validation
@@ -127,7 +127,7 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     """
     run_dir = Path(run)
     config = read_config(run_dir)
-    config.input = elsewhere(config.input)
+    config.input = adapt_to_machine(config.input)
     check_writable(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
     manifest = checkpoint.read_manifest(path)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from twotower.config import ExportConfig, NetworkConfig
 from twotower.config.stored import read_config
-from twotower.data.normalise import subtracted_mean
+from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
 from twotower.ground.files import write_npy, write_whole
 from twotower.ground.versions import read_versions
@@ -114,7 +114,7 @@ def open_subject(settings: ExportConfig) -> Subject:
     network = imported.network
     assert network is not None
     if mean_image is not None:
-        mean_image = subtracted_mean(mean_image, config.input)
+        mean_image = choose_mean(mean_image, config.input)
     tensors = divide_image_weights(imported.tensors, network, config.input.std)
     tensors |= {weights.MEAN_IMAGE: _central(mean_image, network.image_size)}
     if mean_image is not None:
