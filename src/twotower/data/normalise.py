@@ -17,7 +17,7 @@ from twotower.config import UNSCALED, InputConfig
 
 
 def choose_mean(mean_image: NDArray[np.float32], config: InputConfig) -> NDArray[np.float32]:
-    """Chooses the mean to subtract, float32 [size, size, 3], 0..255: `mean_value` everywhere, or else the mean image."""
+    """The mean to subtract, float32 [size, size, 3], 0..255: `mean_value` everywhere, or else the mean image."""
     if config.mean_value is None:
         return mean_image
     return np.broadcast_to(np.array(config.mean_value, np.float32), mean_image.shape).copy()
