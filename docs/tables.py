@@ -14,7 +14,12 @@ from twotower.model.table import count_parameters, plan
 DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUM_CLASSES = {"alexnet_cifar": 10, "cifar_four_layer": 10, "six_conv_bottleneck": 21_843}
-HEADS = {"network": "what it is | towers | parameters |\n|---|---|---|---|", "ablation": "what it changes |\n|---|---|"}
+HEADS = {
+    "network": "| `network=` | what it is | towers | parameters |\n|---|---|---|---|",
+    "ablation": "| `ablation=` | what it changes |\n|---|---|",
+    "schedule": "| `schedule=` | rates |\n|---|---|",
+    "input": "| `input=` | what it does |\n|---|---|",
+}
 
 
 def read_first_sentence(path: Path) -> str:
@@ -33,7 +38,7 @@ def read_first_sentence(path: Path) -> str:
 
 def write_table(group: str) -> str:
     """A markdown table of all yamls of a group of conf/."""
-    rows = [f"| `{group}=` | {HEADS.get(group, 'what it is |' + chr(10) + '|---|---|')}"]
+    rows = [HEADS[group]]
     for path in sorted((CONF / group).glob("*.yaml")):
         row = f"| `{path.stem}` | {read_first_sentence(path)} |"
         if group == "network":
