@@ -1,4 +1,4 @@
-"""launch/prepare_data.py: what each source becomes, values, interruptions, sentences, checking a finished set."""
+"""launch/prepare_data.py: the set made of each kind of source, its values, interruptions, errors, checks."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ SIZE = 64
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are made in this process, as starting another one costs seconds; tests with commands use processes."""
+    """Makes shards in this process, because starting another one costs seconds. Tests of commands use processes."""
     monkeypatch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
     monkeypatch.setattr("twotower.data.preparing.verify_set.ProcessPoolExecutor", Here)
 
@@ -74,7 +74,7 @@ def opened(content: bytes) -> Image.Image:
 
 
 def pillow_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The oracle: the centre square and the triangle filter by Pillow, sharing no code."""
+    """The oracle: the centre square and the triangle filter by Pillow, which share no code with the package."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     part = image.convert("RGB").crop((left, top, left + side, top + side))
@@ -85,7 +85,7 @@ def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
-# What each kind of source becomes
+# The set made of each kind of source
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def mini2010(tmp_path_factory: pytest.TempPathFactory) -> tuple[SourceConfig, Da
 
 
 def test_classes_are_sorted_by_wordnet_id_and_have_their_words(mini2010: tuple[SourceConfig, DataSet]) -> None:
-    """Neither the order of the archive nor the ids of the devkit give the labels."""
+    """The labels follow neither the order of the archive nor the ids of the devkit."""
     _, dataset = mini2010
     assert dataset.classes == sorted(archives.WNIDS)
     assert list(archives.WNIDS) != sorted(archives.WNIDS) != sorted(archives.WNIDS, key=archives.IDS.__getitem__)
@@ -115,7 +115,7 @@ def test_classes_are_sorted_by_wordnet_id_and_have_their_words(mini2010: tuple[S
 def test_each_image_has_its_label_by_its_name_and_its_own_pixels(
     mini2010: tuple[SourceConfig, DataSet], split: str
 ) -> None:
-    """The truth of val and test goes by the number in the name, though the archives are not in order."""
+    """The labels of val and test follow the number in the name, though the archives are not in order."""
     _, dataset = mini2010
     if split == "train":
         expected = {f"{wnid}_{n}.jpg": (wnid, n) for wnid in archives.WNIDS for n in range(4)}
@@ -130,14 +130,14 @@ def test_each_image_has_its_label_by_its_name_and_its_own_pixels(
         assert found[name][0] == wnid
         seed = archives.seed_of(split, wnid, number)
         square = pillow_square(opened(archives.picture(seed)), SIZE)
-        # 2 levels of rounding, and what a JPEG of quality 100 with halved colours does
+        # rounding makes 2 levels, and a JPEG of quality 100 with halved colours the rest
         assert np.abs(found[name][1].astype(int) - square).mean() < 2, name
         others = [image for other, (_, image) in found.items() if other != name]
         assert min(np.abs(other.astype(int) - square).mean() for other in others) > 6, "another would be noticed"
 
 
 def test_2012_has_no_test_split_and_takes_folders_in_the_training_archive(tmp_path: Path) -> None:
-    """Class tars and folders of classes give the same bytes, apart from where they were read."""
+    """Class tars and folders of classes give the same bytes, apart from the record of their source."""
     source = archives.ilsvrc(tmp_path / "source", 2012, train=2)
     tars = made(source, tmp_path / "tars")
     assert tars.test is None
@@ -155,7 +155,7 @@ def test_2012_has_no_test_split_and_takes_folders_in_the_training_archive(tmp_pa
 
 
 def test_a_class_tar_may_be_larger_than_any_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is for images: class tars of ILSVRC come close to it."""
+    """The limit counts for images only, because class tars of ILSVRC come close to it."""
     source = archives.ilsvrc(tmp_path / "source", 2012)
     largest = max(len(archives.picture(archives.seed_of("train", w, n))) for w in archives.WNIDS for n in range(4))
     monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", largest)
@@ -164,7 +164,7 @@ def test_a_class_tar_may_be_larger_than_any_image(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("ending", ["tar", "tgz", "tar.bz2", "tar.xz"])
 def test_an_archive_of_a_tree_is_the_folder_it_packs(tmp_path: Path, ending: str) -> None:
-    """Packed in whatever way, not sorted: the same images with the same labels as the folder."""
+    """Archives of every kind, not sorted, give the same images with the same labels as the folder."""
     files = [*archives.tree_files(), ("set/readme.md", b"x"), ("set/train/cat/.hidden.jpg", b"x")]
     mode = {"tar": "w", "tgz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}[ending]
     packed = tmp_path / "packed"
@@ -191,14 +191,14 @@ def test_several_archives_make_one_set_some_of_them_compressed(tmp_path: Path) -
 
 
 def test_a_plain_archive_that_begins_with_a_name_in_bz(tmp_path: Path) -> None:
-    """Two letters do not make a file bzip2."""
+    """A file that begins with the letters BZ need not be bzip2."""
     files = [(f"BZ{name}", content) for name, content in archives.tree_files()]
     (tmp_path / "one.tar").write_bytes(archives.tar_bytes(files))
     assert len(made(archives.tree_source(tmp_path, "one.tar"), tmp_path / "set").train) == 6
 
 
 def test_cifar10_keeps_labels_and_pixels(tmp_path: Path) -> None:
-    """Classes are sorted by name, as everywhere; with 32 pixels nothing is resized."""
+    """Classes are sorted by name, as everywhere. With squares of 32 pixels nothing is resized."""
     archives.write_cifar10(tmp_path / "cifar-10-binary.tar.gz")
     source = archives.tree_source(tmp_path, "cifar*10*.tar.gz")
     source.splits = {"train": "train", "test": "val"}
@@ -224,7 +224,7 @@ def test_cifar10_keeps_labels_and_pixels(tmp_path: Path) -> None:
 
 
 def test_a_folder_may_hold_links_and_other_files(tmp_path: Path) -> None:
-    """Linked class folders are read, broken links listed, hidden folders and files of other kinds passed over."""
+    """Linked class folders are read, broken links are rejects, hidden folders and other files are ignored."""
     source = archives.write_tree(tmp_path / "folder", archives.tree_files())
     train = tmp_path / "folder" / "train"
     (train / "dog").rename(tmp_path / "elsewhere")
@@ -244,7 +244,7 @@ def test_a_folder_may_hold_links_and_other_files(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text_are_made_harmless(tmp_path: Path) -> None:
-    """A file's name may be any bytes; what is written and printed is text without control characters."""
+    """A file's name may be any bytes; names are written and printed as text without control characters."""
     source = archives.write_tree(tmp_path / "folder", archives.tree_files())
     odd = os.fsencode(tmp_path / "folder" / "train" / "cat") + b"/\x1b[31m\xff\n.jpg"
     Path(os.fsdecode(odd)).write_bytes(b"no image")
@@ -261,7 +261,7 @@ def test_names_that_are_no_text_are_made_harmless(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(300, 200), (200, 301), (64, 64), (63, 90), (41, 40), (1, 7), (1000, 65)])
 def test_the_square_is_that_of_pillow(shape: tuple[int, int]) -> None:
-    """Within 2 levels, though the filters are different code; a square that is a pixel off would be noticed."""
+    """Within 2 levels, though the filters are different code. A square that is a pixel off fails."""
     image = archives.pixels(3, *shape)
     square = cut_square(image, SIZE)
     assert square.shape == (SIZE, SIZE, 3)
@@ -272,7 +272,7 @@ def test_the_square_is_that_of_pillow(shape: tuple[int, int]) -> None:
 
 
 def test_mean_and_colour_axes_are_those_of_exact_sums(mini2010: tuple[SourceConfig, DataSet]) -> None:
-    """Against NumPy's integers over the squares before they became JPEGs; one image less would be noticed."""
+    """The sums are those of NumPy's integers over the squares before they became JPEGs. One image less fails."""
     _, dataset = mini2010
     squares = np.stack(
         [
@@ -287,7 +287,7 @@ def test_mean_and_colour_axes_are_those_of_exact_sums(mini2010: tuple[SourceConf
     assert not np.array_equal(dataset.mean_image, (squares[1:].sum(0) / (len(squares) - 1)).astype(np.float32))
     flat = squares.reshape(-1, 3)
     count = len(flat)
-    sums, products = flat.sum(0), flat.T @ flat  # whole numbers
+    sums, products = flat.sum(0), flat.T @ flat  # these are whole numbers
     covariance = (count * products - np.outer(sums, sums)) / count**2
     np.testing.assert_allclose(
         dataset.eigenvectors @ np.diag(dataset.eigenvalues) @ dataset.eigenvectors.T, covariance, rtol=1e-9
@@ -301,7 +301,7 @@ def test_mean_and_colour_axes_are_those_of_exact_sums(mini2010: tuple[SourceConf
 
 
 def test_any_tar_tool_finds_in_the_shards_what_the_index_says(tmp_path: Path) -> None:
-    """Members in the order of the index, of 3 images a shard, in a folder for each class, the same bytes."""
+    """Members are in the order of the index, 3 images a shard, in a folder for each class, with the same bytes."""
     dataset = made(archives.ilsvrc(tmp_path / "source", 2012), tmp_path / "set", images_per_shard=3)
     for split in ("train", "val"):
         part = getattr(dataset, split)
@@ -367,7 +367,7 @@ def test_a_begun_set_goes_on_only_with_its_own_settings_and_archives(tmp_path: P
 
 
 def test_two_processes_do_not_build_in_one_folder(tmp_path: Path) -> None:
-    """The second one is refused while the first one is at work; a lock that is left behind is none."""
+    """The second one is refused while the first one is at work. A lock that was left behind does not count."""
     source = archives.write_tree(tmp_path / "folder", archives.tree_files())
 
     def second(*args: Any) -> None:
@@ -396,7 +396,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 
 
 class Command:
-    """launch/prepare_data.py in a session of its own; a mark in its environment finds all its processes."""
+    """launch/prepare_data.py in a session of its own, with a mark in its environment that finds all its processes."""
 
     def __init__(self, *overrides: str, folder: Path, largest_file: int = resource.RLIM_INFINITY) -> None:
         self.mark = f"PREPARE_SET_TEST={uuid.uuid4()}"
@@ -421,7 +421,7 @@ class Command:
         return self.process.returncode, out, err
 
     def processes(self) -> dict[int, str]:
-        """Number and command line of all of its processes."""
+        """Number and command line of each of its processes."""
         found = {}
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -430,14 +430,14 @@ class Command:
         return found
 
     def wait_for(self, ready: Callable[[], bool], timeout: float = 60) -> None:
-        """Until it is ready, or has ended."""
+        """Waits until it is ready, or has ended."""
         end = time.monotonic() + timeout
         while self.process.poll() is None and not ready():
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.002)
 
     def kill(self) -> None:
-        """Kills the first process alone, and waits for the others to follow by themselves."""
+        """Kills the first process alone, and waits until the others have ended by themselves."""
         self.process.kill()
         self.process.communicate(timeout=30)
         end = time.monotonic() + 30
@@ -460,7 +460,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> SourceConfig:
 
 @pytest.fixture(scope="module")
 def whole(many: SourceConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The bytes of an uninterrupted run in one process, with the settings of the command."""
+    """The bytes of an uninterrupted run in one process, with the command's settings."""
     output = tmp_path_factory.mktemp("whole") / "set"
     register_schemas()
     with (
@@ -497,7 +497,7 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     first.kill()
     assert (output / "work" / "plan.json").exists()
     assert done() == 0
-    status, _, err = command(1, largest_file=40_000).finish()  # enough for those of val, which come first
+    status, _, err = command(1, largest_file=40_000).finish()  # enough for the shards of val, which come first
     assert status == 1
     assert err == (
         f"error: output={output} cannot be written (File too large). Nothing is lost: the same command goes on from "
@@ -519,7 +519,7 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
         prepare(DataConfig(kind="folder", root=str(output)), progress=False)
     last = command(2)
     last.wait_for(lambda: any("spawn_main" in line for line in last.processes().values()))
-    time.sleep(0.7)  # now the workers are importing, where Ctrl-C would show as a traceback
+    time.sleep(0.7)  # now the workers are importing, and an unhandled Ctrl-C would print a traceback
     os.killpg(last.process.pid, signal.SIGINT)
     status, _, err = last.finish()
     assert status != 0
@@ -542,7 +542,7 @@ def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("state", ["plan", "sums"])
 def test_what_was_half_written_counts_for_nothing(tmp_path: Path, state: str) -> None:
-    """A plan or a shard without its last file, as a power cut leaves them, is made again."""
+    """A plan or a shard without its last file, as a power cut leaves it, is made again."""
     source = archives.ilsvrc(tmp_path / "source", 2012)
     made(source, tmp_path / "whole", images_per_shard=3)
     stopped = ValueError("stopped here")
@@ -564,7 +564,7 @@ def test_what_was_half_written_counts_for_nothing(tmp_path: Path, state: str) ->
 
 @pytest.mark.parametrize("name", ["00002.tar", "train-00001.npz", "plan.json", "mean_image.npy", "dataset.json"])
 def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whatever file it happens at: one sentence, and the same command goes on to the same bytes."""
+    """A full disk at any file gives one sentence, and the same command goes on to the same bytes."""
     source = archives.ilsvrc(tmp_path / "source", 2012)
     made(source, tmp_path / "whole", images_per_shard=3)
     full = True
@@ -592,7 +592,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: p
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
-# Sentences
+# Errors
 
 
 @pytest.fixture
@@ -701,7 +701,7 @@ SENTENCES = {
 
 @pytest.mark.parametrize("what", SENTENCES)
 def test_a_wrong_source_is_named_in_a_sentence(tmp_path: Path, mini: SourceConfig, what: str) -> None:
-    """And no shard is written."""
+    """It is refused before any shard is written."""
     spoil, sentence = SENTENCES[what]
     spoil(mini, tmp_path / "source")
     with pytest.raises(ValueError, match=sentence) as caught:
@@ -738,7 +738,7 @@ def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:
-    """CIFAR-10's Python version runs code when it is read."""
+    """CIFAR-10's Python version is refused, because it runs code when it is read."""
     files = [("cifar-10-batches-py/data_batch_1", b"\x80\x02}."), ("cifar-10-batches-py/test_batch", b"\x80\x02}.")]
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(archives.tar_bytes(files, "w:gz"))
     with pytest.raises(ValueError, match=r"holds Python pickles, which can run code; get the binary version instead"):
@@ -755,7 +755,7 @@ def test_a_pattern_without_archives_names_what_is_wanted(tmp_path: Path) -> None
 
 
 def test_too_many_rejects_stop_it_with_a_list(tmp_path: Path) -> None:
-    """The list is in the message and in a file; with a larger max_rejects the same command goes on."""
+    """The list is in the message and in a file. With a larger max_rejects the same command goes on."""
     files = [*archives.tree_files(), *((f"set/train/cat/bad{n}.jpg", b"no image") for n in range(25))]
     source = archives.write_tree(tmp_path / "folder", files)
     with pytest.raises(ValueError, match=r"25 of 35 images cannot be used, more than max_rejects=0\.001") as caught:
@@ -787,7 +787,7 @@ def test_a_class_or_split_without_a_usable_image_is_refused(tmp_path: Path, spli
 
 @pytest.mark.timeout(120)
 def test_the_command_ends_with_one_sentence_and_a_status(mini: SourceConfig, tmp_path: Path) -> None:
-    """No traceback: one line that begins with error:, and status 1."""
+    """An error is one line that begins with error:, without a traceback, and status 1."""
     mini.expected = {"train": 7}
     sentences = {
         "error: train has 6 images, not the 7 of ilsvrc2012": overrides_of(mini, tmp_path / "set"),
@@ -808,7 +808,7 @@ def test_the_command_ends_with_one_sentence_and_a_status(mini: SourceConfig, tmp
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder that is served on this machine, and its address."""
+    """A folder served by this machine, and its address."""
     folder = tmp_path / "served"
     folder.mkdir()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -829,7 +829,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
 
 
 def test_downloads_are_compared_with_their_checksums(tmp_path: Path, server: tuple[Path, str]) -> None:
-    """A right one is kept and not fetched again; a wrong one, a missing one and a closed door are sentences."""
+    """A right file is kept and not fetched again. Wrong, missing and unreachable ones give a sentence."""
     served, address = server
     content = archives.tar_bytes(archives.tree_files(), "w:gz")
     (served / "a.tgz").write_bytes(content)
@@ -939,7 +939,7 @@ def test_verify_passes_a_sound_set(finished: Path) -> None:
     ],
 )
 def test_verify_notices(finished: Path, damage: Callable[[Path], None], sentence: str) -> None:
-    """Each kind of damage, in a sentence that names the file."""
+    """Each kind of damage gives a sentence that names the file."""
     damage(finished)
     with pytest.raises(ValueError, match=sentence):
         checked(finished)
@@ -960,7 +960,7 @@ def test_verify_decodes_even_what_has_its_checksum(finished: Path) -> None:
 
 def test_an_unfinished_set_is_neither_verified_nor_trained_on(finished: Path) -> None:
     (finished / "work").mkdir()
-    checked(finished)  # all is there but the last step, the removal of work/
+    checked(finished)  # only the last step is missing, the removal of work/
     (finished / "dataset.json").unlink()
     with pytest.raises(ValueError, match=r"output=\S*set is not finished; run the same command without verify=true"):
         checked(finished)
@@ -971,7 +971,7 @@ def test_an_unfinished_set_is_neither_verified_nor_trained_on(finished: Path) ->
 
 
 def test_training_recognises_a_prepared_set(finished: Path) -> None:
-    """No folder is listed and nothing is fitted again."""
+    """Loading a prepared set lists no folder and fits nothing again."""
     before = contents(finished)
     dataset = prepare(DataConfig(kind="folder", root=str(finished), size=SIZE), progress=False)
     with pytest.raises(ValueError, match=r"was prepared with 64 pixels.*network\.prepared_size=64"):
@@ -999,7 +999,7 @@ def test_loading_notices_what_is_missing_or_cut_short(finished: Path, damage: st
 
 
 def test_one_set_in_two_archives_is_refused(tmp_path: Path) -> None:
-    """As when two sizes of Imagenette lie in one folder and fit one pattern: every image would count twice."""
+    """Two sizes of Imagenette in one folder, for example, fit one pattern, and every image would count twice."""
     for name in ("small.tar", "large.tar"):
         (tmp_path / name).write_bytes(archives.tar_bytes(archives.tree_files()))
     with pytest.raises(ValueError, match=r"small\.tar and .*large\.tar both hold set/train/cat/0\.jpg; name those"):
@@ -1007,7 +1007,7 @@ def test_one_set_in_two_archives_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_validation_image_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    """Its count would hide that another one is missing."""
+    """With an image twice, the count would hide that another one is missing."""
     source = archives.ilsvrc(tmp_path, 2012)
     assert source.val is not None
     with tarfile.open(tmp_path / source.val) as tar:

@@ -1,4 +1,4 @@
-"""Each tower decodes half of a batch and gets the other half from its partner: the batches must stay the same bits.
+"""Each tower decodes half of a batch and gets the other half from its partner: the batches must stay bit-identical.
 
 Between threads, where every case is quick, and between processes over gloo, as in a run.
 """
@@ -38,7 +38,7 @@ PATIENCE = 20.0  # seconds that a thread waits for its partner
 
 @dataclass
 class Held:
-    """Encoded images in memory, which notes those that are asked for."""
+    """Encoded images in memory; the class records which of them are read."""
 
     encoded: list[bytes]
     labels: NDArray[np.int64]
@@ -94,7 +94,7 @@ class Neighbour:
 
 
 class Reversing(Neighbour):
-    """Wrong: gives the other tower's images in the reverse order."""
+    """Wrong: gives the other tower's images in reverse order."""
 
     def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
         return super().swap_images(mine, num_theirs).flip(0)
@@ -116,7 +116,7 @@ class Mirroring(Neighbour):
 
 
 class Exchanging(Neighbour):
-    """Wrong: what belongs into the first half of a batch comes into the second, and the other way round."""
+    """Wrong: puts the images of the first half of a batch into the second, and the other way round."""
 
     def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
         theirs = super().swap_images(mine, num_theirs)
@@ -142,7 +142,7 @@ def batches_of(feed: Feed, count: int | None = None) -> list[Batch]:
 
 
 def in_both_towers(take: Callable[[Partner], list[Batch]], partners: list[Any]) -> list[list[Batch]]:
-    """What `take` gives with each partner; both run at the same time."""
+    """The results of `take` for each partner, both at the same time."""
     results: list[Any] = [None, None]
 
     def run(tower: int) -> None:
@@ -176,7 +176,7 @@ def alike(ours: list[Batch], theirs: list[Batch]) -> bool:
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize(("replica", "num_replicas"), [(0, 1), (1, 2)])
 def test_training_batches_are_the_same_bits(batch_size: int, replica: int, num_replicas: int) -> None:
-    """Over the end of an epoch and from its middle, in both towers."""
+    """Batches over the end of an epoch and from its middle, in both towers."""
     dataset = small_set()
     at = {"batch_size": batch_size, "replica": replica, "num_replicas": num_replicas}
     per_epoch = 23 // (batch_size * num_replicas)
@@ -198,7 +198,7 @@ def test_training_batches_are_the_same_bits(batch_size: int, replica: int, num_r
     [(6, 5, 1), (7, 5, 1), (7, 7, 1), (3, 8, 1), (1, 4, 1), (4, 1, 1), (8, 3, 1), (9, 4, 2), (7, 2, 3), (2, 2, 3)],
 )
 def test_validation_batches_are_the_same_bits(crops: str, num_val: int, batch_size: int, num_replicas: int) -> None:
-    """Last batches of one and of two images, too; each image comes once, in both towers."""
+    """Last batches of one and of two images as well; each image comes once, in both towers."""
     dataset = small_set(num_val=num_val)
     seen: list[list[int]] = [[], []]
     for replica in range(num_replicas):
@@ -217,7 +217,7 @@ def test_validation_batches_are_the_same_bits(crops: str, num_val: int, batch_si
 
 
 def test_large_images_that_are_resized_are_the_same_bits() -> None:
-    """The size of ImageNet, from files that are not squares of it."""
+    """Images of ImageNet's size, from files that are not squares of it."""
     held = Held(jpegs(6, 300, 8), np.arange(6))
     dataset = replace(small_set(size=256), train=held, val=held, needs_resize=True)
     config = replace(CONFIG, crop_size=224, offsets=33)
@@ -233,7 +233,7 @@ def test_large_images_that_are_resized_are_the_same_bits() -> None:
 
 
 def test_training_and_validation_take_turns() -> None:
-    """The next epoch's batches are decoded ahead while the validation runs on the same link."""
+    """The next epoch's batches are decoded ahead while the validation uses the same link."""
     dataset = small_set()
 
     def take(partner: Partner | None) -> list[Batch]:
@@ -251,7 +251,7 @@ def test_training_and_validation_take_turns() -> None:
 
 @pytest.mark.parametrize("wrong", [Reversing, Echoing, Mirroring])
 def test_wrong_partners_give_other_batches(wrong: type[Neighbour]) -> None:
-    """The comparison above would notice each of these."""
+    """The comparison above fails for each of these wrong partners."""
     dataset = small_set()
 
     def take(partner: Partner | None) -> list[Batch]:
@@ -264,9 +264,9 @@ def test_wrong_partners_give_other_batches(wrong: type[Neighbour]) -> None:
 
 
 def test_halves_in_the_wrong_order_give_other_batches() -> None:
-    """Both towers get all images, and each image is whole: only their order, against the labels, is wrong."""
+    """Both towers get every image undamaged: only their order, against the labels, is wrong."""
     dataset = small_set(num_val=8)
-    config = replace(CONFIG, mean="central")  # the same for each row, as there is no noise either
+    config = replace(CONFIG, mean="central")  # the same for each row, because there is no noise either
 
     def take(partner: Partner | None) -> list[Batch]:
         return batches_of(open_validation(dataset, config, share(partner, batch_size=4)))
@@ -279,7 +279,7 @@ def test_halves_in_the_wrong_order_give_other_batches() -> None:
 
 
 def test_each_image_is_decoded_in_one_tower() -> None:
-    """Tower 0 reads the first half of each batch and tower 1 the rest; a single image is read by both."""
+    """Tower 0 reads the first half of each batch and tower 1 the rest. Both read a single image."""
     splits = [Held(jpegs(11, SIZE, 11), np.arange(11)) for _ in (0, 1)]
     partners = neighbours()
 
@@ -339,7 +339,7 @@ def test_decoding_is_shared_where_it_was_chosen(choice: str, device: str, shared
 
 
 def _feeds(world: Any, dataset: DataSet) -> dict[str, Any]:
-    """Compares here, where the images are, and returns checksums for a comparison of the processes."""
+    """Compares the batches here, where the images are, and returns checksums to compare between the processes."""
     link = world.link
     before = link.bytes_sent
     link.read_waited_ms()
@@ -360,7 +360,7 @@ def _feeds(world: Any, dataset: DataSet) -> dict[str, Any]:
     counted = link.bytes_sent - before
 
     class Backwards:
-        """Wrong: the other tower's images in the reverse order."""
+        """Wrong: gives the other tower's images in reverse order."""
 
         tower = link.tower
 
@@ -369,7 +369,7 @@ def _feeds(world: Any, dataset: DataSet) -> dict[str, Any]:
 
     wrong = alike(take(replace(at, partner=Backwards())), alone)
 
-    # One tower is late: the other one waits, which counts for a swap of the exchange only.
+    # One tower is late, and the other one waits. That time counts for a swap of the exchange only.
     uneven = torch.arange(3 - link.tower, dtype=torch.uint8)[:, None, None] + torch.zeros(1, 2, 5, dtype=torch.uint8)
     late: dict[str, tuple[float, int]] = {}
     for kind in ("images", "exchange"):
@@ -395,7 +395,7 @@ def _feeds(world: Any, dataset: DataSet) -> dict[str, Any]:
 
 @pytest.mark.timeout(200)
 def test_over_gloo_batches_are_the_same_bits_and_the_exchange_counts_none_of_it(tmp_path: Path) -> None:
-    """Odd batches, last ones of one and of two images, ten crops, two replicas; a wrong order is noticed."""
+    """Odd batches, last ones of one and of two images, ten crops, two replicas. A wrong order fails."""
     dataset = small_set(num_train=41, num_val=12)  # 5 + 5 + 2 images, or 5 + 1 in each of two replicas
     seen = run_processes(_feeds, tmp_path, dataset, size=2, timeout=30, deadline=90)
     assert [one["tower"] for one in seen.values()] == [0, 1]

@@ -1,4 +1,4 @@
-"""Files that are named as images and are something else: whatever becomes of the decoder, preparation goes on."""
+"""Files that are named as images and are something else: preparation goes on whatever they do to the decoder."""
 
 import io
 import os
@@ -44,7 +44,7 @@ def examined(paths: list[Path], decoder: type = fake_decoders.Fake, patience: fl
 
 
 def assert_sums(fit: Fit, values: list[int]) -> None:
-    """Each image has one value everywhere; nothing is missing and nothing counted twice."""
+    """Each image has one value everywhere. No image is missing, and none is counted twice."""
     assert fit.num_images == len(values)
     np.testing.assert_array_equal(fit.image_sum, np.full((SIZE, SIZE, 3), sum(values)))
     products = SIZE**2 * sum((value - 128) ** 2 for value in values)
@@ -55,7 +55,7 @@ def assert_sums(fit: Fit, values: list[int]) -> None:
 
 
 def test_every_file_that_kills_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """In the first, a middle and the last place of its batch, two of them neighbours, one alone in its batch."""
+    """Deadly files: first, amid and last in a batch, two side by side, one alone in its batch."""
     deeds = {0: "crash", 40: "exit", 41: "crash", 63: "raise", 64: "crash"}
     contents = [deeds.get(number, f"pixel {number}") for number in range(65)]
     contents[7] = "reject it is a poem"
@@ -81,7 +81,7 @@ def test_a_file_that_never_ends_is_named(tmp_path: Path) -> None:
 
 
 def test_nobody_is_blamed_for_what_came_before(tmp_path: Path) -> None:
-    """A decoder may survive the file that has ruined it and die of the next, which there is nothing wrong with."""
+    """A decoder may survive the file that ruins it and die of the next one, which is sound."""
     findings = examined(write(tmp_path, ["pixel 1", "poison", "pixel 2", "pixel 3"]))
     assert findings.rejects == {}
     assert_sums(findings.fit, [1, 0, 2, 3])
@@ -112,10 +112,10 @@ def test_refusal_names_the_file_that_kills(tmp_path: Path) -> None:
         examine(index, SIZE, "stop", progress=False, decoder=fake_decoders.Fake)
     fit, rejects, _ = examine(index, SIZE, "skip", progress=False, decoder=fake_decoders.Fake)
     assert list(rejects) == ["val/a/001.jpg"]
-    assert_sums(fit, [1, 2])  # of training images only
+    assert_sums(fit, [1, 2])  # those of training images only
 
 
-# The end of the process that asks
+# The end of the parent process
 
 ASKING = """
 import signal, sys
@@ -134,7 +134,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether it has not ended, be it that nobody has asked yet how."""
+    """Whether a process is still running, even if nobody has asked for its status yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -144,7 +144,7 @@ def runs(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are looked up as Linux lists them")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_one_that_asks(tmp_path: Path, how: signal.Signals) -> None:
-    """Even one that hangs within a library; Ctrl-C is noticed at once."""
+    """Even a process that hangs within a library ends; Ctrl-C is noticed at once."""
     (path,) = write(tmp_path, ["hang"])
     asking = subprocess.Popen(
         [sys.executable, "-c", ASKING, str(path)],
@@ -154,14 +154,14 @@ def test_no_process_outlives_the_one_that_asks(tmp_path: Path, how: signal.Signa
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 120  # imports torch first
+        deadline = time.monotonic() + 120  # it imports torch first
         children: list[int] = []
         while not children and time.monotonic() < deadline:
             children = children_of(asking.pid)
             time.sleep(0.02)
         assert len(children) == 1
-        time.sleep(0.3)  # it has started by then, or has not: both must end
-        os.killpg(asking.pid, how)  # as a terminal does, to all of the group
+        time.sleep(0.3)  # it has started by then or not; both must end
+        os.killpg(asking.pid, how)  # a terminal sends it to the whole group, too
         _, errors = asking.communicate(timeout=60)
         assert asking.returncode == -how
         assert ("KeyboardInterrupt" in errors) == (how == signal.SIGINT)
@@ -209,7 +209,7 @@ NO_IMAGES = {
 
 @pytest.fixture(scope="module")
 def motley(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 photographs and ten other things, all named as JPEGs."""
+    """40 photographs and ten other files, all named as JPEGs."""
     root = tmp_path_factory.mktemp("motley")
     for split in ("train", "val"):
         (root / split / "a").mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_what_is_no_image_is_left_out_and_said_in_words(motley: Path) -> None:
 
 
 def test_what_is_no_image_stops_by_its_name(motley: Path) -> None:
-    """A process of its own, as DALI may end it."""
+    """Runs in a process of its own, because DALI may end it."""
     with pytest.raises(ValueError, match=r"train/a/1\w+\.jpg cannot be decoded \(it is .*\); .*data\.on_error=skip"):
         prepare(DataConfig(kind="folder", root=str(motley), cache=str(motley / "other")), progress=False)
     assert not (motley / "other").exists()

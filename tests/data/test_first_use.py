@@ -1,4 +1,4 @@
-"""Preparation: folders that cannot be used, files that cannot be decoded, what is fitted and stored, drawn shapes."""
+"""Preparing at first use: unusable folders, undecodable files, what is fitted and stored, drawn shapes."""
 
 import contextlib
 import hashlib
@@ -31,7 +31,7 @@ def save_image(path: Path, stream: np.random.Generator, size: int = 48) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two classes, three training and two validation images each."""
+    """Two classes with three training and two validation images each."""
     stream = np.random.default_rng(0)
     for split, count in (("train", 3), ("val", 2)):
         for name in ("cat", "dog"):
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 class InThisProcess:
-    """An examiner without the half second that a process takes to start; test_examine.py has those that do."""
+    """An examiner without the half second that a process takes to start. test_examine.py has the processes."""
 
     num_requests = 0
 
@@ -75,7 +75,7 @@ def quietly(data: DataConfig) -> DataSet:
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Every path below, with a digest of what is in it."""
+    """Every path below a folder, with a digest of its content."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(root.rglob("*"))
@@ -98,7 +98,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_classes_are_numbered_by_name(root: Path) -> None:
-    """The same numbers in train and val, whatever order the file system lists."""
+    """A class has the same number in train and val, in whatever order the file system lists it."""
     stream = np.random.default_rng(1)
     for split in ("train", "val"):
         for name in ("zebra", "ant", "Bee"):
@@ -118,7 +118,7 @@ def test_classes_are_numbered_by_name(root: Path) -> None:
 
 
 def test_only_images_count(root: Path) -> None:
-    """Hidden folders are no classes, other files no images, and a suffix may be in capitals."""
+    """Hidden folders are no classes, files of other kinds are no images, and a suffix may be in capitals."""
     save_image(root / "train" / "cat" / "B.PNG", np.random.default_rng(2))
     (root / "train" / "cat" / "notes.txt").write_text("x")
     (root / "train" / "cat" / "sub.jpg").mkdir()
@@ -203,7 +203,7 @@ SPOILERS = [truncated_jpeg, empty_file, text_file, stump_of_a_file]
 @pytest.mark.parametrize("spoil", SPOILERS)
 @pytest.mark.parametrize("file", ["train/dog/1.jpg", "val/cat/0.jpg"])
 def test_undecodable_file_stops_the_preparation(root: Path, spoil: Any, file: str) -> None:
-    """The decoder sees batches; the sentence must name the one file, also of the validation set."""
+    """The decoder sees batches, and the sentence must name the one file, in validation as well."""
     spoil(root / file)
     with pytest.raises(ValueError, match=rf"{re.escape(str(root / file))} cannot be decoded.*data\.on_error=skip"):
         quietly(folder(root))
@@ -213,7 +213,7 @@ def test_undecodable_file_stops_the_preparation(root: Path, spoil: Any, file: st
 
 
 def test_undecodable_files_can_be_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is listed with a reason; the others keep their labels, and nothing of the bad ones is fitted."""
+    """Each reject is listed with a reason. The others keep their labels, and no reject counts in what is fitted."""
     bad = ["train/cat/1.jpg", "train/dog/0.jpg", "train/dog/2.jpg", "val/dog/1.jpg"]
     for spoil, file in zip(SPOILERS, bad, strict=True):
         spoil(root / file)
@@ -229,7 +229,7 @@ def test_undecodable_files_can_be_left_out(root: Path, capsys: pytest.CaptureFix
         assert f"left out: {file} ({dataset.rejects[file]})" in output
     with pytest.raises(ValueError, match=r"cannot be decoded.*data\.on_error=skip"):
         quietly(folder(root, on_error="stop"))
-    assert sorted(quietly(folder(root, on_error="skip")).rejects) == bad  # the refusal has not undone it
+    assert sorted(quietly(folder(root, on_error="skip")).rejects) == bad  # the refusal before has not changed this
     for file in bad:
         (root / file).unlink()
     clean = quietly(folder(root))
@@ -241,7 +241,7 @@ def test_undecodable_files_can_be_left_out(root: Path, capsys: pytest.CaptureFix
 
 
 def test_reasons_tell_something(root: Path) -> None:
-    """Naming only the operator that failed says nothing about the file."""
+    """A reason that names only the operator that failed says nothing about the file."""
     for spoil, file in zip(SPOILERS, ("0", "1", "2"), strict=False):
         spoil(root / "train" / "cat" / f"{file}.jpg")
     save_image(root / "train" / "cat" / "good.png", np.random.default_rng(4))
@@ -263,7 +263,7 @@ def test_a_class_must_keep_an_image(root: Path, split: str) -> None:
     assert_nothing_half_written(root)
 
 
-# When it is done again
+# The second time
 
 
 def test_the_second_time_nothing_is_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +309,7 @@ def move(root: Path) -> None:
 
 @pytest.mark.parametrize("change", [add, remove, rename, replace_file, move])
 def test_a_changed_folder_is_prepared_anew(root: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that is trusted for ever would train on a mean and on paths that are no longer those of the folder."""
+    """An index that is trusted for ever would train on a mean and on paths that the folder no longer has."""
     before = quietly(folder(root))
     change(root)
     with monkeypatch.context() as patch:
@@ -345,7 +345,7 @@ def save_256(root: Path, train: list[NDArray[np.uint8]], val: list[NDArray[np.ui
 
 
 def test_mean_and_axes_equal_numpys(tmp_path: Path) -> None:
-    """Of the training images only, in RGB, unscaled, and over more than one batch of the decoder."""
+    """The fit covers training images only, in RGB, unscaled, over more than one batch of the decoder."""
     stream = np.random.default_rng(6)
     mixing = np.array([[60, 10, 5], [50, -20, 8], [40, 5, -15]])
     train = []
@@ -363,14 +363,14 @@ def test_mean_and_axes_equal_numpys(tmp_path: Path) -> None:
     covariance = np.cov(stack.reshape(-1, 3).T.astype(np.float64), bias=True)
     values, vectors = np.linalg.eigh(covariance)
     np.testing.assert_allclose(dataset.eigenvalues, values, rtol=1e-4)
-    for ours, theirs in zip(dataset.eigenvectors.T, vectors.T, strict=True):  # columns; the sign is free
+    for ours, theirs in zip(dataset.eigenvectors.T, vectors.T, strict=True):  # compares columns, whose sign is free
         assert abs(ours @ theirs) == pytest.approx(1, abs=1e-6)
     rebuilt = dataset.eigenvectors @ np.diag(dataset.eigenvalues) @ dataset.eigenvectors.T
     np.testing.assert_allclose(rebuilt, covariance, rtol=1e-3, atol=0.05)
 
 
 def test_axes_are_unit_vectors_where_two_channels_are_alike(tmp_path: Path) -> None:
-    """The components of the axis (1, -1, 0) add up to zero: a sign taken from their sum wipes it out."""
+    """The components of the axis (1, -1, 0) add up to zero, so a sign taken from their sum would be lost."""
     image = np.random.default_rng(7).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     image[..., 2] = 7
     save_256(tmp_path / "set", [image, np.ascontiguousarray(image[..., [1, 0, 2]])], [image])
@@ -379,7 +379,7 @@ def test_axes_are_unit_vectors_where_two_channels_are_alike(tmp_path: Path) -> N
 
 
 def test_axes_of_grey_images_are_unit_vectors(tmp_path: Path) -> None:
-    """Two eigenvalues are zero there, but the file must not hold vectors of length zero or NaN."""
+    """Two eigenvalues are zero there, and the file must not hold vectors of length zero or NaN."""
     grey = np.random.default_rng(8).integers(0, 256, (256, 256, 1), dtype=np.uint8).repeat(3, axis=2)
     save_256(tmp_path / "set", [grey], [grey])
     dataset = quietly(folder(tmp_path / "set"))
@@ -392,7 +392,7 @@ def test_axes_of_grey_images_are_unit_vectors(tmp_path: Path) -> None:
 
 
 def test_cache_elsewhere_leaves_the_root_untouched(root: Path, tmp_path: Path) -> None:
-    """Data sets are often read-only."""
+    """The folder of a data set is often read-only."""
     before = contents(root)
     inside = quietly(folder(root, cache=str(tmp_path / "far" / "away")))
     assert contents(root) == before
@@ -439,7 +439,7 @@ def test_full_disk_leaves_nothing_behind(root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_foreign_in_the_cache_is_deleted(root: Path, tmp_path: Path) -> None:
-    """data.cache=HOME must not empty it, whether it is refused or used."""
+    """data.cache=HOME must not empty that folder, whether it is refused or used."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
     with contextlib.suppress(ValueError):
@@ -466,7 +466,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_bytes_are_drawn_again(drawn: Path, tmp_path: Path) -> None:
-    """Also of a smaller set: no picture depends on how many there are or on which thread drew it."""
+    """No picture depends on how many there are, or on which thread drew it."""
     draw_shapes(tmp_path / "again", num_train=36, num_val=12)
     assert contents(tmp_path / "again") == contents(drawn)
     draw_shapes(tmp_path / "smaller", num_train=24, num_val=12)
@@ -483,7 +483,7 @@ def test_twelve_classes_are_balanced(drawn: Path) -> None:
         assert {path.name for path in (drawn / split).iterdir()} == classes
         assert {len(list(path.glob("*.jpg"))) for path in (drawn / split).iterdir()} == {each}
     digests = [digest for path, digest in contents(drawn).items() if path.endswith(".jpg")]
-    assert len(digests) == len(set(digests)) == 48  # none twice, in particular none of train in val
+    assert len(digests) == len(set(digests)) == 48  # no image comes twice, and none of train is in val
 
 
 def test_sizes_and_aspect_ratios_differ(drawn: Path) -> None:
@@ -530,7 +530,7 @@ def test_shapes_are_drawn_and_prepared_at_first_use(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("counts", [(24, 12), (36, 24)])
 def test_another_number_of_shapes_is_refused(drawn: Path, counts: tuple[int, int]) -> None:
-    """Silently training on the old number would make the config a lie."""
+    """Training on the old number without a word would make the configuration wrong."""
     before = contents(drawn)
     sentence = rf"data\.num_train={counts[0]} and data\.num_val={counts[1]}; delete that folder or .*data\.root"
     with pytest.raises(ValueError, match=sentence):
@@ -561,7 +561,7 @@ def test_shapes_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "expected"), [((256, 256), False), ((256, 300), True), ((300, 300), True)])
 def test_images_of_the_right_size_are_not_resized(tmp_path: Path, size: tuple[int, int], expected: bool) -> None:
-    """One image of another size is enough to need it."""
+    """One image of another size is enough to need resizing."""
     for split in ("train", "val"):
         for name in ("a", "b"):
             (tmp_path / split / name).mkdir(parents=True)

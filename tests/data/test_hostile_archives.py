@@ -1,4 +1,4 @@
-"""Images and archives that are odd, damaged or made to do harm: converted rightly, or refused with a reason."""
+"""Images and archives that are odd, damaged or hostile: converted correctly, or refused with a reason."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ SIZE = 64
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are made in this process, as starting another one costs seconds."""
+    """Makes shards in this process, because starting another one costs seconds."""
     monkeypatch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
 
 
@@ -55,7 +55,7 @@ def png_header(width: int, height: int, depth: int = 8, colours: int = 2) -> byt
 
 
 def png_bomb() -> bytes:
-    """30,000 x 30,000 pixels that are all 0, in few bytes."""
+    """30,000 x 30,000 pixels of 0 in few bytes."""
     rows = zlib.compress(bytes(10**6))
     return png_header(30_000, 30_000) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
@@ -70,15 +70,15 @@ def resized_header(content: bytes, width: int, height: int) -> bytes:
 
 
 def without_adobe(content: bytes) -> bytes:
-    """The JPEG without the marker that tells how its colours are stored."""
+    """The JPEG without the marker that says how its colours are stored."""
     at = content.index(b"\xff\xee")
     return content[:at] + content[at + 2 + int.from_bytes(content[at + 2 : at + 4]) :]
 
 
 def ycck() -> bytes:
-    """A CMYK JPEG that says its first three channels are Y, Cb, Cr; Adobe's way of storing inks."""
+    """A CMYK JPEG that says its first three channels are Y, Cb, Cr, as Adobe stores inks."""
     inks = Image.fromarray(255 - PICTURE).convert("YCbCr")
-    stored = [part.point(lambda v: 255 - v) for part in inks.split()]  # as all inks are stored inverted
+    stored = [part.point(lambda v: 255 - v) for part in inks.split()]  # because all inks are stored inverted
     content = saved("JPEG", "CMYK", Image.merge("CMYK", [*stored, Image.new("L", inks.size, 0)]))
     at = content.index(b"\xff\xee")
     return patched(content, at + 15, b"\x02")
@@ -131,7 +131,7 @@ WIDE = pixels(79, 20_000, 40)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 BLACK = np.zeros((4, 4, 3), np.uint8)
 
-# File -> bytes, and what it becomes: all of its pixels (None: whatever), or the reason why it is rejected.
+# File -> bytes, and the result: all of its pixels (None: any), or the reason why it is rejected.
 KINDS: dict[str, tuple[bytes, NDArray[np.uint8] | str | None]] = {
     "plain.JPEG": (PLAIN, COLOURS),
     "grey.JPEG": (saved("JPEG", "L"), GREY),
@@ -180,7 +180,7 @@ KINDS: dict[str, tuple[bytes, NDArray[np.uint8] | str | None]] = {
     "bomb.png": (png_bomb(), r"^30000 x 30000 pixels are more than 134,217,728$|exceeds limit"),
     "below_the_bomb.png": (png_header(13_000, 13_000) + png_chunk(b"IDAT", b"x"), r"^13000 x 13000 pixels are more"),
     "bomb.JPEG": (resized_header(PLAIN, 65_500, 65_500), r"^65500 x 65500 pixels are more than 134,217,728$"),
-    "larger_than_said.JPEG": (resized_header(PLAIN, 500, 500), None),  # Pillow fills up with grey
+    "larger_than_said.JPEG": (resized_header(PLAIN, 500, 500), None),  # Pillow fills the rest with grey
     "no_height.JPEG": (resized_header(PLAIN, 120, 0), r"no image that can be decoded|no pixels"),
     "no_width.png": (png_header(0, 10) + png_chunk(b"IEND", b""), r"no image|no pixels"),
 }
@@ -196,7 +196,7 @@ def square_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass
 class Outcome:
-    """Pixels by name without ending, reasons by name."""
+    """Pixels by name without ending, and reasons by name."""
 
     images: dict[str, NDArray[np.uint8]]
     rejects: dict[str, str]
@@ -237,7 +237,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 def test_an_odd_image_is_converted_or_rejected_with_a_reason(
     outcomes: dict[str, Outcome], name: str, way: str
 ) -> None:
-    """The pixels about right, or a sentence; the same from a folder and from archives."""
+    """The pixels are about right, or there is a sentence; a folder and archives give the same."""
     expected, found = KINDS[name][1], outcomes[way]
     stem = name.removesuffix(".JPEG")
     if isinstance(expected, str):
@@ -252,7 +252,7 @@ def test_an_odd_image_is_converted_or_rejected_with_a_reason(
 
 
 def test_other_pixels_would_be_noticed(outcomes: dict[str, Outcome]) -> None:
-    """Inverted, turned, swapped channels: all far beyond what passes above; and all kinds went through."""
+    """Inverted, turned and swapped channels all fail the comparison above, and all kinds were tried."""
     plain = outcomes["plain"].images["plain"].astype(int)
     for wrong in (255 - COLOURS, np.rot90(COLOURS), COLOURS[..., ::-1], pixels(78, 120, 90), COLOURS[:, 40:]):
         assert np.abs(plain - square_of(np.ascontiguousarray(wrong))).mean() > 6
@@ -282,7 +282,7 @@ def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **fields: An
 
 
 def sealed(block: bytes) -> bytes:
-    """A header block with its checksum made right."""
+    """A header block with a correct checksum."""
     block = block[:148] + b" " * 8 + block[156:]
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
@@ -322,11 +322,11 @@ PIC = padded(PLAIN)
 
 
 def entry(name: str, **fields: Any) -> bytes:
-    """A sound image under such a name."""
+    """A sound image under this name."""
     return header(name, len(PLAIN), **fields) + PIC
 
 
-# What is in the archive after ten sound images -> what becomes of it, by the reject's name or the whole archive.
+# Entry after ten sound images -> the result, in the words of the reject or of the refusal of the whole archive.
 BAD_ENTRIES: dict[str, tuple[bytes, str]] = {
     "absolute path": (entry("/set/train/cat/a.jpg"), "its path leads out of the archive"),
     "parent": (entry("../../set/train/cat/a.jpg"), "its path leads out of the archive"),
@@ -357,7 +357,7 @@ def tree_with(tmp_path: Path, content: bytes, name: str = "one.tar") -> Any:
 
 @pytest.fixture
 def nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Runs the test in an empty folder; to be called when the archive is there. Then only `set` may change."""
+    """Runs the test in an empty folder. It is called when the archive is there; then only `set` may change."""
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -375,7 +375,7 @@ def nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def test_a_hostile_entry_is_rejected_and_the_others_are_read(
     tmp_path: Path, nothing_outside: Callable[[], None], what: str
 ) -> None:
-    """One reject with its reason, in printable text; nothing is written outside of the set."""
+    """There is one reject with its reason, in printable text; nothing is written outside of the set."""
     content, reason = BAD_ENTRIES[what]
     source = tree_with(tmp_path, START + content + END)
     nothing_outside()
@@ -390,7 +390,7 @@ def test_a_hostile_entry_is_rejected_and_the_others_are_read(
 
 
 def test_names_in_shards_are_plain(tmp_path: Path) -> None:
-    """Whatever an image and its class are called, unpacking a shard makes a file in a folder, and no more."""
+    """Whatever the names of an image and its class, unpacking a shard makes a file in a folder and nothing else."""
     odd = ["..", ".", "", "a/../..", "\n\x1b[0m", "\udcff", "é" * 300, "con.JPG", "-rf", "~", "a\\b", "x" * 5000]
     for class_name in odd:
         for name in odd:
@@ -402,7 +402,7 @@ def test_names_in_shards_are_plain(tmp_path: Path) -> None:
             assert folder.isascii()
             assert file.isascii()
             assert made.isprintable()
-            tarfile.TarInfo(made).tobuf(tarfile.USTAR_FORMAT)  # fits
+            tarfile.TarInfo(made).tobuf(tarfile.USTAR_FORMAT)  # raises if a header cannot hold it
 
 
 def zip_member(size: int) -> bytes:
@@ -417,7 +417,7 @@ def bomb(entry_size: int, count: int) -> bytes:
 
 
 WHOLE = START + END
-# Archive -> the sentence; each is about the archive as a whole.
+# Archive -> the sentence, which is about the archive as a whole.
 BAD_ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut in an image": (lambda: WHOLE[: len(START) * 7 // 10], r"is damaged or incomplete \(.*\); get it again"),
     "cut in a header": (lambda: START + header("set/train/cat/a.jpg", 9)[:300], r"is damaged or incomplete"),
@@ -486,7 +486,7 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_a_damaged_or_hostile_archive_is_refused(
     tmp_path: Path, nothing_outside: Callable[[], None], what: str
 ) -> None:
-    """In one sentence that names it, in bounded memory, before any shard is written."""
+    """Refused in one sentence that names it, in bounded memory, before any shard is written."""
     make, sentence = BAD_ARCHIVES[what]
     source = tree_with(tmp_path, make())
     nothing_outside()
@@ -501,7 +501,7 @@ def test_a_damaged_or_hostile_archive_is_refused(
 
 
 def test_a_class_tar_that_is_damaged_names_itself(tmp_path: Path) -> None:
-    """Inside the training archive of ILSVRC; its offsets and its end are its own."""
+    """Archives inside the training archive of ILSVRC have their own offsets and their own end."""
     source = archives.ilsvrc(tmp_path / "source", 2012, train=2)
     wnid = archives.WNIDS[0]
     whole = tar_bytes((f"{wnid}_{n}.JPEG", picture(n)) for n in range(3))
@@ -518,7 +518,7 @@ def test_a_class_tar_that_is_damaged_names_itself(tmp_path: Path) -> None:
 
 
 def test_cifar_batches_that_are_cut_or_wrong(tmp_path: Path) -> None:
-    """A label that is no class is a reject; an archive that is cut within a batch is refused."""
+    """A label that is no class is a reject. An archive that is cut within a batch is refused."""
     archives.write_cifar10(tmp_path / "whole.tar.gz", batches=1)
     with tarfile.open(tmp_path / "whole.tar.gz") as tar:
         files = [(one.name, tar.extractfile(one).read()) for one in tar]  # type: ignore[union-attr]
@@ -538,7 +538,7 @@ def stop(*args: Any) -> None:
 
 
 def test_an_archive_that_changes_after_it_was_listed_is_noticed(tmp_path: Path) -> None:
-    """A plain one that became shorter: its images are rejects; a compressed one with other bytes is refused."""
+    """Images of a plain archive that became shorter are rejects. A compressed one with other bytes is refused."""
     for name, packed in (("one.tar", WHOLE), ("one.tgz", gzip.compress(WHOLE))):
         source = tree_with(tmp_path, packed, name)
         output = tmp_path / f"set-{name}"
@@ -552,7 +552,7 @@ def test_an_archive_that_changes_after_it_was_listed_is_noticed(tmp_path: Path) 
 
 
 def test_a_long_listing_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
-    """Entries are forgotten when they have been seen; tarfile alone would keep them all."""
+    """Entries are forgotten once they have been read, because tarfile alone would keep them all."""
 
     def peak(count: int) -> int:
         path = tmp_path / f"{count}.tar"
@@ -564,5 +564,5 @@ def test_a_long_listing_takes_no_more_memory_than_a_short_one(tmp_path: Path) ->
         tracemalloc.stop()
         return most
 
-    peak(10)  # the first one also loads what is loaded once
+    peak(10)  # the first one also loads modules that stay loaded
     assert peak(4000) < 2 * peak(100) + 100_000

@@ -1,4 +1,4 @@
-"""The scale of the pixels is part of the input: what is fed, and that all who use weights or pictures know of it.
+"""The scale of the pixels is part of the input: all users of weights and pictures have to know it.
 
 A run whose pixels were divided by a std and whose weights are used on others gives logits that are off by that
 factor, so each way of using weights is held against the run itself.
@@ -36,7 +36,7 @@ from twotower.runs.mirrors.training_pictures import Handful
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-# What each source feeds of a pixel 0..255, R, G, B; see the headers of the networks' yamls.
+# The value that each network's source feeds for a pixel 0..255 of R, G, B; see the headers of their yamls.
 SOURCES = {
     "half_tower": lambda p: (p / 255 - 0.5) / 0.5,
     "torchvision_alexnet": lambda p: (p / 255 - np.array((0.485, 0.456, 0.406))) / np.array((0.229, 0.224, 0.225)),
@@ -51,7 +51,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of images of 32 x 32 pixels, so that nothing is resized."""
+    """Two classes of images of 32 x 32 pixels, which are not resized."""
     root, stream = tmp_path_factory.mktemp("squares"), np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(4):
@@ -74,7 +74,7 @@ def pixels_of(squares: Path, split: FileSplit) -> list[NDArray[np.float64]]:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_three_networks_are_fed_what_their_sources_feed(squares: Path, name: str) -> None:
-    """At validation and in training; and no other network's pixels have another scale than 0..255 less a mean."""
+    """At validation and in training. No other network's pixels have another scale than 0..255 less a mean."""
     config = replace(compose(f"network={name}").input, crop_size=32, device="cpu", flip=False)
     dataset = dataset_of(squares)
     assert isinstance(dataset.val, FileSplit)
@@ -101,7 +101,7 @@ def test_the_comparison_with_a_dataloader_is_fed_alike(squares: Path) -> None:
 
 
 def test_random_tensors_have_the_scale_of_images() -> None:
-    """Of one draw, so that unscaled ones are as they were."""
+    """Both come from one draw, so tensors without a scale are as they were before there were scales."""
     dataset = prepare(DataConfig(kind="synthetic", num_train=4, num_val=4, num_classes=2))
     feeds = [
         SyntheticFeed(
@@ -141,7 +141,7 @@ def test_scales_that_cannot_be_are_refused(changes: dict[str, list[float]], sent
 
 
 def test_pictures_have_the_pixels_again(squares: Path) -> None:
-    """What W&B gets of the validation, and the rows of the picture of the input."""
+    """The images that W&B gets of the validation, and the rows of the picture of the input."""
     dataset, config = dataset_of(squares), replace(compose("input=torchvision").input, crop_size=32, device="cpu")
     assert isinstance(dataset.train, FileSplit)
     whole = pixels_of(squares, dataset.train)
@@ -152,7 +152,7 @@ def test_pictures_have_the_pixels_again(squares: Path) -> None:
     assert all(np.array_equal(found.pixels, pixels) for found, pixels in zip(handful.found, whole, strict=True))
     shown = read_crops(dataset, [0, 1, 2, 3], replace(config, flip=False))
     for picture, pixels in zip(shown, whole, strict=True):
-        assert np.abs(picture.astype(int) - pixels).max() <= 1  # rounded down
+        assert np.abs(picture.astype(int) - pixels).max() <= 1  # rounds down
 
 
 # Runs
@@ -172,14 +172,14 @@ def test_another_scale_makes_stored_predictions_stale(images: Path, tmp_path: Pa
 
 
 def without_scale(path: Path) -> None:
-    """config.yaml as older versions left it."""
+    """config.yaml as older versions wrote it."""
     config = OmegaConf.load(path)
     del config.input["std"], config.input["mean_value"]
     OmegaConf.save(config, path)
 
 
 def test_runs_of_before_are_what_they_were(images: Path, tmp_path: Path) -> None:
-    """Neither their configuration nor their checkpoint has a scale; what they stored still counts."""
+    """Older runs have no scale in their configuration or checkpoints, and their stored results still count."""
     run = fake_run(tmp_path / "run", images, "network=half_tower", "network.image_size=91", "input=crops_and_flips")
     settings = EvaluateConfig(run=str(run), device="cpu")
     before = evaluate_run(settings)
@@ -196,7 +196,7 @@ def test_runs_of_before_are_what_they_were(images: Path, tmp_path: Path) -> None
 
 
 def test_a_run_does_not_go_on_with_another_scale(images: Path, tmp_path: Path) -> None:
-    """Such as a run of half_tower from before, by the command that began it."""
+    """The command that began an older run of half_tower does not resume it, because today it has a scale."""
     old = fake_config(images, "network=half_tower", "network.image_size=91", "input=crops_and_flips")
     run = fake_run(tmp_path / "run", images, "network=half_tower", "network.image_size=91", "input=crops_and_flips")
     classes = [f"c{label}" for label in range(NUM_CLASSES)]
@@ -210,14 +210,14 @@ def test_a_run_does_not_go_on_with_another_scale(images: Path, tmp_path: Path) -
 
 
 def test_an_interrupted_run_of_before_is_found(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By `resume=auto`: it has fewer keys than today's configuration, and the same settings."""
+    """`resume=auto` finds it, though it has fewer keys than today's configuration."""
     monkeypatch.chdir(tmp_path)
     run = fake_run(Path("runs") / "old", images)
     without_scale(run / "config.yaml")
     (Path("runs") / "broken").mkdir()
     (Path("runs") / "broken" / "config.yaml").write_text("input: {nothing: 1}\n")
     shutil.copytree(run / "checkpoints", Path("runs") / "broken" / "checkpoints")
-    os.utime(Path("runs") / "broken" / "config.yaml")  # the newest, so the first to be looked at
+    os.utime(Path("runs") / "broken" / "config.yaml")  # the newest run, so the first that is compared
     config = fake_config(images, "resume=auto")
     assert rundir.find_home(config).run_dir == run
     other = replace(config, input=replace(config.input, std=[2.0, 1.0, 1.0]))

@@ -1,4 +1,4 @@
-"""Orders, crops, flips and colour shifts against their definitions in the 2012 code and in the paper."""
+"""Orders, crops, mirrors and colour shifts against their definitions in the 2012 code and in the paper."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from twotower.data.order import epoch_order, steps_per_epoch
 
 CONF = ROOT / "conf" / "input"
 
-# What the 2012 code's meta file holds for ILSVRC-2012: standard deviations, and axes (R, G, B) as columns.
+# Values of the 2012 code's meta file for ILSVRC-2012: standard deviations, and axes (R, G, B) as columns.
 STDS = np.array([19.7208, 37.0939, 121.7801])
 AXES = np.array([[0.4180, -0.7126, -0.5635], [-0.8170, -0.0235, -0.5762], [0.3973, 0.7012, -0.5920]])
 
@@ -32,12 +32,12 @@ def load_input(name: str, **overrides: Any) -> InputConfig:
 
 
 def draw(config: InputConfig, **at: int) -> Changes:
-    """Draws for the colours of ILSVRC-2012, at step 0 of epoch 0 unless told."""
+    """The changes for the colours of ILSVRC-2012, by default at step 0 of epoch 0."""
     return draw_changes(config, STDS**2, AXES, **({"seed": 1, "epoch": 0, "step": 0, "batch_size": 8} | at))
 
 
 def assert_uniform(counts: NDArray[np.int64]) -> None:
-    """Pearson's chi-square within 5 of its standard deviations of what a uniform choice gives, on both sides."""
+    """Pearson's chi-square is within 5 of its standard deviations of that of a uniform choice, on both sides."""
     counts = counts.ravel()
     expected = counts.sum() / counts.size
     assert expected >= 20, "too few draws for this test"
@@ -61,13 +61,13 @@ def test_an_epoch_is_a_permutation(num_images: int) -> None:
 
 def test_orders_differ_by_epoch_and_seed_and_come_again() -> None:
     orders = {(seed, epoch): epoch_order(100, seed, epoch) for seed in range(3) for epoch in range(3)}
-    assert len({order.tobytes() for order in orders.values()}) == 9  # also: (0, 1) is not (1, 0)
+    assert len({order.tobytes() for order in orders.values()}) == 9  # (0, 1) and (1, 0) differ, too
     for (seed, epoch), order in orders.items():
         np.testing.assert_array_equal(epoch_order(100, seed, epoch), order)
 
 
 def test_every_image_is_equally_often_at_every_place() -> None:
-    """An order that only shifts or sorts parts of the set is a permutation, too."""
+    """An order that only shifts or sorts parts of the set would be a permutation, too."""
     counts = np.zeros((8, 8), np.int64)
     for epoch in range(4000):
         counts[np.arange(8), epoch_order(8, seed=0, epoch=epoch)] += 1
@@ -98,7 +98,7 @@ def test_configs_say_what_code_and_paper_did() -> None:
 
 @pytest.mark.parametrize(("name", "positions"), [("code_2012", 33), ("paper", 32)])
 def test_crops_are_uniform_over_all_positions(name: str, positions: int) -> None:
-    """0..32 in the 2012 code, 0..31 in the paper, y and x independent, and so is the mirror."""
+    """Offsets are 0..32 in the 2012 code and 0..31 in the paper; y, x and the mirror are independent."""
     config = load_input(name, images_per_draw=1)
     drawn = [draw(config, step=step, batch_size=4000) for step in range(12)]
     offsets = np.concatenate([d.offsets for d in drawn])
@@ -120,7 +120,7 @@ def test_crops_are_uniform_over_all_positions(name: str, positions: int) -> None
 def test_half_of_the_images_are_mirrored() -> None:
     flips = draw(load_input("paper"), batch_size=40000).flips
     assert abs(flips.mean() - 0.5) < 5 * 0.5 / np.sqrt(40000)
-    # Neighbours agree half of the time: flips that alternate have the right mean.
+    # Neighbours agree half of the time, because flips that alternate would have the right mean, too.
     assert abs((flips[1:] == flips[:-1]).mean() - 0.5) < 5 * 0.5 / np.sqrt(40000)
 
 
@@ -142,7 +142,7 @@ def test_groups_are_those_of_the_whole_batch() -> None:
 
 
 def test_crop_and_flip_can_be_switched_off() -> None:
-    """Neither changes what else is drawn."""
+    """Switching one off does not change what else is drawn."""
     config = load_input("paper")
     usual = draw(config, batch_size=64)
     centred = draw(load_input("paper", random_crop=False), batch_size=64)
@@ -158,7 +158,7 @@ def test_crop_and_flip_can_be_switched_off() -> None:
 
 @pytest.mark.parametrize(("size", "crop", "middle"), [(256, 224, 16), (32, 24, 4), (31, 24, 3), (32, 32, 0)])
 def test_without_random_crops_all_are_in_the_middle(size: int, crop: int, middle: int) -> None:
-    """Half a pixel to the left and above where the rest is odd."""
+    """The crop lies half a pixel to the left and above where the rest is odd."""
     config = load_input("paper", crop_size=crop, random_crop=False)
     drawn = draw_changes(config, STDS**2, AXES, seed=1, epoch=0, step=0, batch_size=8, span=size - crop)
     assert (drawn.offsets == middle).all()
@@ -192,7 +192,7 @@ def test_replicas_see_the_rows_of_one_larger_batch(name: str, replicas: int) -> 
 
 
 def test_steps_epochs_and_seeds_differ_and_come_again() -> None:
-    """A stream keyed by the sum of step and epoch, or by the step alone, repeats itself."""
+    """A stream keyed by the sum of step and epoch, or by the step alone, would repeat itself."""
     config = load_input("paper")
     keys = [(seed, epoch, step) for seed in range(3) for epoch in range(3) for step in range(3)]
     drawn = {k: draw(config, seed=k[0], epoch=k[1], step=k[2], batch_size=16) for k in keys}
@@ -223,7 +223,7 @@ def test_shifts_of_both_forms_follow_their_formulas() -> None:
 
 
 def test_size_of_the_shift_on_imagenet() -> None:
-    """0.1 along the main axis: 12.2 grey levels in the 2012 code; the paper's letter would shift by 1483 levels."""
+    """The shift is 0.1 along the main axis: 12.2 grey levels in the 2012 code, 1483 by the paper's letter."""
     alpha = np.array([[0.0, 0.0, 0.1]])
     lengths = {form: np.linalg.norm(colour_shifts(form, alpha, STDS**2, AXES)) for form in ("2012", "paper")}
     assert lengths["2012"] == pytest.approx(12.2, abs=0.05)
@@ -240,7 +240,7 @@ def test_an_eigenvalue_just_below_zero_is_zero() -> None:
 
 @pytest.mark.parametrize(("form", "lengths"), [("2012", STDS), ("paper", STDS**2 / 255)])
 def test_covariance_of_the_noise(form: str, lengths: NDArray[np.float64]) -> None:
-    """2012: 0.01 P diag(lambda) P^T, the colours' own covariance at a tenth of its size."""
+    """2012: 0.01 P diag(lambda) P^T, the colours' own covariance at a hundredth of its size."""
     noise = draw(load_input("paper", colour_noise=form), batch_size=60000).noise.astype(np.float64)
     wanted = 0.01 * AXES @ np.diag(lengths**2) @ AXES.T
     error = np.sqrt((np.outer(np.diag(wanted), np.diag(wanted)) + wanted**2) / len(noise))
@@ -263,7 +263,7 @@ def test_only_the_noise_of_2012_comes_with_a_division(std: float) -> None:
 @pytest.mark.parametrize("last", [0, 1, 30])
 @pytest.mark.parametrize("form", ["2012", "paper", "none"])
 def test_noise_ends_after_the_given_number_of_epochs(form: str, last: int) -> None:
-    """And the division with it. Crops and mirrors stay as they would be."""
+    """The division ends with the noise. Crops and mirrors stay the same."""
     always = load_input("paper", colour_noise=form)
     ending = load_input("paper", colour_noise=form, colour_noise_epochs=last)
     for epoch in (0, 1, 29, 30, 31):
@@ -278,4 +278,4 @@ def test_noise_ends_after_the_given_number_of_epochs(form: str, last: int) -> No
             np.testing.assert_array_equal(after.offsets, before.offsets)
             np.testing.assert_array_equal(after.flips, before.flips)
         assert noise_form(ending, epoch) == (form if epoch < last else "none")
-        assert noise_form(always, epoch) == form  # null: never
+        assert noise_form(always, epoch) == form  # null: it never ends

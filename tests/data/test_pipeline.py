@@ -41,7 +41,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass
 class Known:
-    """A data set with a class of its own for every image, so that the label names the image."""
+    """A data set with a class for every image, so that the label names the image."""
 
     dataset: DataSet
     train: list[Pixels]
@@ -61,7 +61,7 @@ def colourful(stream: np.random.Generator, width: int, height: int, cells: int =
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    """256 x 256 PNGs of random pixels, and a mean image nothing like theirs: each mistake shows everywhere."""
+    """256 x 256 PNGs of random pixels, and a quite different mean image, so that each mistake shows everywhere."""
     root = tmp_path_factory.mktemp("known")
     stream = np.random.default_rng(7)
     pixels: dict[str, list[Pixels]] = {"train": [], "val": []}
@@ -112,7 +112,7 @@ def take_all(feed: Feed) -> list[Batch]:
 
 
 def in_order(batches: list[Batch]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Label and image [..., 224, 224, 3] of all batches' images."""
+    """Label and image [..., 224, 224, 3] of every image in the batches."""
     for batch in batches:
         for label, image in zip(batch.labels, batch.images, strict=True):
             yield int(label), image.movedim(-3, -1).numpy()
@@ -140,7 +140,7 @@ def all_at_once(root: Path, names: list[str], size: int = 256, needs_resize: boo
 def placed(
     dataset: DataSet, config: InputConfig, steps: int
 ) -> Iterator[tuple[int, NDArray[np.float32], tuple[int, int, bool]]]:
-    """Label, image, and the y, x and mirror that were drawn for it; all images of the set in each step."""
+    """Label, image, and the y, x and mirror drawn for it; each step has all images of the set."""
     count = len(dataset.train)
     for epoch, batch in enumerate(take(train_feed(dataset, config, batch_size=count), steps)):
         drawn = draw_changes(
@@ -182,7 +182,7 @@ def centre_square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def resized(square: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
-    """Not rounded to whole levels."""
+    """The oracle's resized square, not rounded to whole levels."""
     weights = triangle(size, len(square))
     across = np.tensordot(weights, square.astype(np.float64), axes=(1, 0))
     both: NDArray[np.float64] = np.tensordot(across, weights, axes=(1, 1)).swapaxes(1, 2)
@@ -193,7 +193,7 @@ def resized(square: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
 
 
 def test_decoding_equals_pillow(tmp_path: Path) -> None:
-    """Bit for bit: every sampling of JPEG, grey and palette images as RGB, alpha dropped, EXIF turns ignored."""
+    """Bit for bit: every sampling of JPEG, grey and palette images as RGB, without alpha, EXIF turns ignored."""
     stream = np.random.default_rng(1)
     image = colourful(stream, 256, 256)
     alpha = Image.fromarray(np.dstack([np.asarray(image), stream.integers(0, 256, (256, 256), dtype=np.uint8)]))
@@ -239,7 +239,7 @@ def test_decoding_equals_pillow(tmp_path: Path) -> None:
     ],
 )
 def test_resizing_agrees_with_pillow(tmp_path: Path, width: int, height: int, cells: int) -> None:
-    """The centre square at 256 x 256; within 2 of 255, as both round to whole levels twice.
+    """The centre square at 256 x 256, within 2 of 255, because both round to whole levels twice.
 
     On fine noise, shrinking without antialiasing, a stretched image or a square off by a pixel are far off.
     """
@@ -250,7 +250,7 @@ def test_resizing_agrees_with_pillow(tmp_path: Path, width: int, height: int, ce
     # Where the rest is odd, the square lies half a pixel to the left or above.
     top, left = (height - side) // 2, (width - side) // 2
     square = image.crop((left, top, left + side, top + side))
-    resized = np.asarray(square.resize((256, 256), Image.Resampling.BILINEAR))  # Pillow's is antialiased
+    resized = np.asarray(square.resize((256, 256), Image.Resampling.BILINEAR))  # Pillow's filter is antialiased
     wanted = window(resized, 16, 16, False)
     ((_, seen),) = in_order(take_all(val_feed(val_only([tmp_path / "a.png"]))))
     error = abs(seen - wanted)
@@ -262,7 +262,7 @@ def test_resizing_agrees_with_pillow(tmp_path: Path, width: int, height: int, ce
 
 @pytest.mark.parametrize(("size", "crop", "offsets"), [(256, 224, 33), (32, 24, 9)])
 def test_resized_crops_are_right_wherever_they_lie(tmp_path: Path, size: int, crop: int, offsets: int) -> None:
-    """Only the part around a crop is decoded and resized, and that must not show, at the edges least of all.
+    """Decoding and resizing only the part around a crop must not show, least of all at the edges.
 
     Each crop is within one level of 255 of NumPy's triangle filter over the whole square; the ten crops, too.
     A crop that is off by one pixel, one that is not mirrored, and a filter without antialiasing are far off.
@@ -302,7 +302,7 @@ def test_resized_crops_are_right_wherever_they_lie(tmp_path: Path, size: int, cr
 
 @pytest.mark.parametrize("needs_resize", [False, True])
 def test_decoding_a_part_equals_cutting_it_from_the_whole(tmp_path: Path, needs_resize: bool) -> None:
-    """Crops that begin and end anywhere within the blocks of a JPEG, whose colours are interpolated across blocks."""
+    """Crops begin and end anywhere within the blocks of a JPEG, whose colours are interpolated across blocks."""
     stream = np.random.default_rng(5)
     variants: list[tuple[str, dict[str, Any]]] = [
         ("420.jpg", {"quality": 85}),
@@ -337,7 +337,7 @@ def test_channels_are_red_green_blue(tmp_path: Path, channel: int, colour: str) 
         assert (batch.images.movedim(-3, -1) == wanted).all()
 
 
-# What is done to a training image
+# Changes to a training image
 
 
 @pytest.mark.parametrize("mean", ["central", "aligned"])
@@ -385,7 +385,7 @@ def test_division_follows_the_strength_of_the_noise(known: Known) -> None:
 
 
 def test_offset_zero_and_offset_32_reach_the_edges(known: Known) -> None:
-    """Many draws of positions that a rounded division could miss by one: all come out whole."""
+    """Of many positions that a rounded division could miss by one, every drawn one is whole."""
     seen = set()
     config = replace(FULL, colour_noise="none", images_per_draw=1, flip=False, mean="central")
     zero = replace(known.dataset, mean_image=np.zeros((256, 256, 3), np.float32))
@@ -400,7 +400,7 @@ def test_offset_zero_and_offset_32_reach_the_edges(known: Known) -> None:
 @pytest.mark.parametrize(("size", "crop", "offsets"), [(32, 24, 9), (31, 24, 8), (40, 40, 1)])
 @pytest.mark.parametrize("mean", ["central", "aligned"])
 def test_other_sizes_are_exact(tmp_path: Path, size: int, crop: int, offsets: int, mean: str) -> None:
-    """Training, centre and ten crops of prepared images that are not 256 pixels wide, and an odd span."""
+    """Training, centre and ten crops of prepared images that are not 256 pixels wide, with an odd span."""
     stream = np.random.default_rng(size)
     images = [stream.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(6)]
     for i, image in enumerate(images):
@@ -429,11 +429,11 @@ def test_other_sizes_are_exact(tmp_path: Path, size: int, crop: int, offsets: in
             np.testing.assert_array_equal(view, wanted(label, *place))
 
 
-# What comes out, by itself: nothing here asks what was drawn
+# The output by itself, without the numbers that were drawn
 
 
 def coordinates(root: Path, size: int, count: int) -> DataSet:
-    """Each pixel says where it lies: red is x, green is y, and blue names the image."""
+    """Each pixel names its position: red is x, green is y, and blue names the image."""
     for i in range(count):
         image = np.zeros((size, size, 3), np.uint8)
         image[..., 0], image[..., 1], image[..., 2] = np.arange(size), np.arange(size)[:, None], i
@@ -442,7 +442,7 @@ def coordinates(root: Path, size: int, count: int) -> DataSet:
 
 
 def read_off(batch: Batch) -> NDArray[np.int64]:
-    """y, x and flip of each crop, [B, 3], from its corner. Every pixel must agree with the corner."""
+    """y, x and flip of each crop, [B, 3], read from its corner. Every pixel must agree with the corner."""
     images = batch.images.movedim(1, -1).numpy()
     pixels = images.shape[1]
     flips = images[:, 0, 0, 0] > images[:, 0, 1, 0]
@@ -456,7 +456,7 @@ def read_off(batch: Batch) -> NDArray[np.int64]:
 
 
 def is_uniform(counts: NDArray[np.int64]) -> bool:
-    """Pearson's chi-square lies within 5 of its standard deviations of what a uniform choice gives."""
+    """Pearson's chi-square is within 5 of its standard deviations of that of a uniform choice."""
     counts = counts.ravel()
     expected = counts.sum() / counts.size
     assert expected >= 10, "too few crops for this test"
@@ -467,7 +467,7 @@ def is_uniform(counts: NDArray[np.int64]) -> bool:
 
 @pytest.mark.parametrize("decoded", ["prepared", "raw"])
 def test_delivered_crops_are_uniform(tmp_path: Path, decoded: str) -> None:
-    """All 9 x 9 places of a 24 crop in 32 pixels, mirrored and not, equally often: 16 of each are expected."""
+    """All 9 x 9 positions of a 24 crop in 32 pixels, mirrored and not, come equally often: 16 of each."""
     dataset = replace(coordinates(tmp_path, 32, 60), needs_resize=decoded == "raw")
     config = InputConfig(crop_size=24, offsets=9, colour_noise="none", device="cpu")
     seen = np.concatenate([read_off(batch) for batch in take(train_feed(dataset, config, batch_size=60), 44)])
@@ -477,7 +477,7 @@ def test_delivered_crops_are_uniform(tmp_path: Path, decoded: str) -> None:
     np.add.at(counts, tuple(seen.T), 1)
     assert is_uniform(counts)
     assert is_uniform(counts.sum((0, 1)))
-    # A place that is drawn too seldom, or a mirror that depends on the place, would be noticed.
+    # A position that is drawn too seldom fails, and so does a mirror that depends on the position.
     lacking = counts.copy()
     lacking[8, :, :] = 0
     assert not is_uniform(lacking)
@@ -486,7 +486,7 @@ def test_delivered_crops_are_uniform(tmp_path: Path, decoded: str) -> None:
 
 
 def test_delivered_crops_of_full_size_are_uniform(tmp_path: Path) -> None:
-    """33 offsets in each direction, and half of the images mirrored."""
+    """There are 33 offsets in each direction, and half of the images are mirrored."""
     dataset = coordinates(tmp_path, 256, 40)
     config = InputConfig(colour_noise="none", device="cpu")
     seen = np.concatenate([read_off(batch) for batch in take(train_feed(dataset, config, batch_size=40), 10)])
@@ -496,7 +496,7 @@ def test_delivered_crops_of_full_size_are_uniform(tmp_path: Path) -> None:
 
 
 def test_delivered_crops_change_with_image_epoch_seed_and_replica(tmp_path: Path) -> None:
-    """Both towers of a replica see the same; anything else brings other images in other places."""
+    """Both towers of a replica see the same. Another seed, step or replica brings other images and positions."""
     dataset = coordinates(tmp_path, 32, 40)
     config = InputConfig(crop_size=24, offsets=9, colour_noise="none", device="cpu")
 
@@ -513,13 +513,13 @@ def test_delivered_crops_change_with_image_epoch_seed_and_replica(tmp_path: Path
     assert not set(first[0]) & set(second[0])
     crops = [crop for _, crop in (*usual, *other_seed, second)]
     for i, one in enumerate(crops):
-        assert len({tuple(place) for place in one}) > 10  # each image has its own
+        assert len({tuple(place) for place in one}) > 10  # each image has its own draw
         for other in crops[:i]:
-            assert sum(a == b for a, b in zip(one, other, strict=True)) < 6  # of 20; by chance 1 in 162 agrees
+            assert sum(a == b for a, b in zip(one, other, strict=True)) < 6  # of 20 images, 1 in 162 agrees by chance
 
 
 def test_groups_of_images_share_their_crop(tmp_path: Path) -> None:
-    """As in 2012, where one draw did for 32 images."""
+    """One draw does for 32 images, as in 2012."""
     dataset = coordinates(tmp_path, 32, 50)
     config = InputConfig(crop_size=24, offsets=9, images_per_draw=20, colour_noise="none", device="cpu")
     (batch,) = take(train_feed(dataset, config, batch_size=50), 1)
@@ -563,7 +563,7 @@ def test_covariance_of_the_noise_in_delivered_images(tmp_path: Path) -> None:
     wanted = 0.1**2 * covariance / 1.1**2
     assert fits(wanted)
     assert (abs(np.mean(noise, axis=0)) < 5 * np.sqrt(np.diag(wanted) / len(noise))).all()
-    # Not without the division, not with axes for rows, not with eigenvalues for their roots.
+    # No other formula fits: without the division, with axes as rows, or with eigenvalues for their roots.
     assert not fits(0.1**2 * covariance)
     assert not fits(0.1**2 * eigenvectors.T @ np.diag(eigenvalues) @ eigenvectors / 1.1**2)
     assert not fits(0.1**2 * covariance @ covariance / 1.1**2)
@@ -571,7 +571,7 @@ def test_covariance_of_the_noise_in_delivered_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("last", [0, 1, 2])
 def test_noise_and_division_end_together(known: Known, last: int) -> None:
-    """After so many epochs a training image is its crop less the mean; crops and order stay what they would be."""
+    """After the noise has ended, an image is its crop less the mean. Crops and order are unchanged."""
     config = InputConfig(mean="aligned", colour_noise="2012", device="cpu")
     ending = replace(config, colour_noise_epochs=last)
     batches = take(train_feed(known.dataset, ending), 6)  # three epochs of two steps
@@ -607,7 +607,7 @@ def test_validation_is_the_centre_less_the_mean(known: Known, mean: str, noise: 
 
 @pytest.mark.parametrize("mean", ["central", "aligned"])
 def test_ten_crops(known: Known, mean: str) -> None:
-    """Top left, top right, centre, bottom left, bottom right, then their mirrors."""
+    """The order is top left, top right, centre, bottom left, bottom right, then their mirrors."""
     config = InputConfig(mean=mean, colour_noise="2012", device="cpu")
     batches = take_all(val_feed(known.dataset, config, crops="ten"))
     assert [tuple(batch.images.shape) for batch in batches] == [(4, 10, 3, 224, 224), (3, 10, 3, 224, 224)]
@@ -624,7 +624,7 @@ def test_ten_crops(known: Known, mean: str) -> None:
     ("replicas", "batch_size"), [(1, 1), (1, 3), (1, 7), (1, 50), (2, 2), (2, 3), (2, 4), (3, 1), (3, 2), (3, 5)]
 )
 def test_every_validation_image_counts_once(known: Known, replicas: int, batch_size: int) -> None:
-    """Seven images: dropped or padded last batches and shares that overlap change the error rate."""
+    """Seven images: dropped or padded last batches and overlapping parts would change the error rate."""
     labels: list[int] = []
     for replica in range(replicas):
         feed = val_feed(known.dataset, batch_size=batch_size, replica=replica, num_replicas=replicas)
@@ -646,7 +646,7 @@ def test_a_replica_without_validation_images_has_no_batches(known: Known) -> Non
     assert 0 in counts
 
 
-# The same batches whatever the circumstances
+# The same batches in all circumstances
 
 
 def test_threads_and_runs_do_not_matter(known: Known) -> None:
@@ -673,7 +673,7 @@ def test_feeds_side_by_side_do_not_disturb_each_other(known: Known) -> None:
 
 @pytest.mark.parametrize("first_step", [1, 2, 3, 5])
 def test_starting_at_a_step_gives_what_running_to_it_gives(known: Known, first_step: int) -> None:
-    """Two steps make an epoch here, so odd ones start within an epoch and run over its end."""
+    """Two steps make an epoch here, so odd first steps start within an epoch and run over its end."""
     through = take(train_feed(known.dataset, FULL), 8)
     assert len({pixel_checksum(batch) for batch in through}) == 8
     assert_same(take(train_feed(known.dataset, FULL, first_step=first_step), 8 - first_step), through[first_step:])
@@ -693,7 +693,7 @@ def test_two_replicas_are_one_with_twice_the_batch(known: Known, config: InputCo
 
 
 def test_an_epoch_shows_no_image_twice(known: Known) -> None:
-    """Eleven images in batches of five: one is left out, another one in each epoch, and the order changes."""
+    """Eleven images in batches of five leave one out, another one in each epoch, and the order changes."""
     feed = train_feed(known.dataset, PLAIN, batch_size=5)
     assert len(feed) == 2
     batches = take(feed, 24)
@@ -707,7 +707,7 @@ def test_an_epoch_shows_no_image_twice(known: Known) -> None:
 
 
 def test_batches_stay_valid(known: Known) -> None:
-    """DALI writes later batches over the memory of earlier ones."""
+    """Batches stay valid, though DALI writes later ones over the memory of earlier ones."""
     with closing(train_feed(known.dataset, FULL)) as feed:
         held = [next(feed) for _ in range(3)]
         copies = [Batch(batch.images.clone(), batch.labels.clone()) for batch in held]
@@ -726,7 +726,7 @@ def test_batches_stay_valid(known: Known) -> None:
 
 
 def sharded(folder: Path, jpegs: list[bytes], labels: list[int], per_shard: int) -> ShardSplit:
-    """A split as launch/prepare_data.py lays it down."""
+    """A split in the format of launch/prepare_data.py."""
     folder.mkdir()
     indices = []
     for number, begin in enumerate(range(0, len(jpegs), per_shard)):
@@ -790,7 +790,7 @@ def test_two_images_that_changed_places_in_a_shard_are_noticed(pair: Pair, tmp_p
 
 
 def test_images_in_shards_are_pillows_pixels(pair: Pair) -> None:
-    """(crop - mean) of what Pillow decodes from the bytes that went in; each once."""
+    """Each image comes once, as (crop - mean) of Pillow's pixels for the bytes that were written."""
     middle = window(pair.shards.mean_image, 4, 4, False, 40)  # type: ignore[arg-type]
     seen = dict(in_order(take_all(val_feed(pair.shards, SMALL, batch_size=5))))
     assert sorted(seen) == list(range(14))
@@ -801,7 +801,7 @@ def test_images_in_shards_are_pillows_pixels(pair: Pair) -> None:
 
 @pytest.mark.parametrize("first_step", [1, 2, 3, 4, 7])
 def test_shards_go_on_from_within_an_epoch(pair: Pair, first_step: int) -> None:
-    """Three steps make an epoch; the noise ends after two epochs."""
+    """Three steps make an epoch, and the noise ends after two epochs."""
     config = replace(SMALL, colour_noise_epochs=2)
     through = take(train_feed(pair.shards, config), 10)
     resumed = take(train_feed(pair.shards, config, first_step=first_step, threads=2), 10 - first_step)
@@ -809,7 +809,7 @@ def test_shards_go_on_from_within_an_epoch(pair: Pair, first_step: int) -> None:
 
 
 def test_a_damaged_image_in_a_shard_is_named(pair: Pair, tmp_path: Path) -> None:
-    """By its shard and the name that it has there."""
+    """The error names the shard and the image's name in it."""
     broken = [*pair.jpegs[:7], b"no image", *pair.jpegs[8:]]
     split = sharded(tmp_path / "val", broken, list(range(14)), 5)
     with closing(val_feed(replace(pair.shards, val=split), SMALL, batch_size=2)) as feed:
@@ -848,7 +848,7 @@ def test_a_shard_that_is_spoilt_under_way_is_named(
             take(feed, 13)
 
 
-# The last step by itself
+# The normaliser by itself
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])
@@ -867,7 +867,7 @@ def test_normaliser_is_exact(
     flips = (np.arange(count) % 2 == 0).astype(np.int32)
     noise = stream.normal(0, 20, (count, 3)).astype(np.float32) if noisy else None
     normaliser = Normaliser(mean_image, mean, 8, CPU, std)
-    assert normaliser.one_by_one  # as on any CPU
+    assert normaliser.one_by_one  # the order of computing on any CPU
     normaliser.one_by_one = one_by_one
     images = normaliser(torch.from_numpy(crops.copy()), offsets, flips, noise, scale)
     assert images.dtype == torch.float32
@@ -890,7 +890,7 @@ def filled(normaliser: Normaliser, value: int, count: int = 4) -> Tensor:
 
 
 def test_batches_that_are_held_stay_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or any part of them, in torch or in NumPy, whatever a Python makes of counting references (3.14: one fewer)."""
+    """Any part of a batch keeps it valid, in torch or in NumPy, however Python counts references (3.14: fewer)."""
     monkeypatch.setattr(sys, "getrefcount", lambda _: 3)
     normaliser = Normaliser(np.zeros((16, 16, 3), np.float32), "central", 16, CPU)
     held = [filled(normaliser, value) for value in range(6)]
@@ -903,7 +903,7 @@ def test_batches_that_are_held_stay_valid(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_memory_of_batches_is_used_again() -> None:
-    """Two batches alternate while one is held at a time; after many were held at once, no more than two are kept."""
+    """Two batches alternate while one is in use. After many were in use at once, at most two are kept."""
     normaliser = Normaliser(np.zeros((16, 16, 3), np.float32), "central", 16, CPU)
     batch, places = filled(normaliser, 0), set()
     for value in range(20):
@@ -927,7 +927,7 @@ def test_memory_of_batches_is_used_again() -> None:
 
 
 def test_crops_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    """By the check before a run, and by the feeds themselves; the largest that fits is taken."""
+    """Both the check before a run and the feeds refuse it. The largest crop that fits is accepted."""
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     dataset = all_at_once(tmp_path, ["a.png"], 32, needs_resize=False)
     config = InputConfig(crop_size=24, offsets=9, device="cpu")
@@ -937,7 +937,7 @@ def test_crops_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         check_crops(replace(config, offsets=10), 32)
     with pytest.raises(ValueError, match=r"input\.offsets=10 .*at most 9"):
         train_feed(dataset, replace(config, offsets=10), batch_size=1)
-    centred = replace(config, offsets=10, random_crop=False)  # never drawn from
+    centred = replace(config, offsets=10, random_crop=False)  # nothing is ever drawn from it
     check_crops(centred, 32)
     assert take(train_feed(dataset, centred, batch_size=1), 1)[0].images.shape == (1, 3, 24, 24)
     large = replace(config, crop_size=33, offsets=1)
@@ -1003,7 +1003,7 @@ def shrink(path: Path) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("change", [vanish, empty, become_text, be_cut, shrink])
 def test_a_file_that_changes_under_way_is_named(tmp_path: Path, change: Any, training: bool) -> None:
-    """The batches before it are right, and it is not the batch before or after that is blamed."""
+    """The batches before it are right, and the error blames neither the batch before nor the one after."""
     stream = np.random.default_rng(6)
     names = [f"{i}.jpg" for i in range(24)]
     for name in names:
@@ -1037,7 +1037,7 @@ def test_a_file_that_changes_under_way_is_named(tmp_path: Path, change: Any, tra
 
 
 def test_closed_feeds_leave_no_threads(known: Known, tmp_path: Path) -> None:
-    """Neither Python's, which read, nor DALI's, which decode; whether they are used up, left, or broken."""
+    """No threads stay, neither Python's readers nor DALI's decoders, whether a feed is used up, left or broken."""
 
     def readers() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("read")]
@@ -1049,9 +1049,9 @@ def test_closed_feeds_leave_no_threads(known: Known, tmp_path: Path) -> None:
         with closing(train_feed(known.dataset, FULL)) as feed:
             next(feed)
             assert readers()
-            feed.close()  # closing twice does no harm
+            feed.close()  # closing twice is allowed
         take_all(val_feed(known.dataset))
-        train_feed(known.dataset, FULL).close()  # nothing taken
+        train_feed(known.dataset, FULL).close()  # nothing was taken
         Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
         broken = val_only([tmp_path / "a.png"])
         vanish(tmp_path / "a.png")
@@ -1079,7 +1079,7 @@ def test_checksums_notice_what_differs(known: Known) -> None:
     again = Batch(batch.images.clone(), batch.labels.clone())
     assert (pixel_checksum(again), label_checksum(again)) == (pixel_checksum(batch), label_checksum(batch))
     contiguous = Batch(batch.images.contiguous(), batch.labels)
-    assert pixel_checksum(contiguous) == pixel_checksum(batch)  # of the values, however they lie in memory
+    assert pixel_checksum(contiguous) == pixel_checksum(batch)  # counts values, in whatever order they lie in memory
 
     touched = batch.images.clone()
     touched[2, 1, 100, 50] = torch.nextafter(touched[2, 1, 100, 50], torch.tensor(1e9))
@@ -1107,7 +1107,7 @@ def test_synthetic_training_is_endless() -> None:
         assert batch.labels.shape == (6,)
         assert batch.labels.dtype == torch.int64
         assert 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < 10
-        assert 30 < float(batch.images.std()) < 130  # as large as real ones
+        assert 30 < float(batch.images.std()) < 130  # about as large as real pixels
     assert not torch.equal(batches[0].images, batches[1].images)
     assert_same(take(train_feed(dataset, PLAIN, batch_size=6), 2), batches[:2])
 
@@ -1116,7 +1116,7 @@ def test_synthetic_training_is_endless() -> None:
     ("replicas", "batch_size", "batches"), [(1, 8, 4), (2, 8, 2), (3, 8, 1), (1, 5, 6), (2, 40, 1)]
 )
 def test_synthetic_validation_ends(replicas: int, batch_size: int, batches: int) -> None:
-    """A third of 32 images has one whole batch of 8; a set smaller than a batch still gives one."""
+    """A third of 32 images has one whole batch of 8. A set smaller than a batch still gives one."""
     feed = val_feed(make_synthetic_dataset(64, 32, 10), batch_size=batch_size, num_replicas=replicas)
     assert len(feed) == batches
     seen = take_all(feed)

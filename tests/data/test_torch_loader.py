@@ -1,4 +1,4 @@
-"""The input without DALI: the same draws and order, the same bits of prepared images, and close ones of others."""
+"""The input without DALI: the same order and changes, prepared images bit for bit, others closely."""
 
 import os
 import runpy
@@ -22,7 +22,7 @@ from helpers.paths import ROOT
 from twotower.config import DataConfig, EvaluateConfig, InputConfig, PrepareConfig, SourceConfig
 from twotower.data import dali_loader
 from twotower.data.batch import Batch, Feed, Share
-from twotower.data.choose_loader import choose_loader, describe_loader, elsewhere, notice_fallback
+from twotower.data.choose_loader import adapt_to_machine, choose_loader, describe_loader, notice_fallback
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.feed import open_train, open_validation
 from twotower.data.load_data import load
@@ -60,7 +60,7 @@ def data_of(root: Path, names: list[str], size: int = SIZE, needs_resize: bool =
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    """14 squares in all the ways that a JPEG or PNG may be written."""
+    """14 squares in all encodings of JPEG and PNG."""
     root, stream = tmp_path_factory.mktemp("prepared"), np.random.default_rng(9)
     ways: list[tuple[str, str, dict[str, Any]]] = [
         ("420.jpg", "RGB", {"quality": 85}),
@@ -108,11 +108,11 @@ def alike(ours: list[Batch], theirs: list[Batch]) -> bool:
 
 @pytest.fixture
 def no_dali(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where it is not installed."""
+    """Behaves as if DALI were not installed."""
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
 
     def used(*_: Any) -> None:
-        raise AssertionError("DALI is used")  # what has been imported already must not help
+        raise AssertionError("DALI is used")  # modules that were imported before must not help
 
     monkeypatch.setattr(dali_loader, "_pipeline", used)
     monkeypatch.setattr(Decoder, "decode", used)
@@ -123,7 +123,7 @@ def no_dali(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"flip": False}, {"random_crop": False, "mean": "central"}])
 def test_training_from_prepared_images_is_dalis_bit_for_bit(prepared: DataSet, changes: dict[str, Any]) -> None:
-    """Over three epochs, with the noise ending in the second; one other draw or one other image would show."""
+    """Over three epochs, with the noise ending in the second. One other draw or one other image fails."""
     ours, theirs = (replace(config, colour_noise_epochs=1.5, **changes) for config in (TORCH, DALI))
     for replica, num_replicas in ((0, 1), (1, 2)):
         at = {"replica": replica, "num_replicas": num_replicas, "batch_size": 3}
@@ -133,7 +133,7 @@ def test_training_from_prepared_images_is_dalis_bit_for_bit(prepared: DataSet, c
 
 @pytest.mark.parametrize(("crops", "batch_size"), [("centre", 4), ("centre", 14), ("ten", 5)])
 def test_evaluation_of_prepared_images_is_dalis_bit_for_bit(prepared: DataSet, crops: str, batch_size: int) -> None:
-    """Every image once, the last partial batch included, also as a replica's share."""
+    """Every image once, the last partial batch included, also for a part of the replicas."""
     ours, theirs = (validate(prepared, c, crops, batch_size=batch_size) for c in (TORCH, DALI))
     assert alike(ours, theirs)
     assert [int(n) for batch in ours for n in batch.labels] == list(range(14))
@@ -149,7 +149,7 @@ def test_training_goes_on_from_any_step(prepared: DataSet, first_step: int) -> N
 
 @dataclass
 class Neighbour:
-    """The other tower, whose images were decoded before, by whichever loader."""
+    """The other tower, whose images a loader has decoded before."""
 
     tower: int
     theirs: list[torch.Tensor]
@@ -163,7 +163,7 @@ class Neighbour:
 
 @pytest.mark.parametrize("other", [TORCH, DALI])
 def test_each_tower_decodes_half_of_a_batch(prepared: DataSet, other: InputConfig) -> None:
-    """Tower 0 without DALI, tower 1 with or without: together they see what one would have decoded alone."""
+    """Tower 0 without DALI and tower 1 with or without it get the batch that one would have decoded alone."""
     halves = [torch.empty(2, CROP, CROP, 3, dtype=torch.uint8) for _ in range(3)]
     of_other = Neighbour(1, list(halves))
     train(prepared, other, 3, partner=of_other)
@@ -175,7 +175,7 @@ def test_each_tower_decodes_half_of_a_batch(prepared: DataSet, other: InputConfi
 
 
 def differences(root: Path, size: tuple[int, int], seed: int, cells: int) -> tuple[Pixels, Pixels]:
-    """Grey levels between the loaders for a whole square of 256, and between it and one that is moved by a pixel."""
+    """The difference in grey levels between the loaders, and between squares that are a pixel apart."""
     stream = np.random.default_rng(seed)
     photograph(stream, *size, cells).save(root / "a.png")
     dataset = data_of(root, ["a.png"], 256, needs_resize=True)
@@ -234,7 +234,7 @@ def test_the_mean_image_and_the_colours_are_fitted_alike(tmp_path: Path) -> None
 
 
 def spoilt(root: Path) -> list[Path]:
-    """good, cut, empty, text, missing, small: in this order."""
+    """The files good, cut, empty, text, missing, small, in this order."""
     stream, names = np.random.default_rng(0), ("good", "cut", "empty", "text", "missing", "small")
     paths = [root / f"{name}.jpg" for name in names]
     for path in paths:
@@ -276,7 +276,7 @@ def test_files_are_examined_as_by_dali(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_has_changed_is_named(tmp_path: Path, name: str, kind: Any, told: str) -> None:
-    """In its own batch; those before it are delivered, those of other files are not blamed."""
+    """The error comes in the file's own batch, after those before it, and names no other file."""
     spoilt(tmp_path)
     dataset = data_of(tmp_path, [*["good.jpg"] * 6, f"{name}.jpg", "good.jpg"])
     feed = open_validation(dataset, TORCH, share(batch_size=2))
@@ -299,7 +299,7 @@ def test_closed_feeds_leave_no_threads(prepared: DataSet) -> None:
     assert {name.split("_")[0] for name in ours()} == {"read", "decode", "order"}
     feed.close()
     feed.close()
-    opened().close()  # nothing taken
+    opened().close()  # nothing was taken
     assert not ours()
 
 
@@ -342,10 +342,10 @@ def test_a_run_is_refused_before_anything_is_drawn(no_dali: None, tmp_path: Path
 
 
 def test_a_run_is_evaluated_elsewhere() -> None:
-    """Neither DALI nor the GPU that it asked for need be there; what any machine has stays chosen."""
-    assert elsewhere(InputConfig(loader="dali", device="gpu")) == InputConfig()
+    """Another machine may lack the DALI and the GPU of a run. Settings that suit any machine stay."""
+    assert adapt_to_machine(InputConfig(loader="dali", device="gpu")) == InputConfig()
     for config in (InputConfig(), InputConfig(loader="torch", device="cpu", threads=3)):
-        assert elsewhere(config) == config
+        assert adapt_to_machine(config) == config
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +370,7 @@ def launch(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_evaluation_and_figures_without_dali(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_dali: None
 ) -> None:
-    """A run that asked for DALI; its predictions are then found again with DALI, to the same bits."""
+    """A run that used DALI; with DALI its predictions are found again bit for bit."""
     run = fake_run(tmp_path / "run", squares, "input.loader=dali")
     launch("evaluate.py", f"run={run}", "crops=ten", "batch_size=8", "device=cpu", monkeypatch=monkeypatch)
     assert capsys.readouterr().out.count("DALI cannot be imported here") == 1
@@ -414,7 +414,7 @@ def test_a_set_is_prepared_without_dali(squares: Path, tmp_path: Path, no_dali: 
 
 
 def test_two_towers_train_the_same_with_and_without_dali(squares: Path, tmp_path: Path) -> None:
-    """Both at once: every loss and error of a run on prepared images is the same to the last bit."""
+    """Every loss and error of a run on prepared images is the same to the last bit with both loaders."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text("import sys\nsys.modules['nvidia.dali'] = None\n")
     path = os.pathsep.join([str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder, in a sweep and in what is being prepared; a killed one holds nothing."""
+"""One process at a time works in a run, a sweep or a set under preparation; a killed one holds no lock."""
 
 import json
 import os
@@ -44,7 +44,7 @@ with held(Path(sys.argv[1]), "it is held"):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_lock_ends_with_its_process_and_not_with_what_that_leaves_behind(tmp_path: Path) -> None:
-    """Killed while a child that was started, and one that was forked, live on."""
+    """The parent is killed while a started and a forked child live on."""
     lock = tmp_path / "run" / LOCK
     arguments = [sys.executable, "-c", HOLDER, str(lock)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment())
@@ -58,7 +58,7 @@ def test_a_lock_ends_with_its_process_and_not_with_what_that_leaves_behind(tmp_p
         process.kill()
         process.wait()
         for child in children:
-            os.kill(child, 0)  # it lives
+            os.kill(child, 0)  # the child lives
         with held(lock, "it is held"), pytest.raises(HeldError), held(lock, "it is held"):
             pass
         assert lock.exists(), "a folder that was there before is left as it is"
@@ -104,7 +104,7 @@ def run_under_torchrun(config: Config) -> Any:
 def test_a_second_training_is_refused_before_it_does_anything(
     training: Path, start: Callable[[Config], Any], resume: str
 ) -> None:
-    """Not even the data, which is not there, is looked at; nor what lies in the folder, which will change."""
+    """The second process reads neither the missing data nor the folder, whose files are about to change."""
     if resume == "none":  # it has only begun
         (training / "metrics.jsonl").unlink()
     with held(training / LOCK, "it is held"):
@@ -127,7 +127,7 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(
     now = true_datetime.now()
     monkeypatch.setattr(rundir, "datetime", SimpleNamespace(now=lambda: now))
     with hold_home(config) as first:
-        # As the second one sees it that looked before the first one had made its folder.
+        # A second process that checked before the first one made its folder sees this.
         monkeypatch.setattr(Path, "exists", _absent_once(first.run_dir, Path.exists))
         with hold_home(config) as second:
             assert sorted(path.name for path in Path("runs").iterdir()) == [first.run_dir.name, second.run_dir.name]
@@ -155,7 +155,7 @@ def test_one_sweep_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             sweep.alone(),
         ):
             pass
-        # A job that another process trains, by itself or on another host, is left alone: no note, no failure.
+        # A job that another process trains, here or on another host, is left alone: no note, no failure.
         run_dir = sweep.jobs[0].run_dir
         with held(run_dir / LOCK, "it is held"):
             before = contents(run_dir)

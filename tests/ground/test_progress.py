@@ -10,7 +10,7 @@ def test_a_plain_line_of_progress_makes_sense_where_the_total_is_unknown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("twotower.ground.progress.PLAIN_LINE_SECONDS", 0.0)
-    # Until the first piece is done, ten seconds go by in which processes start: they are no part of the rate.
+    # The ten seconds before the first piece is done, in which processes start, do not count for the rate.
     now = iter([0.0, 10.0, 20.0, 0.0, 10.0, 20.0, 210.0])
     monkeypatch.setattr("twotower.ground.progress.time.monotonic", lambda: next(now))
     listing = Meter("listing", 0)

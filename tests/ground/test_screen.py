@@ -1,4 +1,4 @@
-"""Tables are as wide as they need to be: what tells rows apart is never cut, least of all in a pipe of 80 columns."""
+"""Tables are as wide as needed: the names by which rows differ are never cut, even in a pipe of 80 columns."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_long_names_stand_whole_on_one_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_brackets_and_colons_are_part_of_a_name(capsys: pytest.CaptureFixture[str]) -> None:
-    """Rich takes [bold] for a style, and :cat: for a picture; a layer's name in brackets would vanish."""
+    """rich takes [bold] for a style and :cat: for an emoji, so a layer's name in brackets would vanish."""
     table = Table("job")
     table.add_row("initial_weights.layers=[conv1],notes=[/x] :cat:")
     print_table(table, "runs in [red]a[/red]")

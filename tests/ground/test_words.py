@@ -1,4 +1,4 @@
-"""Counts in the singular and the plural, epochs with sensible digits, names without what all of them begin with."""
+"""Counts in singular and plural, epochs with sensible digits, durations, names without their common beginning."""
 
 import re
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_names_without_what_they_have_in_common() -> None:
 
 
 def test_no_text_counts_by_itself() -> None:
-    """An f-string such as f"{len(runs)} runs" says "1 runs" one day; `counted` does not."""
+    """An f-string such as f"{len(runs)} runs" would say "1 runs" one day; `counted` does not."""
     nouns = "epoch|step|run|shard|reject|thread|seed|core|replica"
     pattern = re.compile(
         rf"\{{(?:len\([^{{}}]*\)|[^{{}}]*(?:count|num_\w+|steps|epochs|total|threads)\w*)\}} (?:{nouns})s\b"
@@ -75,7 +75,7 @@ def test_no_text_counts_by_itself() -> None:
         f"{path.name}: {line.strip()}"
         for path in sources
         for line in path.read_text().splitlines()
-        # Where there is only a plural: more than one is asked for just before.
+        # Lines that have only a plural: they have compared the count with 1 just before.
         if pattern.search(line) and " > 1 " not in line
     ]
     assert pattern.search('f"{len(runs)} runs in"')

@@ -1,4 +1,4 @@
-"""Small archives of the right structure: ILSVRC-2010 and 2012, trees, CIFAR-10's binary version; sets from them."""
+"""Small archives of the right structure, and sets made of them: ILSVRC-2010 and 2012, trees, CIFAR-10's binaries."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ from twotower.data.preparing.build_set import build
 
 Files = Sequence[tuple[str, bytes]]
 
-# Neither the order in the archive nor the devkit's ids are those of the sorted names.
+# Neither the order in the archive nor the devkit's ids follow the sorted names.
 WNIDS = ("n02102040", "n01440764", "n03000684")
 IDS = {"n02102040": 1, "n01440764": 3, "n03000684": 2}
 WORDS = {"n01440764": "tench, Tinca tinca", "n02102040": "English springer", "n03000684": "chain saw"}
@@ -28,7 +28,7 @@ CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 
 
 def pixels(seed: int, width: int, height: int) -> NDArray[np.uint8]:
-    """A smooth picture [height, width, 3]: waves, which survive a JPEG; other ones for each seed."""
+    """A smooth picture [height, width, 3] of waves, which survive a JPEG; each seed has others."""
     stream = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / 60.0
     angles = stream.uniform(0, 6.3, (3, 1, 1))
@@ -85,7 +85,7 @@ def write_devkit(path: Path, year: int, truth: bytes) -> None:
 
 
 def seed_of(split: str, wnid: str, number: int) -> int:
-    """Of the picture of an image of these archives."""
+    """The seed of the picture of an image in these archives."""
     return {"train": 1, "val": 2, "test": 3}[split] * 10_000 + WNIDS.index(wnid) * 1_000 + number
 
 
@@ -96,7 +96,7 @@ def numbered(split: str, count: int) -> list[tuple[int, str]]:
 
 
 def ilsvrc(root: Path, year: int, train: int = 4, val: int = 5, test: int = 4) -> SourceConfig:
-    """Writes the archives; `train` images a class, 2010 also with `test` images and their truth."""
+    """Writes the archives: `train` images a class; 2010 also has `test` images and their labels."""
     root.mkdir(parents=True, exist_ok=True)
     classes = [
         (f"{wnid}.tar", tar_bytes((f"{wnid}_{n}.JPEG", picture(seed_of("train", wnid, n))) for n in range(train)))
@@ -124,7 +124,7 @@ def ilsvrc(root: Path, year: int, train: int = 4, val: int = 5, test: int = 4) -
 
 
 def tree_files(classes: Sequence[str] = ("cat", "dog"), train: int = 3, val: int = 2) -> list[tuple[str, bytes]]:
-    """`set/<split>/<class>/<n>.jpg`, small."""
+    """Small files `set/<split>/<class>/<n>.jpg`."""
     return [
         (f"set/{split}/{name}/{n}.jpg", jpeg(pixels(100 * k + 10 * n + len(split), 44, 40)))
         for split, count in (("train", train), ("val", val))
@@ -134,7 +134,7 @@ def tree_files(classes: Sequence[str] = ("cat", "dog"), train: int = 3, val: int
 
 
 def write_tree(root: Path, files: Iterable[tuple[str, bytes]]) -> SourceConfig:
-    """A folder that is not packed; the first part of each name is left out."""
+    """Writes a folder instead of an archive, without the first part of each name."""
     for name, content in files:
         path = root / name.partition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def tree_source(root: Path, *archives: str) -> SourceConfig:
 
 
 def cifar_records(seed: int, count: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Labels, all ten in turn, and pictures of 32 x 32."""
+    """The ten labels in turn, and pictures of 32 x 32."""
     for n in range(count):
         yield (7 * n + seed) % 10, pixels(seed * 1000 + n, 32, 32)
 
@@ -165,7 +165,7 @@ def write_cifar10(path: Path, batches: int = 2, count: int = 20, test: int = 10)
 
 
 class Here(Executor):
-    """A pool of processes without processes."""
+    """A pool that runs its work in this process."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         pass
@@ -180,7 +180,7 @@ class Here(Executor):
 
 
 def prepare_here(source: SourceConfig, output: Path, **options: Any) -> list[str]:
-    """Builds the set and returns what was said; the picture shows only originals and squares."""
+    """Builds the set and returns the printed lines; the picture shows only originals and squares."""
     said: list[str] = []
     build(PrepareConfig(source=source, output=str(output), **{"workers": 1, **options}), said.append)
     return said

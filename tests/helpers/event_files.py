@@ -7,13 +7,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 
 def read_events_of(run_dir: Path) -> EventAccumulator:
-    """All event files of a run together, nothing sampled."""
+    """Reads all event files of a run together, without sampling."""
     found = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
     return found.Reload()
 
 
 def scalars_of(events: EventAccumulator) -> dict[str, list[tuple[int, float]]]:
-    """Tag -> step and value (float32) of each event, in the order of the file; without tags that were emptied."""
+    """Step and value (float32) of each event by tag, in the order of the file; without tags that were emptied."""
     found = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     return {tag: rows for tag, rows in found.items() if rows}
 
@@ -24,7 +24,7 @@ def text_of(events: EventAccumulator, tag: str) -> str:
 
 
 def plugin_data_of(events: EventAccumulator, tag: str) -> Any:
-    """What the tab HParams keeps under a tag."""
+    """The content of a tag for the tab HParams."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     data = HParamsPluginData()

@@ -1,4 +1,4 @@
-"""Decoders for test_examine.py: what a file begins with says what becomes of the process that decodes it."""
+"""Decoders for test_examine.py: the first word of a file decides the fate of the process that decodes it."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Fake:
-    """`pixel N`: an image of that value. Everything else does harm of its own kind."""
+    """`pixel N` is an image of that value. Every other word does harm of its own kind."""
 
     def __init__(self, num_threads: int, size: int) -> None:
         assert num_threads == 1
@@ -41,21 +41,21 @@ class Fake:
                 raise KeyError("no such tile")
             elif deed == "hang":
                 time.sleep(10_000)
-            elif deed == "poison":  # does no harm itself; what comes next dies of it
+            elif deed == "poison":  # survives; the next file kills the process
                 self._poisoned = True
                 images.append(np.zeros((1, self.size, self.size, 3), np.uint8))
         return np.concatenate(images), rejects
 
 
 class Unusable:
-    """Cannot be made."""
+    """A decoder whose construction fails."""
 
     def __init__(self, num_threads: int, size: int) -> None:
         raise ImportError("libcodec.so is missing")
 
 
 class StillBorn:
-    """Takes the process with it when it is made."""
+    """A decoder whose construction kills the process."""
 
     def __init__(self, num_threads: int, size: int) -> None:
         os.kill(os.getpid(), signal.SIGILL)

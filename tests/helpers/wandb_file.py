@@ -1,7 +1,7 @@
 """Reads W&B's offline files back, which wandb itself does only on the way to its server.
 
 run-<id>.wandb is a LevelDB log: a header of 7 bytes, then blocks of 32 KiB with chunks of crc32, length and kind
-(whole, first, middle, last), which together are protobuf records. The checksums are W&B's matter and not looked at.
+(whole, first, middle, last), which together are protobuf records. The checksums are not checked here.
 """
 
 import json
@@ -19,7 +19,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read_records(content: bytes) -> Iterator[Record]:
-    """All complete records, without what was cut short at the end. Raises: ValueError for another kind of file."""
+    """All complete records; one cut short at the end is left out. Raises: ValueError for another kind of file."""
     if content[:4] != HEADER:
         raise ValueError("this is no offline file of W&B: it does not begin with its header.")
     place, pending = 7, b""
@@ -42,7 +42,7 @@ def read_records(content: bytes) -> Iterator[Record]:
 
 @dataclass
 class OfflineRun:
-    """What an offline run holds; nested keys are joined by dots.
+    """The content of an offline run; nested keys are joined by dots.
 
     Attributes:
         history: one dict for each `log`.
@@ -63,7 +63,7 @@ class OfflineRun:
 
     @property
     def keys(self) -> set[str]:
-        """All that was logged; of pictures and tables the key alone."""
+        """Everything that was logged; of pictures and tables only the key."""
         return {key for row in self.history for key in row if not key.startswith("_")}
 
     def files(self, key: str) -> list[Path]:
@@ -74,7 +74,7 @@ class OfflineRun:
 
 
 def _items(items: Any) -> dict[str, Any]:
-    """`a` with the nested keys x and y becomes {"a": {"x": ..., "y": ...}}."""
+    """Turns `a` with the nested keys x and y into {"a": {"x": ..., "y": ...}}."""
     found: dict[str, Any] = {}
     for item in items:
         *parents, last = list(item.nested_key) or [item.key]
@@ -86,7 +86,7 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> OfflineRun:
-    """Of run-<id>.wandb. Raises: ValueError for another kind of file."""
+    """Reads run-<id>.wandb. Raises: ValueError for another kind of file."""
     run = OfflineRun(path.parent)
     for record in read_records(path.read_bytes()):
         kind = record.WhichOneof("record_type")
@@ -110,7 +110,7 @@ def read_run(path: Path) -> OfflineRun:
 
 
 def read_runs(run_dir: Path) -> list[OfflineRun]:
-    """All W&B runs in the folder of a run, in the order of their beginning."""
+    """Reads all W&B runs in the folder of a run, in the order of their beginning."""
     runs = [read_run(path) for path in run_dir.glob("wandb/offline-run-*/run-*.wandb")]
     return sorted(
         (run for run in runs if run.about is not None), key=lambda run: run.about.start_time.ToNanoseconds()
@@ -118,7 +118,7 @@ def read_runs(run_dir: Path) -> list[OfflineRun]:
 
 
 def ended_runs(run_dir: Path, count: int) -> list[OfflineRun]:
-    """`count` runs that have ended, not one more; W&B's own process may write for a moment after `finish`."""
+    """Waits for exactly `count` runs that have ended, because W&B's process may write for a moment after `finish`."""
     deadline = time.monotonic() + 20
     while True:
         runs = read_runs(run_dir)

@@ -1,4 +1,4 @@
-"""What W&B's server is asked by `wandb sync`, answered on this machine, to see what would arrive there.
+"""Answers `wandb sync` on this machine in place of W&B's server, to see what would arrive there.
 
 It answers as far as this takes: runs are made and resumed, histories and summaries come in; files are taken and
 forgotten, and everything else, such as artifacts, is refused.
@@ -17,12 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 60  # seconds; far above what it takes
+DEADLINE = 60  # seconds; far more than it takes
 
 
 @dataclass
 class SentRun:
-    """A run as the server has it: the last summary is the whole."""
+    """A run as the server keeps it: the last summary replaces the others."""
 
     about: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class SentRun:
 
 
 class Server(ThreadingHTTPServer):
-    """`runs` by their ids."""
+    """The server's state: `runs` by their ids."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -40,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def sync(self, folders: Sequence[Path], home: Path) -> None:
-        """Sends offline runs here, with `home` as W&B's folder for whatever it keeps."""
+        """Sends offline runs to this server, with `home` as the folder of W&B's own files."""
         places = {f"WANDB_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "CACHE", "DATA")}
         key = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "k" * 40, "WANDB_ERROR_REPORTING": "false"}
         command = [sys.executable, "-m", "wandb", "sync", *map(str, folders)]
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Prints nothing."""
 
     def _body(self) -> bytes:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -1,4 +1,4 @@
-"""TensorBoard's side of a run, read back with its own reader."""
+"""The TensorBoard files of a run, read back with TensorBoard's own reader."""
 
 import importlib.util
 import io
@@ -31,7 +31,7 @@ def config(images: Path) -> Config:
 
 
 def train(config: Config, run_dir: Path, first_step: int, last_step: int) -> None:
-    """A training in this process as far as the journal is concerned, killed before step 6."""
+    """A training in this process, for the journal's purposes, killed before step 6."""
     journal = Journal(config, run_dir, first_step, 6)
     assert journal.mirror is not None
     for step in range(first_step + 1, last_step + 1):
@@ -42,11 +42,11 @@ def train(config: Config, run_dir: Path, first_step: int, last_step: int) -> Non
     else:
         (mirror,) = journal.mirror.open
         assert isinstance(mirror, TensorBoardMirror)
-        mirror._writer.flush()  # what the killed process has written by then
+        mirror._writer.flush()  # the killed process has written so much
 
 
 def test_a_training_that_was_resumed_is_drawn_once(config: Config, tmp_path: Path) -> None:
-    """Killed after step 5, gone on from step 2: TensorBoard drops steps 3 to 5 of the first part."""
+    """A run is killed after step 5 and goes on from step 2: TensorBoard drops steps 3 to 5 of the first part."""
     train(config, tmp_path, 0, 5)
     before = scalars_of(read_events_of(tmp_path))["train/loss"]
     assert before == [(step, step) for step in range(1, 6)]
@@ -97,7 +97,7 @@ def test_the_tab_hparams_has_what_sweeps_vary(config: Config, tmp_path: Path) ->
     assert start["optim.learning_rate"].number_value == config.optim.learning_rate
     experiment = plugin_data_of(events, "_hparams_/experiment").experiment
     assert {one.name.tag for one in experiment.metric_infos} == set(COMPARED)
-    assert plugin_data_of(events, "_hparams_/session_end_info").session_end_info.status == 1  # success
+    assert plugin_data_of(events, "_hparams_/session_end_info").session_end_info.status == 1  # the code for success
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1, "no run of its own for the settings"
 
 
@@ -145,7 +145,7 @@ def test_without_the_package_it_is_one_sentence_before_anything_starts(
     ):
         pass
     assert not list(tmp_path.iterdir())
-    log_figures(tmp_path, config, {"figure3": tmp_path / "f.png"})  # what is drawn is not lost for it
+    log_figures(tmp_path, config, {"figure3": tmp_path / "f.png"})  # the drawing is not lost
     assert "not mirrored: logging.tensorboard=true needs" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""The W&B side of a run: all that is promised is in its offline file, with the numbers of metrics.jsonl."""
+"""W&B's offline file of a run holds everything that is promised, with the numbers of metrics.jsonl."""
 
 import ast
 import json
@@ -55,7 +55,7 @@ ASKED = ("logging.group=trial", "logging.tags=[mine]", "logging.notes=a note", "
 
 @pytest.fixture(scope="module")
 def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 2 epochs of 3 steps. What W&B would leave in the home folder would be in home/ beside it."""
+    """A run of 2 epochs of 3 steps. Files that W&B leaves in the home folder are in home/ beside it."""
     cwd = tmp_path_factory.mktemp("wandb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(cwd / "home"))
@@ -78,7 +78,7 @@ def mirrored(finished: Path) -> OfflineRun:
 
 
 def find_faults(run: OfflineRun, run_dir: Path) -> list[str]:
-    """What is missing in a run that finished, or differs from metrics.jsonl."""
+    """Lists what a finished run lacks, or has otherwise than metrics.jsonl."""
     network = read_config(run_dir).network
     faults = [f"{key} was not logged" for key in list_metrics(network) if key not in run.keys]
     faults += [
@@ -131,7 +131,7 @@ def test_a_finished_run_has_everything(finished: Path, mirrored: OfflineRun) -> 
 
 
 def test_tensorboard_has_the_same_numbers_and_pictures(finished: Path) -> None:
-    """And nothing else; a table is a text there."""
+    """These keys are logged and no others; a table is logged as a text."""
     found = read_events_of(finished)
     shown = {*found.Tags()["scalars"], *found.Tags()["images"], *found.Tags()["tensors"]}
     summary = {f"summary/{key}" for key in json.loads((finished / "summary.json").read_text())}
@@ -175,7 +175,7 @@ def test_what_is_missing_or_wrong_would_be_found(finished: Path, mirrored: Offli
 
 
 def test_pictures_and_table_are_those_of_each_validation(finished: Path, mirrored: OfflineRun) -> None:
-    """7 validation images of 3 classes, after each of 2 epochs; the network has 6 kernels in a tower."""
+    """7 validation images of 3 classes are shown after each of 2 epochs; a tower has 6 kernels."""
     assert [row["train/step"] for row in mirrored.history if "kernels/conv1" in row] == [3, 6]
     kernels = [Image.open(path) for path in mirrored.files("kernels/conv1")]
     assert all(one.size == ((3 * 12 + 1) * 4, (2 * 13 + 2) * 4) for one in kernels)
@@ -184,7 +184,7 @@ def test_pictures_and_table_are_those_of_each_validation(finished: Path, mirrore
     assert [one["count"] for one in shown] == [7, 7]
     pictures = [np.asarray(Image.open(path)) for path in mirrored.files(IMAGES)]
     assert all(one.shape == (224, 224, 3) for one in pictures)
-    # The images' colours are their classes: sets are in the order blue, green, red.
+    # The images' colours are their classes: splits are in the order blue, green, red.
     captions = [caption.partition(":")[0] for caption in shown[0]["captions"]]
     brightest = [("red", "green", "blue")[int(one.mean((0, 1)).argmax())] for one in pictures[:7]]
     assert captions == brightest
@@ -209,7 +209,7 @@ def test_the_last_checkpoint_is_an_artifact_and_nothing_lies_in_the_home_folder(
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """The processes below one, and their names."""
+    """The descendants of a process, and their names."""
     parents, names = {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended
@@ -222,7 +222,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def test_a_killed_run_loses_at_most_its_last_second(tmp_path: Path) -> None:
-    """All processes at once, W&B's own too. Few numbers: whole blocks of 32 KiB are written in any case."""
+    """All processes are killed at once, also W&B's. Few numbers are logged: W&B always writes after 32 KiB."""
     endless = ("data=synthetic", "data.num_train=1000000", "data.num_classes=10", "schedule.epochs=1")
     seldom = ("optim.batch_size=4", "logging.every_steps=5", "logging.scales_every_steps=1000000", "run_dir=run")
     process = command(*SMALL[1:], *endless, *seldom, cwd=tmp_path)
@@ -259,13 +259,13 @@ def test_a_killed_run_loses_at_most_its_last_second(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of W&B, whatever this machine has set."""
+    """Removes W&B's variables, whatever this machine has set."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
 
 
 def log_steps(config: Config, run_dir: Path, first_step: int, last_step: int, exit_code: int) -> None:
-    """A training in this process, as far as the journal is concerned."""
+    """A training in this process, for the journal's purposes."""
     journal = Journal(config, run_dir, first_step, 6)
     for step in range(first_step + 1, last_step + 1):
         journal.event("train", step, loss=float(step))
@@ -276,7 +276,7 @@ def log_steps(config: Config, run_dir: Path, first_step: int, last_step: int, ex
 
 @pytest.mark.usefixtures("no_variables")
 def test_a_training_is_one_run_with_one_history_however_often_it_is_resumed(images: Path, tmp_path: Path) -> None:
-    """Killed after step 4, gone on from step 2, evaluated, drawn; then sent by W&B's own command.
+    """A run is killed after step 4, resumed from step 2, evaluated and drawn; then W&B's own command sends it.
 
     (What a real server does beyond that is not known here.)
     """
@@ -304,7 +304,7 @@ def test_a_training_is_one_run_with_one_history_however_often_it_is_resumed(imag
     losses = [[row["train/loss"] for row in part.history if "train/loss" in row] for part in parts]
     assert losses == [[1, 2, 3, 4], [3, 4, 5, 6], [], []]
     assert [event["loss"] for event in events(run_dir) if event["event"] == "train"] == [1, 2, 3, 4, 5, 6]
-    for part in parts[2:]:  # a server may take the last summary for the whole
+    for part in parts[2:]:  # a server may take the last summary for the whole one
         assert {"train/loss": 6.0, "best_top1_error": 1.0, "centre/top1_error": 2.0}.items() <= part.summary.items()
 
     with wandb_server.serve() as server:
@@ -396,7 +396,7 @@ def test_modes_of_wandb() -> None:
 
 
 def test_a_run_that_goes_on_stays_the_same_run_in_wandb(tmp_path: Path) -> None:
-    """Wherever it is started from; only the mode may change."""
+    """A run goes on in the same W&B run wherever it is started from; only the mode may change."""
     stored = Config(logging=settled(LoggingConfig(), VARIABLES))
     OmegaConf.save(OmegaConf.structured(stored), tmp_path / "config.yaml")
     others = {"WANDB_PROJECT": "q", "WANDB_TAGS": "c", "WANDB_MODE": "disabled"}
@@ -440,7 +440,7 @@ def test_a_run_goes_on_when_wandb_is_lost(images: Path, tmp_path: Path, capsys: 
     assert len(events(tmp_path)) == 2
     assert capsys.readouterr().out.count("W&B was lost (Connection lost); the run goes on without") == 1
     journal = Journal(fake_config(images, OFFLINE), tmp_path, 2, 2)
-    with pytest.raises(TypeError, match="not JSON serializable"):  # our own mistakes are not hidden
+    with pytest.raises(TypeError, match="not JSON serializable"):  # a mistake of this project is not hidden
         journal.event("train", 3, loss=object())
     journal.close(1)
 
@@ -458,7 +458,7 @@ def test_without_wandb_there_is_no_folder_of_it(images: Path, tmp_path: Path) ->
 @pytest.fixture
 def no_key(no_variables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")  # whatever happens, nothing goes out
+    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")  # whatever happens, nothing is sent
 
 
 NO_KEY = r"logging.wandb=online \(or WANDB_MODE=online\) needs a key for .* log in by `wandb login`, or take"
@@ -510,13 +510,13 @@ def test_wandb_that_cannot_be_reached_is_one_sentence(
         raise wandb.errors.CommError("timed out")
 
     config, figure = fake_config(images, "logging.wandb=online"), tmp_path / "f.png"
-    with pytest.raises(ValueError, match=NO_KEY):  # and no question at a terminal
+    with pytest.raises(ValueError, match=NO_KEY):  # there is no question at a terminal
         open_mirror(config, tmp_path, {}, 0)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(ValueError, match=r"did not reach W&B \(timed out\); log in by `wandb login`, or take"):
         open_mirror(config, tmp_path, {}, 0)
-    log_figures(tmp_path, config, {"figure3": figure})  # what was drawn or computed is not lost for it
+    log_figures(tmp_path, config, {"figure3": figure})  # the drawing or result is not lost
     assert "not mirrored: logging.wandb=online did not reach W&B (timed out)" in capsys.readouterr().out
     with pytest.raises(
         ValueError, match=r"logging.wandb_checkpoints=some is not known; choose one of none, last, all"
@@ -526,7 +526,7 @@ def test_wandb_that_cannot_be_reached_is_one_sentence(
 
 @pytest.mark.usefixtures("no_variables")
 def test_an_evaluation_is_sent_once(tmp_path: Path) -> None:
-    """What was read from stored predictions is there already. The run is from before there were ids."""
+    """Results read from stored predictions were sent before. The run is from before there were ids."""
     data = draw_classes(tmp_path / "images", num_val=1)
     run_dir = fake_run(tmp_path / "run", data, OFFLINE, "logging.group=trial")
     settings = EvaluateConfig(run=str(run_dir), crops="ten", device="cpu", batch_size=4)
@@ -546,7 +546,7 @@ def test_an_evaluation_is_sent_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What wandb.init was asked for; nothing is opened."""
+    """The arguments of wandb.init; nothing is opened."""
     import wandb
 
     calls: list[dict[str, Any]] = []
@@ -558,7 +558,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_what_comes_after_a_training_goes_where_it_should(
     opened: list[dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each line: what config.yaml has, WANDB_MODE, trained here, finished: mode and name of the W&B run."""
+    """Each case: mode in config.yaml, WANDB_MODE, trained here, finished -> mode and name of the W&B run."""
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     figure, told, config = tmp_path / "f.png", list[str](), fake_config(images)
     Image.new("RGB", (5, 4), "red").save(figure)
@@ -570,7 +570,7 @@ def test_what_comes_after_a_training_goes_where_it_should(
             ("offline", "disabled", True, True, None, None),
             ("disabled", "online", True, True, None, None),
             ("online", None, True, True, "online", "run"),
-            ("online", None, True, False, "online", "run-figure3"),  # the training may still write to its own
+            ("online", None, True, False, "online", "run-figure3"),  # the training may still write to its own W&B run
             ("online", None, False, True, "offline", "run"),  # brought here, perhaps by somebody else
             ("online", "online", False, True, "online", "run"),
         )
@@ -578,7 +578,7 @@ def test_what_comes_after_a_training_goes_where_it_should(
         run_dir = tmp_path / str(number) / "run"
         run_dir.mkdir(parents=True)
         if here:
-            find_run_id(run_dir)  # as a training does
+            find_run_id(run_dir)  # a training does the same
         if finished:
             (run_dir / "summary.json").write_text("{}")
         monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -681,7 +681,7 @@ def test_a_handful_is_the_same_however_the_batches_are_cut(images: Path) -> None
 
 
 def test_kernels_are_drawn_on_one_scale_and_enlarged_by_whole_pixels() -> None:
-    """Tower 1 is a hundredth of tower 0 and must look grey."""
+    """Tower 1 has a hundredth of tower 0's weights, and must look grey."""
     towers = [torch.randn(18, 3, 11, 11, dtype=torch.float64) * scale for scale in (1, 0.01)]
     picture = draw_kernels(towers)
     low, high = float(towers[0].min()), float(towers[0].max())
@@ -696,7 +696,9 @@ def test_kernels_are_drawn_on_one_scale_and_enlarged_by_whole_pixels() -> None:
             assert np.abs(small[y : y + 11, x : x + 11] - wanted).max() <= 0.51
     assert np.ptp(small[height + 3 : height + 14, 1:12]) < 20 < np.ptp(small[1:12, 1:12])
     assert np.array_equal(small[:height], np.rint(255 * mosaic(towers[0], low, high)).astype(np.uint8))
-    assert draw_kernels([torch.zeros(2, 3, 5, 5)] * 2).max() == 255  # all alike: no division by nothing
+    assert (
+        draw_kernels([torch.zeros(2, 3, 5, 5)] * 2).max() == 255
+    )  # all weights are alike, and nothing is divided by zero
 
 
 def test_the_reader_refuses_other_files_and_leaves_out_a_cut_record(finished: Path) -> None:
@@ -705,5 +707,5 @@ def test_the_reader_refuses_other_files_and_leaves_out_a_cut_record(finished: Pa
     content = next(finished.glob("wandb/offline-run-*/*.wandb")).read_bytes()
     whole: list[Any] = list(wandb_file.read_records(content))
     assert [one.num for one in whole] == list(range(1, len(whole) + 1))
-    assert len(content) > wandb_file.BLOCK  # so that records across blocks are among them
+    assert len(content) > wandb_file.BLOCK  # makes some records cross blocks
     assert list(wandb_file.read_records(content[:-3])) == whole[:-1]

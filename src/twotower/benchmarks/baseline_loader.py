@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from twotower.config import InputConfig
 from twotower.data.colour_noise import colour_shifts, noise_scale
 from twotower.data.dataset import DataSet, FileSplit
-from twotower.data.normalise import subtracted_mean
+from twotower.data.normalise import choose_mean
 
 
 class PillowImages(Dataset[tuple[Tensor, int]]):
@@ -27,7 +27,7 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
     def __init__(self, dataset: DataSet, files: FileSplit, config: InputConfig, training: bool) -> None:
         assert dataset.mean_image is not None
         self._dataset, self._files, self._config, self._training = dataset, files, config, training
-        self._mean: NDArray[np.float32] = subtracted_mean(dataset.mean_image, config)
+        self._mean: NDArray[np.float32] = choose_mean(dataset.mean_image, config)
 
     def __len__(self) -> int:
         return len(self._files)

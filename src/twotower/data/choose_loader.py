@@ -78,7 +78,7 @@ def say_fallback(config: InputConfig) -> None:
         _print_once(notice)
 
 
-def elsewhere(config: InputConfig) -> InputConfig:
+def adapt_to_machine(config: InputConfig) -> InputConfig:
     """The input settings of a run, for another machine, which may lack the DALI or the GPU that the run used."""
     return replace(
         config,

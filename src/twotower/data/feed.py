@@ -14,7 +14,7 @@ from twotower.data.choose_loader import open_loader
 from twotower.data.crops import check_crops, crop_span, ten_views
 from twotower.data.dataset import DataSet, Split
 from twotower.data.loader import PREFETCH, Cutting, Encoded, Indices
-from twotower.data.normalise import Normaliser, subtracted_mean
+from twotower.data.normalise import Normaliser, choose_mean
 from twotower.data.order import epoch_order, replica_rows, steps_per_epoch
 from twotower.data.read_ahead import ReadAhead
 from twotower.data.shared_decoding import SharedDecoding
@@ -28,7 +28,7 @@ def _make_batch(images: Tensor, split: Split, indices: Indices, device: torch.de
 
 def _open_normaliser(dataset: DataSet, config: InputConfig, device: torch.device) -> Normaliser:
     assert dataset.mean_image is not None
-    mean = subtracted_mean(dataset.mean_image, config)
+    mean = choose_mean(dataset.mean_image, config)
     return Normaliser(mean, config.mean, config.crop_size, device, config.std)
 
 

@@ -28,15 +28,15 @@ SEPARATORS = ("/", "\0") if os.name == "posix" else ("/", "\\", ":", "\0")  # ch
 TRAINING = "data.root"  # argument by which training takes the folder of images
 
 
-def root_of(data: DataConfig) -> Path:
+def find_root(data: DataConfig) -> Path:
     """The folder that holds train and val."""
     return from_here(data.root) if data.root is not None else SHAPES_ROOT
 
 
-def cache_of(data: DataConfig) -> Path:
+def find_cache(data: DataConfig) -> Path:
     """The folder of index and mean image; there is one for each size of the prepared square."""
     name = CACHE if data.size == PREPARED_SIZE else f"{CACHE}-{data.size}"
-    return from_here(data.cache) if data.cache is not None else root_of(data) / name
+    return from_here(data.cache) if data.cache is not None else find_root(data) / name
 
 
 def check_own(cache: Path) -> None:
@@ -117,11 +117,11 @@ def has_index(data: DataConfig) -> bool:
 
     Raises: ValueError as `first_use.prepare`.
     """
-    content = read_index(cache_of(data))
-    return content is not None and is_of(content, index_folder(root_of(data)), data.size)
+    content = read_index(find_cache(data))
+    return content is not None and is_index_of(content, index_folder(find_root(data)), data.size)
 
 
-def is_of(content: dict[str, Any], index: FolderIndex, size: int) -> bool:
+def is_index_of(content: dict[str, Any], index: FolderIndex, size: int) -> bool:
     """Whether a stored index is of these files, brought to this size."""
     # The files are compared as well as the fingerprint, which a forged index could copy.
     stored = (content["fingerprint"], content["size"], content["classes"], content["files"])

@@ -6,9 +6,9 @@ from twotower.config import DataConfig
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.folder_cache import (
     MEAN_IMAGE,
-    cache_of,
+    find_cache,
+    find_root,
     read_index,
-    root_of,
 )
 from twotower.data.prepared_set import PICTURE, is_prepared, load_prepared
 from twotower.data.synthetic import make_synthetic_dataset
@@ -18,7 +18,7 @@ def load(data: DataConfig) -> DataSet:
     """Opens a data set that `first_use.prepare` has made ready. Raises: ValueError if it has not."""
     if data.kind == "synthetic":
         return make_synthetic_dataset(data.num_train, data.num_val, data.num_classes)
-    root, cache = root_of(data), cache_of(data)
+    root, cache = find_root(data), find_cache(data)
     if is_prepared(root):
         return load_prepared(root)
     content = read_index(cache)

@@ -16,8 +16,8 @@ from torch import Tensor
 from twotower.config import UNSCALED, InputConfig
 
 
-def subtracted_mean(mean_image: NDArray[np.float32], config: InputConfig) -> NDArray[np.float32]:
-    """The mean to subtract, float32 [size, size, 3], 0..255: `mean_value` at every pixel, or else the mean image."""
+def choose_mean(mean_image: NDArray[np.float32], config: InputConfig) -> NDArray[np.float32]:
+    """The mean to subtract, float32 [size, size, 3], 0..255: `mean_value` everywhere, or else the mean image."""
     if config.mean_value is None:
         return mean_image
     return np.broadcast_to(np.array(config.mean_value, np.float32), mean_image.shape).copy()
@@ -27,7 +27,7 @@ class Normaliser:
     """Subtracts the mean and divides by the std.
 
     Args:
-        mean_image: float32 [size, size, 3], 0..255, as `subtracted_mean` gives it.
+        mean_image: float32 [size, size, 3], 0..255, as `choose_mean` gives it.
         mean: `central` (the mean image's centre, whatever the crop: convdata_jpeg.py:205-211) or `aligned` (cropped
             and mirrored as the image is).
         crop_size: pixels.

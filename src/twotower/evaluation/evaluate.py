@@ -13,7 +13,7 @@ from torch import Tensor
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.config.stored import read_config
 from twotower.data.batch import Share
-from twotower.data.choose_loader import elsewhere, say_fallback
+from twotower.data.choose_loader import adapt_to_machine, say_fallback
 from twotower.data.crops import ten_views
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_validation
@@ -25,7 +25,7 @@ from twotower.evaluation.predictions import VIEWS, Predictions
 from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.ground.files import write_json
 from twotower.ground.progress import metered
-from twotower.ground.versions import versions
+from twotower.ground.versions import read_versions
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.mirrors.open_mirrors import log_evaluation
@@ -127,7 +127,7 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     """
     run_dir = Path(run)
     config = read_config(run_dir)
-    config.input = elsewhere(config.input)
+    config.input = adapt_to_machine(config.input)
     check_writable(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
     manifest = checkpoint.read_manifest(path)
@@ -253,7 +253,7 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     write_json(Path(result["report"]), result, shared=True)
     is_own = settings.checkpoint is None and settings.data_root is None  # not what the run's dashboard compares
     if is_own and not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
-        log_evaluation(subject.run_dir, subject.config, versions(), result)
+        log_evaluation(subject.run_dir, subject.config, read_versions(), result)
     return result
 
 

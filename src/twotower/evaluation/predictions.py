@@ -21,7 +21,7 @@ from torch import Tensor
 from twotower.config import Config, InputConfig
 from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import DataSet
-from twotower.data.folder_cache import INDEX, cache_of, root_of
+from twotower.data.folder_cache import INDEX, find_cache, find_root
 from twotower.data.prepared_set import DATASET, is_prepared, read_dataset_json
 from twotower.evaluation.metrics import Counts, count
 from twotower.ground.files import written_whole
@@ -84,9 +84,9 @@ def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str
 
     Raises: ValueError if the data set has no such split.
     """
-    root = root_of(config.data)
+    root = find_root(config.data)
     prepared = is_prepared(root)
-    index = root / DATASET if prepared else cache_of(config.data) / INDEX
+    index = root / DATASET if prepared else find_cache(config.data) / INDEX
     return {
         "checkpoint": manifest.sha256,
         "network": config.network.name,

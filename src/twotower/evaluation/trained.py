@@ -22,7 +22,7 @@ from twotower.config.stored import read_config
 from twotower.data.class_names import ilsvrc_words, name_classes
 from twotower.data.crops import ten_views
 from twotower.data.decode import cut_square
-from twotower.data.normalise import Normaliser, subtracted_mean
+from twotower.data.normalise import Normaliser, choose_mean
 from twotower.data.photographs import read_photograph
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import load_towers, log_probabilities, mean_over_crops, open_weights
@@ -135,7 +135,7 @@ class TrainedNetwork(nn.Module):
         )
         pixels = torch.from_numpy(np.ascontiguousarray(cut.reshape(-1, side, side, 3)))
         offsets = np.tile(np.array(views, np.int32), (len(squares), 1))
-        mean = subtracted_mean(self.mean_image, self.input)
+        mean = choose_mean(self.mean_image, self.input)
         normalise = Normaliser(mean, self.input.mean, side, self.device, self.input.std)
         images = normalise(pixels, offsets[:, :2], offsets[:, 2])
         return images.view(cut.shape).movedim(-1, -3)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from twotower.data.class_names import name_classes
 from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import UnusableError, cut_square, decode_image
-from twotower.data.folder_cache import root_of
+from twotower.data.folder_cache import find_root
 from twotower.data.prepared_set import is_prepared, read_dataset_json
 from twotower.evaluation.evaluate import Subject
 from twotower.evaluation.predict import NUM_GUESSES
@@ -43,7 +43,7 @@ class Guesses:
 
 def class_names(subject: Subject) -> list[str]:
     """Names that people understand, from the words of the data set where it has them (`name_classes`)."""
-    root, classes = root_of(subject.config.data), subject.dataset.classes
+    root, classes = find_root(subject.config.data), subject.dataset.classes
     described = read_dataset_json(root)["classes"] if is_prepared(root) else []
     words = {name: one["words"] for name, one in zip(classes, described, strict=False) if one.get("words")}
     return name_classes(classes, words)

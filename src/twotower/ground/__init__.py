@@ -1,1 +1,1 @@
-"""What every room stands on: files, processes, random streams, progress, words. Imports nothing of twotower."""
+"""The ground of every room: files, processes, random streams, progress, words. It imports no other room."""

@@ -1,4 +1,4 @@
-"""How much memory a process has needed."""
+"""Measures the memory that a process has needed. (It imports torch, which `processes` must not.)"""
 
 import sys
 from importlib.util import find_spec
@@ -7,9 +7,9 @@ import torch
 
 
 def peak_megabytes(device: torch.device) -> float:
-    """MiB at the peak so far: on a GPU what torch held there, else what the process held in all.
+    """The peak so far, in MiB: on a GPU the memory that torch held there, else the memory of the whole process.
 
-    0 on a CPU under Windows, which has no such count for Python.
+    On a CPU under Windows it is 0, because Python has no such count there.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

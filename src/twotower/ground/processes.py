@@ -1,4 +1,4 @@
-"""What a process knows of the machine and of the process that started it; needs neither torch nor a GPU."""
+"""A process and its machine: cores, Ctrl-C, the end of its parent. It imports no torch, which takes seconds."""
 
 import ctypes
 import multiprocessing
@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -39,17 +39,18 @@ def die_with_parent() -> None:
         parent = os.getppid()
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
-    else:  # where the kernel does not do it
+    else:  # the kernel does not do it there
         threading.Thread(target=_end_after_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_after_parent(parent_id: int) -> None:
+    """Waits for the parent's end, and then ends this process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-    else:  # not started by multiprocessing: under torchrun
-        while os.getppid() == parent_id:  # on Windows for ever, as there a process keeps its parent's number
+    else:  # torchrun started it, not multiprocessing
+        while os.getppid() == parent_id:  # for ever on Windows, because a process keeps its parent's number there
             time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The named random streams: each has an owner, and none depends on what another one has drawn.
+"""The named random streams: each has an owner, and none depends on the numbers that another one has drawn.
 
 | stream    | keyed by                   | the same in both towers? |
 |-----------|----------------------------|--------------------------|
@@ -7,11 +7,11 @@
 | order     | seed, epoch                | yes                      |
 | draws     | seed, epoch, step in epoch | yes                      |
 | synthetic | seed, batch                | yes                      |
-| figure4   | seed, what is drawn        | (no towers run)          |
+| figure4   | seed, name of the drawing  | (no towers run)          |
 
-No stream has a state that outlives a step, so a run is resumed by naming the step. Streams that concern single
-images are drawn for the whole batch of all replicas, and each replica takes its rows: R replicas with batch B
-see exactly what one replica with batch R * B sees.
+No stream has a state that outlives a step, so a run is resumed by naming the step. Streams that concern single images
+are drawn for the batch of all replicas, and each replica takes its rows: R replicas with batch B see exactly the same
+as one replica with batch R * B.
 """
 
 import zlib
@@ -32,6 +32,6 @@ def numpy_stream(name: str, *keys: int | str) -> np.random.Generator:
 
 def torch_stream(name: str, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """The torch generator of stream `name` at `keys`. CPU and CUDA draw different numbers from the same seed."""
-    # torch takes 64 bits but treats the upper one as a sign.
+    # torch takes 64 bits, but treats the highest one as a sign, so 63 are used.
     words = _sequence(name, keys).generate_state(2, np.uint32).astype(np.uint64)
     return torch.Generator(device).manual_seed(int(words[0] << np.uint64(31) ^ words[1]))

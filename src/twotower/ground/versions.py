@@ -1,4 +1,4 @@
-"""The versions that a result depends on, and the commit of the source it was computed with."""
+"""Reads the versions that a result depends on, and the commit of the source that computed it."""
 
 import os
 import platform
@@ -9,19 +9,19 @@ from pathlib import Path
 import torch
 
 UNKNOWN = "unknown"
-# What a git hook sets; it would have git look into the repository that the hook belongs to.
-_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+# Variables that a git hook sets, and that would lead git to the repository of the hook.
+_HOOK_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
-def commit_of(file: Path) -> str:
-    """The commit that the repository of `file` is at, with "+changes" if files that it tracks differ from it.
+def read_commit(file: Path) -> str:
+    """The commit of the repository of `file`, with "+changes" if files that it tracks differ from the commit.
 
-    "unknown" unless the repository tracks `file`: an environment within somebody's own repository lies in a
-    repository, but is not of it. Untracked files are what commands have written, and change nothing.
+    It is "unknown" unless the repository tracks `file`, because an installed package may lie inside somebody's own
+    repository. Untracked files do not count, because commands write such files.
     """
     file = file.resolve()
     git = ["git", "--no-optional-locks", "-C", str(file.parent)]
-    environment = {key: value for key, value in os.environ.items() if key not in _ELSEWHERE}
+    environment = {key: value for key, value in os.environ.items() if key not in _HOOK_VARIABLES}
 
     def ask(*arguments: str) -> str:
         done = subprocess.run(
@@ -37,9 +37,9 @@ def commit_of(file: Path) -> str:
         return UNKNOWN
 
 
-def versions() -> dict[str, str]:
-    """The versions a result depends on, and the commit of the source, or "unknown": see `commit_of`."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+def read_versions() -> dict[str, str]:
+    """Versions by package, and `commit`, the commit of the source as `read_commit` gives it."""
+    numbers = {"python": platform.python_version(), "machine": platform.machine()}
     for package in (
         "twotower",
         "torch",
@@ -50,10 +50,10 @@ def versions() -> dict[str, str]:
         "wandb",
     ):
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
             continue
-    found["commit"] = commit_of(Path(__file__))
+    numbers["commit"] = read_commit(Path(__file__))
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        numbers["gpu"] = torch.cuda.get_device_name()
+    return numbers

@@ -8,7 +8,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     """`1 epoch`, `0 epochs`, `12,800 images`, `1 class`.
 
     Args:
-        plural: where it is not the noun with an s.
+        plural: plural of the noun, where it is not the noun with an s.
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
@@ -28,7 +28,7 @@ def format_duration(seconds: float) -> str:
 
 
 def epochs_done(epochs: float) -> str:
-    """How far a run is, without its unit: `4`, `3.5`, `12.25`; below a tenth two digits that count, `0.017`."""
+    """A number of epochs without its unit: `4`, `3.5`, `12.25`; below 0.1 with two significant digits, `0.017`."""
     if epochs >= 0.1:
         return f"{epochs:.2f}".rstrip("0").rstrip(".")
     return f"{epochs:.2g}"
@@ -40,12 +40,12 @@ def counted_epochs(epochs: float) -> str:
 
 
 def split_common(paths: Sequence[Path]) -> tuple[str, list[str]]:
-    """The folder that all paths lie in, and what tells each of them apart; ("", whole paths) where there is none.
+    """Splits paths into the folder that holds them all and the rest of each; the folder is "" if there is none.
 
     A path by itself, or one that is given twice, keeps its own name.
     """
     parts, common = [path.parts for path in paths], 0
-    while all(len(one) > common + 1 for one in parts) and len({one[common] for one in parts}) == 1:
+    while all(len(names) > common + 1 for names in parts) and len({names[common] for names in parts}) == 1:
         common += 1
     folder = str(Path(*parts[0][:common])) if common else ""
-    return folder, [str(Path(*one[common:])) for one in parts]
+    return folder, [str(Path(*names[common:])) for names in parts]

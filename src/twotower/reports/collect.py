@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from twotower.config import Config
 from twotower.config.stored import read_config
-from twotower.data.folder_cache import root_of
+from twotower.data.folder_cache import find_root
 from twotower.ground.words import counted, epochs_done
 from twotower.reports.labbook_page import stored_results
 from twotower.runs import checkpoint, failure
@@ -198,7 +198,7 @@ def _is_same_root(stored: str, config: Config, data_root: str | None) -> bool:
     """Whether predictions were made on the run's own data, wherever the command is given that looks at them."""
     if data_root is not None and stored == str(Path(data_root).resolve()):
         return True
-    root = Path(config.data.root) if config.data.root is not None else root_of(config.data)
+    root = Path(config.data.root) if config.data.root is not None else find_root(config.data)
     if root.is_absolute():
         return stored in (str(root), str(root.resolve()))
     return Path(stored).match(str(root))  # a run of earlier versions

@@ -1,4 +1,4 @@
-"""What a run leaves behind, written by rank 0 alone: metrics.jsonl (the source of truth), its mirrors, the screen.
+"""Records a run, on rank 0 alone: metrics.jsonl (the source of truth), its mirrors, the screen.
 
 metrics.jsonl has one JSON object a line, flushed at once:
     {"event": "train", "step": 120, "epoch": 4.0, "loss": ..., "top1_error": ..., "top5_error": ...,
@@ -9,7 +9,8 @@ finished updates. `validation` comes after each epoch. `scales` has "tower0/conv
 ".../output", the mean absolute values of a layer, and "tower0/conv1/colour", its kernels' colour selectivity.
 `memory` has "tower0" and "tower1", the peaks in MiB so far (of a GPU what torch used, else of the process);
 `rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B and
-TensorBoard get the same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ...: see `mirror`.
+TensorBoard get the same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ...: see
+`mirrors/keys.py`.
 """
 
 import json
@@ -24,7 +25,7 @@ from twotower.config import Config
 from twotower.ground.files import write_json, write_whole
 from twotower.ground.progress import Meter
 from twotower.ground.screen import print_table
-from twotower.ground.versions import versions
+from twotower.ground.versions import read_versions
 from twotower.ground.words import counted, format_duration
 from twotower.runs.events import cut_back
 from twotower.runs.mirrors.open_mirrors import open_mirror
@@ -39,12 +40,12 @@ class Journal:
         self.config, self.run_dir = config, run_dir
         self.console = Console(highlight=False, soft_wrap=True)
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
-        found = versions()
-        write_json(run_dir / "versions.json", found)
+        versions = read_versions()
+        write_json(run_dir / "versions.json", versions)
         if first_step:
             cut_back(run_dir / "metrics.jsonl", first_step)
         self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
-        self.mirror = open_mirror(config, run_dir, found, first_step, self.say)  # None: it has none
+        self.mirror = open_mirror(config, run_dir, versions, first_step, self.say)  # None: it has none
         if self.mirror is not None and picture is not None and not first_step:
             self.mirror.picture(picture)
         self._meter = Meter("training", total_steps, "steps", done=first_step, console=self.console)

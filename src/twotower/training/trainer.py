@@ -17,7 +17,7 @@ from twotower.config import Config
 from twotower.data.batch import Batch, Feed, Partner, Share, label_checksum, pixel_checksum
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_train, open_validation
-from twotower.data.normalise import subtracted_mean
+from twotower.data.normalise import choose_mean
 from twotower.data.order import steps_per_epoch
 from twotower.distributed.exchange import Exchange, InProcessExchange, WireExchange
 from twotower.distributed.world import World
@@ -296,7 +296,7 @@ class Trainer:
         if dataset.mean_image is None:
             return None
         given = self.config.input
-        mean = cut_centre(subtracted_mean(dataset.mean_image, given), given.crop_size)
+        mean = cut_centre(choose_mean(dataset.mean_image, given), given.crop_size)
         return Handful(len(dataset.val) // self.world.num_replicas, dataset.classes, mean, given.std)
 
     @torch.no_grad()

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from twotower.config import ExportConfig, NetworkConfig
 from twotower.config.stored import read_config
-from twotower.data.normalise import subtracted_mean
+from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
 from twotower.ground.files import write_npy, write_whole
-from twotower.ground.versions import versions
+from twotower.ground.versions import read_versions
 from twotower.ground.words import counted
 from twotower.model import plain
 from twotower.model.tower import forward
@@ -114,7 +114,7 @@ def open_subject(settings: ExportConfig) -> Subject:
     network = imported.network
     assert network is not None
     if mean_image is not None:
-        mean_image = subtracted_mean(mean_image, config.input)
+        mean_image = choose_mean(mean_image, config.input)
     tensors = divide_image_weights(imported.tensors, network, config.input.std)
     tensors |= {weights.MEAN_IMAGE: _central(mean_image, network.image_size)}
     if mean_image is not None:
@@ -138,7 +138,7 @@ def _about(subject: Subject) -> dict[str, str]:
         "errors": json.dumps(subject.manifest.progress.get("last", {})),
         "sha256": sha256_of(subject.tensors),
         "known_answer": json.dumps(answer),
-        "versions": json.dumps(versions()),
+        "versions": json.dumps(read_versions()),
     }
 
 

@@ -20,7 +20,7 @@ from twotower.config import PrepareConfig
 from twotower.data.prepared_set import SPLITS, WORK, is_prepared, read_dataset_json
 from twotower.data.preparing.convert_set import convert_set
 from twotower.data.preparing.finish_set import finish_set
-from twotower.data.preparing.shard_plan import PLAN, Say, make_plan, read_plan, settings_of
+from twotower.data.preparing.shard_plan import PLAN, Say, list_settings, make_plan, read_plan
 from twotower.data.sources.source import find_source
 from twotower.ground.files import write_whole
 from twotower.ground.locks import held
@@ -57,7 +57,7 @@ def build(config: PrepareConfig, say: Say) -> None:
     check(config)
     output = Path(config.output)
     source = find_source(config.source)
-    settings = settings_of(config, source)
+    settings = list_settings(config, source)
     if is_prepared(output):
         _check_same(settings, read_dataset_json(output)["settings"], output, "is finished")
         shutil.rmtree(output / WORK, ignore_errors=True)

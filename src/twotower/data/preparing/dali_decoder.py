@@ -24,9 +24,8 @@ class Decoder:
         self.num_threads, self.size = num_threads, size
         self.needs_resize = False  # whether any image so far is not a square of `size` pixels
         self._pipeline: Any = self._open()
-        self._images = np.empty(
-            (0, size, size, 3), np.uint8
-        )  # kept, because fresh pages would take as long as the decoding
+        # This memory is used again, because fresh pages would take as long as the decoding.
+        self._images = np.empty((0, size, size, 3), np.uint8)
 
     def _open(self) -> Any:
         from twotower.data.dali_pipeline import prepared_images

@@ -22,11 +22,11 @@ from twotower.data.folder_cache import (
     FORMAT,
     INDEX,
     TRAINING,
-    cache_of,
     check_own,
-    is_of,
+    find_cache,
+    find_root,
+    is_index_of,
     read_index,
-    root_of,
     store,
 )
 from twotower.data.load_data import load
@@ -60,7 +60,7 @@ def prepare(
     if data.kind == "synthetic":
         return load(data)
     say: Callable[[str], None] = print if progress else lambda line: None
-    root, cache = root_of(data), cache_of(data)
+    root, cache = find_root(data), find_cache(data)
     if data.kind == "shapes":
         if not root.exists():
             say(f"drawing {data.num_train} + {data.num_val} images into {root}")
@@ -71,7 +71,7 @@ def prepare(
         raise ValueError(f"{key}={root} is not finished; run launch/prepare_data.py for it again to go on.")
     index = index_folder(root, key)
     content = read_index(cache)
-    if content is None or not is_of(content, index, data.size):
+    if content is None or not is_index_of(content, index, data.size):
         check_own(cache)
         _announce(index, loader, say)
         content, mean_image = _examine(data, index, progress, loader)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twotower.config import DataConfig
 from twotower.data.dataset import DataSet
-from twotower.data.folder_cache import has_index, root_of
+from twotower.data.folder_cache import find_root, has_index
 from twotower.data.prepared_set import is_prepared
 from twotower.data.preparing.first_use import prepare
 from twotower.data.shapes import read_marker
@@ -31,7 +31,7 @@ def open_images(run_dir: Path, data: DataConfig, given: str | None) -> DataSet:
         return prepare(data)
     if given is not None:
         data.root, data.cache = given, None
-    root = root_of(data)
+    root = find_root(data)
     if given is None and not root.is_dir():
         raise ValueError(_missing(run_dir, data, root))
     if data.kind == "shapes":

@@ -41,7 +41,7 @@ class Plan:
     ignored: int
 
 
-def settings_of(config: PrepareConfig, source: Source) -> dict[str, Any]:
+def list_settings(config: PrepareConfig, source: Source) -> dict[str, Any]:
     """Everything that the bytes of the result depend on."""
     return {
         "source": config.source.name,

@@ -1,1 +1,1 @@
-"""Where a run can be watched: W&B and TensorBoard."""
+"""Mirrors of a run, in which people watch it: W&B and TensorBoard."""

@@ -1,4 +1,4 @@
-"""What a mirror of a run shows, and under which keys: the same in W&B (`wandb_mirror`) and `tensorboard_mirror`.
+"""The keys under which a mirror shows a run, the same in W&B and in TensorBoard.
 
     train, validation, scales, memory   the numbers of the events of these names in metrics.jsonl
     kernels/conv1                       tower 0's kernels above tower 1's, at each validation
