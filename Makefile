@@ -1,6 +1,7 @@
 # make train             trains the two towers on the embedded set
 # make train TORCH=cpu   the same with torch's build for CPUs: 0.6 GB to download instead of 3.1
-# make test              lint, types and tests
+# make test              lint, types, layers and all tests
+# make quick             the same without the slow tests: under a minute
 # Each makes .venv and installs what it needs, if that has not been done: training less than the tests.
 
 PYTHON      ?= python3
@@ -14,7 +15,7 @@ ifeq ($(filter $(TORCH),default cpu),)
 $(error TORCH=$(TORCH) is not known; TORCH=cpu takes torch's build for CPUs, and without it pip chooses)
 endif
 
-.PHONY: train test lint install clean
+.PHONY: train test quick lint install clean
 
 train: install
 	$(BIN)/python launch/two_gpu.py
@@ -22,11 +23,14 @@ train: install
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+quick: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" -q
+
 lint: $(VENV)/installed-dev
-	$(BIN)/ruff check src launch tests
-	$(BIN)/ruff format --check src launch tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 install: $(VENV)/installed
 

@@ -1,6 +1,6 @@
 """A network in numbers, layer by layer, and drawn as in Figure 2.
 
-python launch/describe.py network=alexnet [num_classes=1000] [batch_size=128] [output=figure2.svg]
+python launch/describe.py network=alexnet [num_classes=1000] [batch_size=128] [output=figure2.svg] [theme=dark]
 """
 
 from pathlib import Path
@@ -18,7 +18,6 @@ from twotower.ground.words import counted
 from twotower.model.numbers import READS, LayerNumbers, describe, totals
 
 register_schemas()
-SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def _row(layer: LayerNumbers) -> list[str]:
@@ -47,8 +46,6 @@ def main(composed: Any) -> None:
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, DescribeConfig)
     try:
-        if settings.output is not None and Path(settings.output).suffix not in SUFFIXES:
-            raise ValueError(f"output={settings.output} must end in one of {', '.join(SUFFIXES)}.")
         leave_out_layers(settings.network)
         layers = describe(settings.network, settings.num_classes, settings.batch_size)
         table = Table()
@@ -75,7 +72,7 @@ def main(composed: Any) -> None:
         print_table(table, f"{settings.network.name}, {classes}, batches of {counted(settings.batch_size, 'image')}")
         if settings.output is not None:
             size, path = settings.network.image_size, Path(settings.output)
-            draw_figure2(layers, settings.network.name, size, settings.batch_size, path)
+            draw_figure2(layers, settings.network.name, size, settings.batch_size, path, settings.theme)
             print(f"drawn: {path}")
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

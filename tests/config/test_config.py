@@ -163,8 +163,8 @@ def test_the_fine_tuning_without_fall_2011_starts_from_the_second_step() -> None
 
 
 @pytest.mark.parametrize("group", ["network", "ablation", "schedule"])
-def test_the_readme_names_every_option(group: str) -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_docs_name_every_option(group: str) -> None:
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
     unnamed = {"none", "shapes"}  # no ablation; the schedule that data=shapes brings
     assert [option for option in options(group) if f"`{option}`" not in text and option not in unnamed] == []
 

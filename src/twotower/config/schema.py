@@ -335,6 +335,7 @@ class DescribeConfig:
     num_classes: int = 1000
     batch_size: int = 128  # for memory and exchanged bytes
     output: str | None = None  # a drawing: .svg, .png or .pdf
+    theme: str = "light"  # light | dark: the page that the drawing is for; it has no background of its own
 
 
 @dataclass

@@ -1,13 +1,34 @@
 """The columns of Figure 2, drawn from a network's numbers: what each tower computes, and where halves cross."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twotower.figures.drawing import open_pyplot, save
 from twotower.model.numbers import LayerNumbers, totals
 
-COLUMNS, BOX_WIDTH, BOX_HEIGHT, ROW = (0.0, 5.6), 4.4, 0.62, 1.15  # in units of the drawing
-OWN, CROSSING, BOX, INK = "#4a4a4a", "#d55e00", ("#dbe9f6", "#fdebd0"), "#1a1a1a"  # safe for the colour-blind
+COLUMNS = (0.0, 5.6)  # left edges of the towers, in units of the drawing, as the next three
+BOX_WIDTH = 4.4
+BOX_HEIGHT = 0.62
+ROW = 1.15
+THEMES = ("light", "dark")
+SUFFIXES = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Colours that the colour-blind tell apart, on a page of one theme; the drawing itself has no background."""
+
+    ink: str
+    own: str  # arrows within a tower, and edges
+    crossing: str
+    boxes: tuple[str, str]
+
+
+COLOURS = {
+    "light": Colours("#1a1a1a", "#4a4a4a", "#d55e00", ("#dbe9f6", "#fdebd0")),
+    "dark": Colours("#e6e6e6", "#a8a8a8", "#ff8c32", ("#1d3a57", "#4d3a1a")),
+}
 
 
 def _text(layer: LayerNumbers, tower: int) -> str:
@@ -29,54 +50,79 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colo
     )
 
 
-def draw_figure2(layers: list[LayerNumbers], title: str, image_size: int, batch_size: int, path: Path) -> None:
-    """Writes an SVG, PNG or PDF, as the ending of `path` says."""
-    from matplotlib.patches import FancyBboxPatch
+def draw_figure2(
+    layers: list[LayerNumbers], title: str, image_size: int, batch_size: int, path: Path, theme: str = "light"
+) -> None:
+    """Writes an SVG, PNG or PDF, as the ending of `path` says, for pages of a theme.
 
+    Raises: ValueError for another ending or theme.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"output={path} must end in one of {', '.join(SUFFIXES)}.")
+    if theme not in COLOURS:
+        raise ValueError(f"theme={theme} is not known; choose one of {', '.join(THEMES)}.")
+    colours = COLOURS[theme]
     pyplot = open_pyplot(title)
     columns = COLUMNS[: len(layers[0].maps_out)]
     height = (len(layers) + 2) * ROW
-    figure, axes = pyplot.subplots(figsize=(columns[-1] + (6.9 if len(columns) > 1 else 7.8), 0.92 * height))
-    tops = [-(number + 1) * ROW for number in range(len(layers))]
-    centre = (columns[-1] + BOX_WIDTH) / 2
-    middle_of: dict[str, Any] = {"ha": "center", "va": "center"}
-    axes.text(centre, 0.15, f"image: 3 x {image_size} x {image_size}", size=11, **middle_of)
-    for number, (layer, top) in enumerate(zip(layers, tops, strict=True)):
-        for tower, left in enumerate(columns):
-            middle = left + BOX_WIDTH / 2
-            corners = "round,pad=0,rounding_size=0.08"
-            axes.add_patch(FancyBboxPatch((left, top), BOX_WIDTH, BOX_HEIGHT, corners, fc=BOX[tower], ec=OWN))
-            axes.text(middle, top + BOX_HEIGHT / 2, _text(layer, tower), size=9.5, **middle_of)
-            above = top + ROW
-            if number == 0:
-                _arrow(axes, (centre, 0.0), (middle, top + BOX_HEIGHT), OWN)
-                continue
-            _arrow(axes, (middle, above), (middle, top + BOX_HEIGHT), OWN)
-            if layer.exchanged_bytes:
-                other = columns[1 - tower] + BOX_WIDTH / 2
-                _arrow(axes, (other, above), (middle + (0.5 - tower) * 0.7, top + BOX_HEIGHT), CROSSING)
-        if layer.exchanged_bytes:
-            crossing = f"{layer.exchanged_bytes / 1e6:.1f} MB\neach way"
-            axes.text(centre, top + BOX_HEIGHT / 2, crossing, size=8.5, color=CROSSING, **middle_of)
-        axes.text(
-            columns[-1] + BOX_WIDTH + 0.25,
-            top + BOX_HEIGHT / 2,
-            f"{sum(layer.parameters):>12,} parameters\n{sum(layer.multiply_adds) / 1e6:>12,.1f} M multiply-adds",
-            ha="left",
-            va="center",
-            size=8.5,
-            family="monospace",
-        )
-    whole = totals(layers)
-    exchanged = whole["exchanged_bytes"]
+    with pyplot.rc_context({"text.color": colours.ink}):
+        figure, axes = pyplot.subplots(figsize=(columns[-1] + (6.9 if len(columns) > 1 else 7.8), 0.92 * height))
+        _draw_heads(axes, columns, image_size)
+        for number, layer in enumerate(layers):
+            _draw_layer(axes, layer, number, columns, colours)
+        axes.set_title(_describe(layers, title, batch_size), size=11, color=colours.ink)
+        axes.set_xlim(-0.2, columns[-1] + BOX_WIDTH + 3.2)
+        axes.set_ylim(-len(layers) * ROW - 0.3, 0.75)
+        axes.axis("off")
+        save(figure, path, bbox_inches="tight", transparent=True)
+
+
+def _middle(columns: tuple[float, ...]) -> float:
+    return (columns[-1] + BOX_WIDTH) / 2
+
+
+def _draw_heads(axes: Any, columns: tuple[float, ...], image_size: int) -> None:
+    centred: dict[str, Any] = {"ha": "center", "va": "center"}
+    axes.text(_middle(columns), 0.15, f"image: 3 x {image_size} x {image_size}", size=11, **centred)
     for tower, left in enumerate(columns if len(columns) > 1 else ()):
-        axes.text(left + BOX_WIDTH / 2, 0.42, f"tower {tower}", size=12, weight="bold", **middle_of)
-    axes.set_title(
-        f"{title}: {whole['parameters']:,} parameters, {whole['multiply_adds'] / 1e6:,.0f} M multiply-adds an image"
-        + (f", {exchanged / 1e6:.1f} MB exchanged each way forward (batch {batch_size})" if exchanged else ""),
-        size=11,
+        axes.text(left + BOX_WIDTH / 2, 0.42, f"tower {tower}", size=12, weight="bold", **centred)
+
+
+def _draw_layer(axes: Any, layer: LayerNumbers, number: int, columns: tuple[float, ...], colours: Colours) -> None:
+    """A box for each tower with the arrows that lead to it, what crosses between them, and the layer's numbers."""
+    from matplotlib.patches import FancyBboxPatch
+
+    centred: dict[str, Any] = {"ha": "center", "va": "center"}
+    bottom = -(number + 1) * ROW
+    top, above = bottom + BOX_HEIGHT, bottom + ROW
+    corners = "round,pad=0,rounding_size=0.08"
+    for tower, left in enumerate(columns):
+        middle = left + BOX_WIDTH / 2
+        box = FancyBboxPatch((left, bottom), BOX_WIDTH, BOX_HEIGHT, corners, fc=colours.boxes[tower], ec=colours.own)
+        axes.add_patch(box)
+        axes.text(middle, bottom + BOX_HEIGHT / 2, _text(layer, tower), size=9.5, **centred)
+        start = (_middle(columns), 0.0) if number == 0 else (middle, above)
+        _arrow(axes, start, (middle, top), colours.own)
+        if layer.exchanged_bytes:
+            other = columns[1 - tower] + BOX_WIDTH / 2
+            _arrow(axes, (other, above), (middle + (0.5 - tower) * 0.7, top), colours.crossing)
+    if layer.exchanged_bytes:
+        crossing = f"{layer.exchanged_bytes / 1e6:.1f} MB\neach way"
+        axes.text(_middle(columns), bottom + BOX_HEIGHT / 2, crossing, size=8.5, color=colours.crossing, **centred)
+    axes.text(
+        columns[-1] + BOX_WIDTH + 0.25,
+        bottom + BOX_HEIGHT / 2,
+        f"{sum(layer.parameters):>12,} parameters\n{sum(layer.multiply_adds) / 1e6:>12,.1f} M multiply-adds",
+        ha="left",
+        va="center",
+        size=8.5,
+        family="monospace",
     )
-    axes.set_xlim(-0.2, columns[-1] + BOX_WIDTH + 3.2)
-    axes.set_ylim(tops[-1] - 0.3, 0.75)
-    axes.axis("off")
-    save(figure, path, bbox_inches="tight")
+
+
+def _describe(layers: list[LayerNumbers], title: str, batch_size: int) -> str:
+    network = totals(layers)
+    exchanged = network["exchanged_bytes"]
+    crossing = f", {exchanged / 1e6:.1f} MB exchanged each way forward (batch {batch_size})" if exchanged else ""
+    millions = f"{network['multiply_adds'] / 1e6:,.0f} M multiply-adds an image"
+    return f"{title}: {network['parameters']:,} parameters, {millions}{crossing}"

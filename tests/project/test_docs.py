@@ -1,0 +1,113 @@
+"""README and docs: short, complete, and what follows from the code is as the code has it."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helpers.paths import ROOT
+from twotower.config import DescribeConfig
+from twotower.config.presets import preset
+from twotower.figures.figure2 import draw_figure2
+from twotower.model.numbers import describe
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)#]+)\)|src(?:set)?=\"([^\"]+)\"")
+TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+
+
+def test_the_readme_is_a_front_door() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    order = [
+        "figure2-light.svg",
+        "| forward |",
+        "make train",
+        "## Results",
+        "```python",
+        "## Dive into the code",
+        "## Limits",
+    ]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    found = [first or second for first, second in LINK.findall(page.read_text())]
+    local = [link for link in found if not link.startswith("http")]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+    if page.stem in ("README", "data", "sweeps"):
+        assert local or page.stem != "README"
+
+
+def test_the_index_names_every_page() -> None:
+    text = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert len(pages) >= 12
+    assert {page for page in pages if f"({page})" not in text} == set()
+
+
+@pytest.mark.parametrize("name", ["data", "networks", "training"])
+def test_tables_are_those_of_conf(name: str) -> None:
+    """python docs/tables.py writes them anew."""
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    assert "<!-- table: " in text
+    assert TABLES["fill_tables"](text) == text, "stale: run python docs/tables.py"
+
+
+def test_a_stale_table_is_noticed() -> None:
+    text = (ROOT / "docs" / "networks.md").read_text()
+    stale = text.replace("60,965,224", "60,965,225", 1)
+    assert stale != text
+    assert TABLES["fill_tables"](stale) == text
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figure_2_is_what_the_command_draws(tmp_path: Path, theme: str) -> None:
+    """python launch/describe.py network=alexnet_2012 output=docs/images/figure2-dark.svg theme=dark
+
+    Coordinates and colours are compared, not the outlines of letters, which come with matplotlib's fonts.
+    """
+    settings = DescribeConfig()
+    network = preset("alexnet_2012")
+    layers = describe(network, settings.num_classes, settings.batch_size)
+    draw_figure2(layers, network.name, network.image_size, settings.batch_size, tmp_path / "it.svg", theme)
+
+    def structure(text: str) -> list[str]:
+        return re.findall(r"<!-- (.*?) -->|fill: (#[0-9a-f]{6})", text)
+
+    drawn, stored = ((path.read_text()) for path in (tmp_path / "it.svg", ROOT / f"docs/images/figure2-{theme}.svg"))
+    assert len(structure(drawn)) > 50
+    assert structure(drawn) == structure(stored)
+    other = (ROOT / f"docs/images/figure2-{'light' if theme == 'dark' else 'dark'}.svg").read_text()
+    assert structure(drawn) != structure(other)
+
+
+def test_pages_speak_of_no_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(?:home|root|work|tmp|opt)/", page.read_text()), page
+
+
+YAMLS = [
+    *sorted((ROOT / ".github").rglob("*.yml")),
+    ROOT / "CITATION.cff",
+    ROOT / ".pre-commit-config.yaml",
+    ROOT / "environment.yml",
+]
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
+def test_yamls_of_the_habits_parse(path: Path) -> None:
+    content: Any = yaml.safe_load(path.read_text())
+    assert isinstance(content, dict)
+    assert len(YAMLS) >= 6
+    if path.name == "CITATION.cff":
+        assert {"cff-version", "message", "title", "authors", "version", "references"} <= content.keys()
+        assert content["references"][0]["year"] == 2012
+    if path.name == "test.yml":
+        steps = [step.get("run", "") for job in content["jobs"].values() for step in job["steps"]]
+        assert any("make test" in step for step in steps)
+        assert any("make quick" in step for step in steps)
