@@ -7,6 +7,16 @@ import pytest
 import torch
 
 from helpers.commands import draw_images
+from helpers.slow_tests import SLOW_FILES
+
+TESTS = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        room, _, file = item.path.relative_to(TESTS).as_posix().partition("/")
+        if file.removesuffix(".py") in SLOW_FILES.get(room, ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -197,6 +197,7 @@ def test_pair_is_the_rule(pair):
     assert worst(run.gradients, means) > 1e-6
 
 
+@pytest.mark.slow
 def test_two_processes_are_the_pair(pair, wire):
     """Bit for bit: both round the same numbers to the same ones."""
     run = pair[0]
@@ -209,6 +210,7 @@ def test_two_processes_are_the_pair(pair, wire):
             assert all(torch.equal(found[name], true[name]) for name in true)
 
 
+@pytest.mark.slow
 def test_two_processes_are_the_rule(pair, wire):
     run, masks = pair
     z, right = gradients(run.before, masks)
@@ -219,6 +221,7 @@ def test_two_processes_are_the_rule(pair, wire):
         assert oracle.deviation(wire[tower][0]["single"][0].logits, z) > 1e-6
 
 
+@pytest.mark.slow
 def test_bytes_over_the_wire(wire):
     """Two bytes a value for what crosses between the layers, forward and back; the logits stay as they are."""
     values = BATCH * (8 * 6 * 6 + 8 * 3 * 3 + 128 + 128)
@@ -228,6 +231,7 @@ def test_bytes_over_the_wire(wire):
         assert wire[tower][0]["single"][1] == 3 * 8 * values + logits_bytes
 
 
+@pytest.mark.slow
 def test_bytes_of_a_step_are_half_as_many(wire):
     """In float32, as it trains: half of what crosses, and all of the logits."""
     for tower, own_classes in ((0, 6), (1, 5)):

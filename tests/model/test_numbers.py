@@ -99,6 +99,7 @@ def test_figure_2_is_drawn_from_the_numbers(tmp_path: Path) -> None:
     assert (tmp_path / "c.svg").read_text() != drawing
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_draws(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch" / "describe.py")]
     options = {"cwd": tmp_path, "env": dict(os.environ), "capture_output": True, "text": True, "timeout": 100}

@@ -44,6 +44,7 @@ def test_losses_and_weights_are_those_recorded(network: str, recorded: dict[str,
         assert numbers == recorded["networks"][network]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     ["optim.momentum=0.91", "optim.weight_decay=0.001", "network.bias_rate=1", "network.dropout_keep=0.51", "seed=1"],
