@@ -132,7 +132,7 @@ def test_scales_that_cannot_be_are_refused(changes: dict[str, list[float]], sent
     with pytest.raises(ValueError, match=sentence):
         check_input(InputConfig(**changes))  # type: ignore[arg-type]
     config = compose("data=synthetic")
-    config.input = replace(config.input, **changes)  # type: ignore[arg-type]
+    config = replace(config, input=replace(config.input, **changes))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=sentence):
         check(config)
 

@@ -584,7 +584,7 @@ def test_what_comes_after_a_training_goes_where_it_should(
         monkeypatch.delenv("WANDB_MODE", raising=False)
         if given is not None:
             monkeypatch.setenv("WANDB_MODE", given)
-        config.logging.wandb = stored
+        config = replace(config, logging=replace(config.logging, wandb=stored))
         log_figures(run_dir, config, {"figure3": figure}, told.append)
         asked = opened.pop() if mode is not None else {"mode": None, "name": None}
         assert (asked["mode"], asked["name"], opened) == (mode, name, [])

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -263,8 +264,7 @@ def test_the_time_left_is_that_of_the_jobs_that_will_run(
     """
     config = fake_config(tmp_path)
     for name in ("a=0", "a=4"):
-        config.run_dir = str(tmp_path / name)
-        finished(config)
+        finished(replace(config, run_dir=str(tmp_path / name)))
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
+from twotower.config.frozen import freeze
 from twotower.config.stored import read_config
 from twotower.data.batch import Share
 from twotower.data.choose_loader import adapt_to_machine, say_fallback
@@ -127,7 +128,7 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     """
     run_dir = Path(run)
     config = read_config(run_dir)
-    config.input = adapt_to_machine(config.input)
+    config = freeze(replace(config, input=adapt_to_machine(config.input)))
     check_writable(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
     manifest = checkpoint.read_manifest(path)

@@ -20,6 +20,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from twotower.config import Config, check
+from twotower.config.frozen import freeze
 from twotower.config.places import from_here
 from twotower.data.choose_loader import check_loader, describe_loader, notice_fallback
 from twotower.data.crops import check_crops
@@ -79,7 +80,8 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
     Schedule(config.schedule, config.optim.learning_rate, config.network)
     if config.initial_weights.path is not None:
         # Its last checkpoint is chosen once for all processes; a run may still be training.
-        config.initial_weights.path = locate(config.initial_weights.path)
+        path = locate(config.initial_weights.path)
+        config = freeze(replace(config, initial_weights=replace(config.initial_weights, path=path)))
     with hold_home(config) as home:
         yield _make_job(config, home, num_replicas)
 
@@ -270,7 +272,8 @@ def run_as_worker(config: Config, place: Place) -> int:
         check_even(place.size, place.num_towers)
         die_with_parent()
         catch_stops()
-        config.machine.replicas = place.size // place.num_towers
+        machine = replace(config.machine, replicas=place.size // place.num_towers)
+        config = freeze(replace(config, machine=machine))
         with ExitStack() as stack, open_world(config.machine, place) as world:
             job = _job_from_first(config, world, stack)
             run_dir = job.run_dir
@@ -302,7 +305,7 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
         home = {
             "run_dir": str(job.run_dir.absolute()),
             "resume_from": str(job.resume_from.absolute()) if job.resume_from else "",
-            "initial_weights": config.initial_weights.path,
+            "initial_weights": job.config.initial_weights.path,
         }
         return json.dumps(home | {"finished": job.finished})
 
@@ -310,5 +313,10 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
     if "error" in answer:
         raise ValueError(answer["error"])
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
-    config.initial_weights.path = answer["initial_weights"]
-    return Job(config, from_here(answer["run_dir"]), resume_from, answer["finished"])
+    weights = replace(config.initial_weights, path=answer["initial_weights"])
+    return Job(
+        freeze(replace(config, initial_weights=weights)),
+        from_here(answer["run_dir"]),
+        resume_from,
+        answer["finished"],
+    )
