@@ -28,10 +28,7 @@ from twotower.data.sources.source import Entry
 SIZE = 64
 
 
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes shards in this process, because starting another one costs seconds."""
-    monkeypatch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 # Images
