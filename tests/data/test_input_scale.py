@@ -158,6 +158,7 @@ def test_pictures_have_the_pixels_again(squares: Path) -> None:
 # Runs
 
 
+@pytest.mark.slow
 def test_another_scale_makes_stored_predictions_stale(images: Path, tmp_path: Path) -> None:
     run = scaled_run(tmp_path / "run", images)
     settings = EvaluateConfig(run=str(run), device="cpu")

@@ -116,6 +116,7 @@ def whole(many: SourceConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return contents(output)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     many: SourceConfig, whole: dict[str, str], tmp_path: Path
