@@ -27,7 +27,7 @@ from twotower.data.preparing.build_set import build
 from twotower.data.preparing.first_use import prepare
 from twotower.ground.files import write_whole
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.slow]  # many sets are built
 
 
 def test_a_finished_set_is_not_touched(tmp_path: Path) -> None:
@@ -116,7 +116,6 @@ def whole(many: SourceConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return contents(output)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_killed_and_interrupted_at_random_moments_it_ends_with_the_same_bytes(
     many: SourceConfig, whole: dict[str, str], tmp_path: Path
