@@ -36,6 +36,8 @@ from twotower.runs.mirrors.training_pictures import Handful
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.slow  # networks are built and evaluated
+
 # The value that each network's source feeds for a pixel 0..255 of R, G, B; see the headers of their yamls.
 SOURCES = {
     "half_tower": lambda p: (p / 255 - 0.5) / 0.5,

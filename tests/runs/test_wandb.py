@@ -49,6 +49,8 @@ from twotower.runs.mirrors.wandb_settings import settle
 from twotower.training import run as launch
 from twotower.training.sweep import Job, Sweep
 
+pytestmark = pytest.mark.slow  # most of them start W&B's own process
+
 OFFLINE = "logging.wandb=offline"
 ASKED = ("logging.group=trial", "logging.tags=[mine]", "logging.notes=a note", "logging.wandb_checkpoints=last")
 
