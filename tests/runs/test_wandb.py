@@ -30,6 +30,7 @@ from helpers.fake_runs import fake_config, fake_run
 from helpers.paths import ROOT
 from helpers.wandb_file import OfflineRun, ended_runs, read_runs
 from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas
+from twotower.config.frozen import freeze
 from twotower.data.batch import Batch
 from twotower.evaluation.evaluate import evaluate_run, read_config
 from twotower.model.kernels import mosaic
@@ -348,9 +349,7 @@ def test_an_id_belongs_to_a_training_and_its_folder(tmp_path: Path) -> None:
 
 
 def settled(logging: LoggingConfig, environment: dict[str, str], run_dir: Path = Path("nowhere")) -> LoggingConfig:
-    found = replace(logging)
-    settle(found, run_dir, environment)
-    return found
+    return settle(freeze(replace(logging)), run_dir, environment)
 
 
 KEYS = ("wandb", "project", "entity", "group", "name", "tags", "notes")

@@ -88,7 +88,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
 
 def _make_job(config: Config, home: Home, num_replicas: int) -> Job:
     """In a folder that is held. Raises: ValueError."""
-    settle(config.logging, home.run_dir)
+    config = freeze(replace(config, logging=settle(config.logging, home.run_dir)))
     check_mirrors(config.logging)
     dataset = prepare(config.data, shown_input=config.input, loader=config.input.loader)
     plan(config.network, len(dataset.classes))
@@ -295,6 +295,7 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
         stack: rank 0 holds the run's folder until this is closed.
     """
     failure: list[Exception] = []
+    ready: list[Config] = []  # of rank 0: with what was filled in on the way
 
     def make() -> str:
         try:
@@ -302,6 +303,7 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
         except (ValueError, OSError) as error:
             failure.append(error)
             return json.dumps({"error": str(error)})
+        ready.append(job.config)
         home = {
             "run_dir": str(job.run_dir.absolute()),
             "resume_from": str(job.resume_from.absolute()) if job.resume_from else "",
@@ -313,6 +315,7 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
     if "error" in answer:
         raise ValueError(answer["error"])
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
+    config = ready[0] if ready else config
     weights = replace(config.initial_weights, path=answer["initial_weights"])
     return Job(
         freeze(replace(config, initial_weights=weights)),

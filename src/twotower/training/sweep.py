@@ -130,8 +130,7 @@ class Sweep:
         if not elsewhere:  # another machine may have what is missing here
             logging = OmegaConf.to_object(composed.logging)
             assert isinstance(logging, LoggingConfig)
-            settle(logging, folder)
-            check_mirrors(logging)
+            check_mirrors(settle(logging, folder))
         swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
         jobs = []
         for values in BasicSweeper.split_arguments(overrides, None)[0]:
