@@ -63,7 +63,7 @@ def settle(logging: LoggingConfig, run_dir: Path, environment: Mapping[str, str]
     mode = logging.wandb
     if mode is None:
         mode = mode_in(environment) or stored.get("wandb") or DEFAULT_MODE
-    settled = {
+    settled: dict[str, Any] = {
         key: stored.get(key) or environment.get(variable) or None
         for key, variable in _VARIABLES.items()
         if getattr(logging, key) is None
