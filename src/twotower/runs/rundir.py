@@ -202,9 +202,12 @@ def check_writable(run_dir: Path) -> None:
         ) from error
 
 
-def check_resumable(path: Path, config: Config, classes: list[str], identity: dict[str, Any]) -> None:
-    """Raises: ValueError if going on from the checkpoint would not be the same run, naming what differs."""
-    manifest = checkpoint.read_manifest(path)
+def check_resumable(path: Path, config: Config, classes: list[str], identity: dict[str, Any]) -> checkpoint.Manifest:
+    """Verifies a checkpoint, and that going on from it is the same run.
+
+    Raises: ValueError naming what is damaged or differs.
+    """
+    manifest = checkpoint.verify_checkpoint(path)
     checkpoint.check_fits(path, manifest, config.network, len(classes))
     if manifest.classes != classes:
         raise ValueError(f"{path} was trained on other classes than the data has.")
@@ -221,3 +224,4 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
                 f"{path} cannot be resumed: it was trained with input.{key}={fed[key]}, and that is {ours} now; use "
                 "the run's own settings."
             )
+    return manifest

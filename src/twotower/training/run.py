@@ -97,8 +97,9 @@ def _make_job(config: Config, home: Home, num_replicas: int) -> Job:
         plan_inheritance(config.initial_weights, config.network, dataset.classes)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
-        check_resumable(home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset))
-        step = checkpoint.read_manifest(home.resume_from).step
+        step = check_resumable(
+            home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset)
+        ).step
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= total_steps(config, steps):
