@@ -206,7 +206,7 @@ def test_a_run_does_not_go_on_with_another_scale(images: Path, tmp_path: Path) -
     now = fake_config(images, "network=half_tower", "network.image_size=91")
     with pytest.raises(ValueError, match=r"with input\.mean_value=None, and that is \[127\.5.* now; use the run's"):
         rundir.check_resumable(checkpoint.find(run), now, classes, {})
-    now.input.mean_value = None
+    now = replace(now, input=replace(now.input, mean_value=None))
     with pytest.raises(ValueError, match=r"trained with input\.std=\[1\.0, 1\.0, 1\.0\], and that is \[127\.5"):
         rundir.check_resumable(checkpoint.find(run), now, classes, {})
 

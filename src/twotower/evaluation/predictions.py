@@ -144,15 +144,17 @@ def read_identity(path: Path) -> dict[str, Any] | None:
     return identity
 
 
+def _without_speed(identity: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions noted how fast the input is read, too."""
+    speed = select_settings(InputConfig(), (Role.SPEED,))
+    fed = {key: value for key, value in dict(identity.get("input", {})).items() if key not in speed}
+    return identity | {"input": fed}
+
+
 def read(path: Path, identity: dict[str, Any]) -> Predictions | None:
     """Stored predictions; None unless they depend on exactly what `identity` says."""
     stored = read_identity(path)
-    if stored is None:
-        return None
-    # Earlier versions noted how fast the input is read, too.
-    speed = select_settings(InputConfig(), (Role.SPEED,))
-    fed = {key: value for key, value in dict(stored.get("input", {})).items() if key not in speed}
-    if stored | {"input": fed} != identity:
+    if stored is None or _without_speed(stored) != _without_speed(identity):
         return None
     with safe_open(path, framework="pt") as file:
         about = file.metadata()
