@@ -91,7 +91,7 @@ def test_each_composes(kind: str) -> None:
             cause = f" {error.__cause__}" if error.__cause__ else ""
             wrong.append(f"{one}\n    {type(error).__name__}: {error}{cause}")
     print(f"{kind}: {commands} commands, {len(_composed()) - before} different ones composed")
-    assert commands
+    assert commands or kind == "comments"
     assert not wrong, f"{len(wrong)} of {commands} printed commands cannot be run:\n" + "\n".join(wrong)
 
 
