@@ -4,6 +4,7 @@ python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training] [
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def main(composed: Any) -> None:
     assert isinstance(settings, BenchmarkConfig)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        leave_out_layers(settings.network)
+        settings = replace(settings, network=leave_out_layers(settings.network))
         found = benchmark(settings, console.print)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -3,6 +3,7 @@
 python launch/dashboard.py [project=NAME] [entity=NAME] [group=SWEEP] [network=NAME] [push=true]
 """
 
+from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -20,7 +21,7 @@ def main(composed: Any) -> None:
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, DashboardConfig)
     try:
-        leave_out_layers(settings.network)
+        settings = replace(settings, network=leave_out_layers(settings.network))
         workspace = build(settings)
         validate(workspace)
         print("\n".join(describe(workspace)))

@@ -3,6 +3,7 @@
 python launch/describe.py network=alexnet [num_classes=1000] [batch_size=128] [output=figure2.svg] [theme=dark]
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def main(composed: Any) -> None:
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, DescribeConfig)
     try:
-        leave_out_layers(settings.network)
+        settings = replace(settings, network=leave_out_layers(settings.network))
         layers = describe(settings.network, settings.num_classes, settings.batch_size)
         table = Table()
         for head in ("layer", "input", "reads", "kernel / stride", "output"):

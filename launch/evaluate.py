@@ -9,6 +9,7 @@ RUN, A, B and C are folders of runs, or patterns of such; with keys they are run
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def main(composed: Any) -> None:
         if settings.weights is not None and (settings.checkpoint is not None or settings.fresh):
             raise ValueError("checkpoint= and fresh= are for runs; a file of weights is always computed anew.")
         if settings.network is not None:
-            leave_out_layers(settings.network)
+            settings = replace(settings, network=leave_out_layers(settings.network))
         output = Path(settings.output or "result.json")
         if output.suffix != ".json" or not output.absolute().parent.is_dir():
             raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")

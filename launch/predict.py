@@ -5,6 +5,7 @@ python launch/predict.py weights=FILE [network=caffenet] cat.jpg
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def main(composed: Any) -> None:
     assert isinstance(settings, PredictConfig)
     try:
         if settings.network is not None:
-            leave_out_layers(settings.network)
+            settings = replace(settings, network=leave_out_layers(settings.network))
         default = "predict.png" if settings.run is None else str(Path(settings.run) / "figures" / "predict.png")
         output = Path(settings.output or default)
         if output.suffix not in (".png", ".svg", ".pdf"):

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -22,6 +23,8 @@ from twotower.command_line.arguments import quoted
 from twotower.command_line.mistakes import explain_composition
 from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
 from twotower.config import Config, register_schemas, resolve
+from twotower.config.frozen import freeze
+from twotower.config.roles import Role, select_settings
 from twotower.distributed.world import Place
 from twotower.model.table import plan
 from twotower.runs.failure import NotApplicableError
@@ -48,7 +51,8 @@ def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
         config = resolve(composed)
     except ValueError as error:
         raise NotApplicableError(str(error)) from None
-    if all(getattr(plain, part) == getattr(config, part) for part in ("network", "input", "optim", "schedule")):
+    settings, without_it = (select_settings(one, (Role.NUMBERS, Role.TRAINING)) for one in (config, plain))
+    if settings == without_it | {"ablation": config.ablation}:
         raise NotApplicableError(
             f"ablation={config.ablation} changes nothing in network={config.network.name} with these settings, so "
             "the run would stand under a wrong name; leave it out."
@@ -64,10 +68,9 @@ def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
 
 def with_command(config: Config, overrides: list[str]) -> Config:
     """Notes in the configuration what starts the run again, without the folder that it went to."""
-    places = ("run_dir=", "sweep_dir=", "resume=")
+    places = tuple(f"{key}=" for key in select_settings(config, (Role.PLACE,)))
     kept = [override for override in overrides if not override.startswith(places)]
-    config.command = shlex.join(["python", "launch/two_gpu.py", *kept])
-    return config
+    return freeze(replace(config, command=shlex.join(["python", "launch/two_gpu.py", *kept])))
 
 
 def configure(composed: Any, overrides: list[str]) -> Config:

@@ -142,6 +142,7 @@ def test_a_file_that_changes_under_way_is_named(tmp_path: Path, change: Any, tra
         assert str(raised.value).count(".jpg") == 2
 
 
+@pytest.mark.slow
 def test_closed_feeds_leave_no_threads(known: Known, tmp_path: Path) -> None:
     """No threads stay, neither Python's readers nor DALI's decoders, whether a feed is used up, left or broken."""
 

@@ -393,6 +393,7 @@ def _feeds(world: Any, dataset: DataSet) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_over_gloo_batches_are_the_same_bits_and_the_exchange_counts_none_of_it(tmp_path: Path) -> None:
     """Odd batches, last ones of one and of two images, ten crops, two replicas. A wrong order fails."""

@@ -77,6 +77,7 @@ def test_downloads_are_compared_with_their_checksums(tmp_path: Path, server: tup
     assert len(made(source, tmp_path / "set").train) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["imagenette", "cifar10"])
 def test_a_download_needs_no_folder(
     name: str,

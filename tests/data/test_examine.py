@@ -54,6 +54,7 @@ def assert_sums(fit: Fit, values: list[int]) -> None:
 # Processes that die
 
 
+@pytest.mark.slow
 def test_every_file_that_kills_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     """Deadly files: first, amid and last in a batch, two side by side, one alone in its batch."""
     deeds = {0: "crash", 40: "exit", 41: "crash", 63: "raise", 64: "crash"}
@@ -72,6 +73,7 @@ def test_every_file_that_kills_is_named_and_the_rest_goes_on(tmp_path: Path) -> 
     assert not findings.needs_resize
 
 
+@pytest.mark.slow
 def test_a_file_that_never_ends_is_named(tmp_path: Path) -> None:
     paths = write(tmp_path, ["hang", "pixel 5", "resize"])
     findings = examined(paths)
@@ -100,6 +102,7 @@ def test_a_decoder_that_is_not_there_is_no_files_fault(tmp_path: Path, decoder: 
         examined(paths, decoder)
 
 
+@pytest.mark.slow
 def test_refusal_names_the_file_that_kills(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path / split / "a", ["pixel 1", "pixel 2"])
@@ -141,6 +144,7 @@ def runs(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are looked up as Linux lists them")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_one_that_asks(tmp_path: Path, how: signal.Signals) -> None:
@@ -220,6 +224,7 @@ def motley(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_what_is_no_image_is_left_out_and_said_in_words(motley: Path) -> None:
     dataset = prepare(DataConfig(kind="folder", root=str(motley), on_error="skip"), progress=False)
     reasons = {Path(path).stem[1:]: reason for path, reason in dataset.rejects.items()}
@@ -234,6 +239,7 @@ def test_what_is_no_image_is_left_out_and_said_in_words(motley: Path) -> None:
         assert f"it is a {form} that DALI cannot decode" in reasons[name]
 
 
+@pytest.mark.slow
 def test_what_is_no_image_stops_by_its_name(motley: Path) -> None:
     """Runs in a process of its own, because DALI may end it."""
     with pytest.raises(ValueError, match=r"train/a/1\w+\.jpg cannot be decoded \(it is .*\); .*data\.on_error=skip"):

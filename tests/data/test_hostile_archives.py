@@ -28,7 +28,7 @@ from twotower.data.sources.source import Entry
 SIZE = 64
 
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.slow]  # hundreds of archives and images
 
 
 # Images

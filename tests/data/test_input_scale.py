@@ -36,6 +36,8 @@ from twotower.runs.mirrors.training_pictures import Handful
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.slow  # networks are built and evaluated
+
 # The value that each network's source feeds for a pixel 0..255 of R, G, B; see the headers of their yamls.
 SOURCES = {
     "half_tower": lambda p: (p / 255 - 0.5) / 0.5,
@@ -132,7 +134,7 @@ def test_scales_that_cannot_be_are_refused(changes: dict[str, list[float]], sent
     with pytest.raises(ValueError, match=sentence):
         check_input(InputConfig(**changes))  # type: ignore[arg-type]
     config = compose("data=synthetic")
-    config.input = replace(config.input, **changes)  # type: ignore[arg-type]
+    config = replace(config, input=replace(config.input, **changes))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=sentence):
         check(config)
 
@@ -204,7 +206,7 @@ def test_a_run_does_not_go_on_with_another_scale(images: Path, tmp_path: Path) -
     now = fake_config(images, "network=half_tower", "network.image_size=91")
     with pytest.raises(ValueError, match=r"with input\.mean_value=None, and that is \[127\.5.* now; use the run's"):
         rundir.check_resumable(checkpoint.find(run), now, classes, {})
-    now.input.mean_value = None
+    now = replace(now, input=replace(now.input, mean_value=None))
     with pytest.raises(ValueError, match=r"trained with input\.std=\[1\.0, 1\.0, 1\.0\], and that is \[127\.5"):
         rundir.check_resumable(checkpoint.find(run), now, classes, {})
 

@@ -27,7 +27,7 @@ from twotower.data.preparing.build_set import build
 from twotower.data.preparing.first_use import prepare
 from twotower.ground.files import write_whole
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.slow]  # many sets are built
 
 
 def test_a_finished_set_is_not_touched(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_a_square_of_the_right_size_is_not_touched(tmp_path: Path) -> None:
     assert not between.any()
 
 
+@pytest.mark.slow
 def test_the_mean_image_and_the_colours_are_fitted_alike(tmp_path: Path) -> None:
     """data=folder, examined by both: the same images, means within 0.2 of a level, covariances within a hundredth."""
     root = draw_images(tmp_path / "set", num_val=1)
@@ -366,6 +367,7 @@ def launch(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> Non
     runpy.run_path(str(ROOT / "launch" / script), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_evaluation_and_figures_without_dali(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_dali: None
@@ -401,6 +403,7 @@ def test_predictions_from_resized_images_are_not_taken_for_dalis(tmp_path: Path)
         assert predictions.identity_of(manifest, config, dataset, "val")["input"].get("loader") == told
 
 
+@pytest.mark.slow
 def test_a_set_is_prepared_without_dali(squares: Path, tmp_path: Path, no_dali: None) -> None:
     """The picture is drawn through the loader; the set is then read by both."""
     source = SourceConfig(name="folder", kind="tree", root=str(squares), splits={"train": "train", "val": "val"})
@@ -413,6 +416,7 @@ def test_a_set_is_prepared_without_dali(squares: Path, tmp_path: Path, no_dali: 
     assert len({float(batch.images.sum()) for batch in trained}) == 3
 
 
+@pytest.mark.slow
 def test_two_towers_train_the_same_with_and_without_dali(squares: Path, tmp_path: Path) -> None:
     """Every loss and error of a run on prepared images is the same to the last bit with both loaders."""
     (tmp_path / "hook").mkdir()

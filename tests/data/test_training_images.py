@@ -176,6 +176,7 @@ def test_delivered_crops_are_uniform(tmp_path: Path, decoded: str) -> None:
     assert not is_uniform(tied)
 
 
+@pytest.mark.slow
 def test_delivered_crops_of_full_size_are_uniform(tmp_path: Path) -> None:
     """There are 33 offsets in each direction, and half of the images are mirrored."""
     dataset = coordinates(tmp_path, 256, 40)

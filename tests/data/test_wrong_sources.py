@@ -209,6 +209,7 @@ def test_a_class_or_split_without_a_usable_image_is_refused(tmp_path: Path, spli
     assert not (tmp_path / "set" / "dataset.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_command_ends_with_one_sentence_and_a_status(mini: SourceConfig, tmp_path: Path) -> None:
     """An error is one line that begins with error:, without a traceback, and status 1."""

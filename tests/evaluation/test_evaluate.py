@@ -56,7 +56,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_ten_crops_are_the_mean_of_ten_softmax_outputs(run: Path) -> None:
     """Against the crops one by one, their probabilities summed in float64; the logits' mean is another thing."""
     subject = open_subject(str(run), settings(run))
-    towers = load_towers(subject.checkpoint, subject.config, 7, CPU)
+    towers = load_towers(subject.checkpoint, subject.manifest, subject.config, 7, CPU)
     feed = open_validation(subject.dataset, subject.config.input, Share(21, 0, 1, CPU, 1), crops="ten")
     batch = next(feed)
     feed.close()

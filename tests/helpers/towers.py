@@ -27,8 +27,7 @@ def load_network(name: str, **overrides: Any) -> NetworkConfig:
 
     network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), *chain(name), overrides))
     assert isinstance(network, NetworkConfig)
-    leave_out_layers(network)
-    return network
+    return leave_out_layers(network)
 
 
 @dataclass

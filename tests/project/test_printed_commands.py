@@ -34,11 +34,10 @@ def test_every_kind_of_place_has_commands() -> None:
         "records": 12,
         "docstrings": 20,
         "messages": 12,
-        "comments": 1,
         "set up": 4,
     }
     print(f"{len(collect())} printed commands: {', '.join(f'{counts[kind]} in {kind}' for kind in KINDS)}")
-    assert set(least) == set(KINDS) == set(counts)
+    assert set(counts) <= set(KINDS) == {*least, "comments"}, "comments may print none"
     for kind, number in least.items():
         assert counts[kind] >= number, f"only {counts[kind]} commands were found in {kind}"
     scripts = {path.name for path in (ROOT / "launch").glob("*.py")}
@@ -92,7 +91,7 @@ def test_each_composes(kind: str) -> None:
             cause = f" {error.__cause__}" if error.__cause__ else ""
             wrong.append(f"{one}\n    {type(error).__name__}: {error}{cause}")
     print(f"{kind}: {commands} commands, {len(_composed()) - before} different ones composed")
-    assert commands
+    assert commands or kind == "comments"
     assert not wrong, f"{len(wrong)} of {commands} printed commands cannot be run:\n" + "\n".join(wrong)
 
 

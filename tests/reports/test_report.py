@@ -1,6 +1,5 @@
 """Reports: runs found whatever became of them, differences paired by seed, no table of what is not alike."""
 
-import copy
 import csv
 import json
 import math
@@ -9,6 +8,7 @@ import runpy
 import shutil
 import statistics
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,12 @@ def leave_run(
 ) -> Path:
     """The folder of a run with two epochs; its training set's mean image is drawn from `data`."""
     folder.mkdir(parents=True)
-    config = copy.deepcopy(composed(*overrides))
-    config.data.root = str(folder.parent / f"data{data}")
-    config.command = "python launch/two_gpu.py " + " ".join(overrides)
+    config = composed(*overrides)
+    config = replace(
+        config,
+        data=replace(config.data, root=str(folder.parent / f"data{data}")),
+        command="python launch/two_gpu.py " + " ".join(overrides),
+    )
     OmegaConf.save(OmegaConf.structured(config), folder / "config.yaml")
     np.save(folder / "mean_image.npy", np.full((4, 4, 3), data, np.float32))
     lines: list[dict[str, Any]] = []

@@ -79,7 +79,7 @@ def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
     else:
         (path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json" if damage == "manifest" else r"tower1\.safetensors"):
-        checkpoint.read_manifest(path)
+        checkpoint.verify_checkpoint(path)
 
 
 def test_another_network_is_refused_by_name(tmp_path: Path) -> None:

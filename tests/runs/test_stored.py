@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +279,8 @@ def test_nothing_that_a_run_stored_is_resolved(
 
 
 def test_a_command_with_an_interpolation_is_stored_as_it_was_typed(here: Path) -> None:
-    config = fake_config(Path("d/mine"))
-    config.command = "python launch/two_gpu.py 'logging.notes=${data.kind}'"
+    command = "python launch/two_gpu.py 'logging.notes=${data.kind}'"
+    config = replace(fake_config(Path("d/mine")), command=command)
     (here / "run").mkdir()
     Journal(config, here / "run", 0, 3).close(0)
     assert read_config(here / "run") == config

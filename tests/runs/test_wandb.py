@@ -30,6 +30,7 @@ from helpers.fake_runs import fake_config, fake_run
 from helpers.paths import ROOT
 from helpers.wandb_file import OfflineRun, ended_runs, read_runs
 from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas
+from twotower.config.frozen import freeze
 from twotower.data.batch import Batch
 from twotower.evaluation.evaluate import evaluate_run, read_config
 from twotower.model.kernels import mosaic
@@ -48,6 +49,8 @@ from twotower.runs.mirrors.wandb_run_id import ID_FILE, find_run_id, was_trained
 from twotower.runs.mirrors.wandb_settings import settle
 from twotower.training import run as launch
 from twotower.training.sweep import Job, Sweep
+
+pytestmark = pytest.mark.slow  # most of them start W&B's own process
 
 OFFLINE = "logging.wandb=offline"
 ASKED = ("logging.group=trial", "logging.tags=[mine]", "logging.notes=a note", "logging.wandb_checkpoints=last")
@@ -346,9 +349,7 @@ def test_an_id_belongs_to_a_training_and_its_folder(tmp_path: Path) -> None:
 
 
 def settled(logging: LoggingConfig, environment: dict[str, str], run_dir: Path = Path("nowhere")) -> LoggingConfig:
-    found = replace(logging)
-    settle(found, run_dir, environment)
-    return found
+    return settle(freeze(replace(logging)), run_dir, environment)
 
 
 KEYS = ("wandb", "project", "entity", "group", "name", "tags", "notes")
@@ -584,7 +585,7 @@ def test_what_comes_after_a_training_goes_where_it_should(
         monkeypatch.delenv("WANDB_MODE", raising=False)
         if given is not None:
             monkeypatch.setenv("WANDB_MODE", given)
-        config.logging.wandb = stored
+        config = replace(config, logging=replace(config.logging, wandb=stored))
         log_figures(run_dir, config, {"figure3": figure}, told.append)
         asked = opened.pop() if mode is not None else {"mode": None, "name": None}
         assert (asked["mode"], asked["name"], opened) == (mode, name, [])

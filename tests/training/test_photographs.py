@@ -88,8 +88,7 @@ def small(name: str, root: Path) -> Config:
     if "cifar" in name:
         smaller = ["network.width=0.25"]
     config = compose(f"network={name}", "data=folder", f"data.root={root}", *smaller)
-    config.input.device = "cpu"
-    return config
+    return replace(config, input=replace(config.input, device="cpu"))
 
 
 _fed: dict[str, list[Batch]] = {}
@@ -164,6 +163,6 @@ def test_every_network_learns_from_photographs(name: str, photographs: Path) -> 
 def test_a_scale_that_is_foreign_is_found(photographs: Path) -> None:
     """What the test above must reject: half_tower on pixels of 0..255, as it was until it had a scale."""
     config = small("half_tower", photographs)
-    config.input = replace(config.input, mean_value=None, std=[1.0, 1.0, 1.0])
+    config = replace(config, input=replace(config.input, mean_value=None, std=[1.0, 1.0, 1.0]))
     losses = train(config)
     assert not max(losses) < 3 * GUESSING

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -192,9 +193,15 @@ def failing(reason: Exception) -> Any:
 def test_each_outcome_is_told_noted_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = fake_config(tmp_path)
     sweep = jobs_in(tmp_path, "a=0", "a=1", "a=2", "a=3", "a=4")
-    sweep.run_job(0, lambda: config, finished)
-    assert config.run_dir == str(tmp_path / "a=0")
-    assert (config.resume, config.logging.group) == ("auto", "trial")
+    ran: list[Config] = []
+
+    def run(config: Config) -> dict[str, Any]:
+        ran.append(config)
+        return finished(config)
+
+    sweep.run_job(0, lambda: config, run)
+    assert ran[0].run_dir == str(tmp_path / "a=0")
+    assert (ran[0].resume, ran[0].logging.group) == ("auto", "trial")
     sweep.run_job(1, not_applicable, finished)
     sweep.run_job(2, lambda: config, failing(ValueError("The width is odd.")))
     sweep.run_job(3, lambda: config, failing(KeyError("a bug")))
@@ -263,8 +270,7 @@ def test_the_time_left_is_that_of_the_jobs_that_will_run(
     """
     config = fake_config(tmp_path)
     for name in ("a=0", "a=4"):
-        config.run_dir = str(tmp_path / name)
-        finished(config)
+        finished(replace(config, run_dir=str(tmp_path / name)))
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 

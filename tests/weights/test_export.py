@@ -110,10 +110,10 @@ def test_plain_dropout_is_that_of_the_network() -> None:
     x = torch.ones(4, 1000)
     for scaling, kept in (("test", 1.0), ("training", 2.0)):
         one = plain.Network(asdict(replace(network, dropout_scaling=scaling)), tensors)
-        y = one.train().step("dropout", x, "max")
+        y = one.train().fc6_dropout(x)
         assert set(y.unique().tolist()) == {0.0, kept}
         assert 0.4 < float((y > 0).float().mean()) < 0.6
-        assert one.eval().step("dropout", x, "max").unique().tolist() == [0.5 * kept]
+        assert one.eval().fc6_dropout(x).unique().tolist() == [0.5 * kept]
 
 
 def make_run(

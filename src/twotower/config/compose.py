@@ -1,10 +1,12 @@
 """From what Hydra composed to a plain `Config`: the schemas by name, layers left out, absolute paths."""
 
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from twotower.config.frozen import freeze
 from twotower.config.lazy_help import allow_lazy_help
 from twotower.config.places import make_absolute
 from twotower.config.schema import (
@@ -39,16 +41,17 @@ def register_schemas() -> None:
     ConfigStore.instance().store("report_schema", node=ReportConfig)
 
 
-def leave_out_layers(network: NetworkConfig) -> None:
-    """Takes the rows that `network.leave_out` names out of the table, in place; the key stays as a record of it.
+def leave_out_layers(network: NetworkConfig) -> NetworkConfig:
+    """The network without the rows that `network.leave_out` names; the key stays as a record of it.
 
     The next layer reads what the removed one read: both towers where that was the exchange, and across the groups
     that it saw together. Whatever followed the removed layer (pooling, norm, dropout) goes with it.
 
     Raises: ValueError for a layer that the table does not have, and for the last one, which holds the classes.
     """
+    layers = dict(network.layers)
     for name in network.leave_out:
-        names = list(network.layers)
+        names = list(layers)
         if name not in names:
             raise ValueError(
                 f"network.leave_out names {name}, which network={network.name} does not have; its layers are "
@@ -56,14 +59,15 @@ def leave_out_layers(network: NetworkConfig) -> None:
             )
         if name == names[-1]:
             raise ValueError(f"network.leave_out names {name}, which holds the classes; leave out one before it.")
-        removed, following = network.layers[name], network.layers[names[names.index(name) + 1]]
-        following.reads = next(word for word in ("image", "both", "own") if word in (removed.reads, following.reads))
-        following.groups = min(removed.groups, following.groups)
-        network.layers = {key: layer for key, layer in network.layers.items() if key != name}
+        next_name = names[names.index(name) + 1]
+        removed, following = layers.pop(name), layers[next_name]
+        reads = next(word for word in ("image", "both", "own") if word in (removed.reads, following.reads))
+        layers[next_name] = replace(following, reads=reads, groups=min(removed.groups, following.groups))
+    return replace(network, layers=layers)
 
 
 def resolve(composed: Any) -> Config:
-    """Turns what Hydra composed into a plain `Config`: nothing to interpolate or leave out, and absolute paths.
+    """Turns what Hydra composed into a plain, frozen `Config`: nothing to interpolate or leave out, absolute paths.
 
     Raises: ValueError if a required key was not given, or a layer cannot be left out.
     """
@@ -79,5 +83,4 @@ def resolve(composed: Any) -> Config:
         raise ValueError(f"{', '.join(sorted(missing))} must be given on the command line or in a yaml of conf/.")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    leave_out_layers(config.network)
-    return make_absolute(config)
+    return freeze(make_absolute(replace(config, network=leave_out_layers(config.network))))

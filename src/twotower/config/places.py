@@ -1,5 +1,6 @@
 """Where things lie: as a command was typed in one folder, and as a run notes it for whoever reads it in another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from twotower.config.schema import Config
@@ -12,18 +13,22 @@ def _absolute(path: str | None) -> str | None:
 
 
 def make_absolute(config: Config) -> Config:
-    """The same configuration with every path absolute, taken from the current folder; changed in place.
+    """The same configuration with every path absolute, taken from the current folder.
 
     So the data of a run, and the run that a command was interrupted in, are found from whatever folder.
     """
-    data, weights = config.data, config.initial_weights
-    if data.kind == "shapes":
-        data.root = data.root or str(SHAPES_ROOT)
-    data.root, data.cache, weights.path = _absolute(data.root), _absolute(data.cache), _absolute(weights.path)
-    config.run_dir, config.sweep_dir = _absolute(config.run_dir), _absolute(config.sweep_dir)
-    if config.resume not in ("none", "auto"):
-        config.resume = str(Path(config.resume).absolute())
-    return config
+    root = config.data.root
+    if config.data.kind == "shapes":
+        root = root or str(SHAPES_ROOT)
+    is_path = config.resume not in ("none", "auto")
+    return replace(
+        config,
+        data=replace(config.data, root=_absolute(root), cache=_absolute(config.data.cache)),
+        initial_weights=replace(config.initial_weights, path=_absolute(config.initial_weights.path)),
+        run_dir=_absolute(config.run_dir),
+        sweep_dir=_absolute(config.sweep_dir),
+        resume=str(Path(config.resume).absolute()) if is_path else config.resume,
+    )
 
 
 def from_here(path: str | Path) -> Path:

@@ -46,8 +46,7 @@ def preset(name: str, changes: Mapping[str, Any] | None = None) -> NetworkConfig
         network = network_of(OmegaConf.merge(*chain(name), dict(changes or {})), PRESETS / f"{name}.yaml")
     except OSError as error:
         raise ValueError(f"network={name} is not among the yamls of {PRESETS}.") from error
-    leave_out_layers(network)
-    return network
+    return leave_out_layers(network)
 
 
 def presets() -> Iterator[NetworkConfig]:

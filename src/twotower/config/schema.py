@@ -8,6 +8,19 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from twotower.config.frozen import Freezable
+from twotower.config.roles import (
+    Role,
+    has_role,
+    images_key,
+    name_key,
+    place_key,
+    record_key,
+    seed_key,
+    speed_key,
+    training_key,
+)
+
 LAYER_KINDS = ("conv", "linear")
 READS = ("image", "own", "both")
 STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
@@ -18,8 +31,9 @@ UNSCALED = (1.0, 1.0, 1.0)  # the std of pixels that keep their 0..255
 WANDB_MODES = ("offline", "online", "disabled")
 
 
+@has_role(Role.NUMBERS)
 @dataclass
-class LayerConfig:
+class LayerConfig(Freezable):
     """One row of Figure 2. Sizes and paddings in pixels of the layer's input."""
 
     kind: str = MISSING  # conv | linear
@@ -30,18 +44,19 @@ class LayerConfig:
     pad: int = 0  # zeros on all four sides
     overhang: int = 0  # zeros more on the right and bottom edge only
     groups: int = 1  # blocks of maps within one tower that do not see each other
-    initial: str = "normal"  # normal | truncated | xavier | kaiming | torch: see initial.py
-    initial_std: float = 0.01  # of the normal and the truncated distribution
-    initial_bias: float = 0.0
-    rate: float = 1.0  # learning rate of this layer as a multiple of the schedule's; 0 freezes it
+    initial: str = training_key("normal")  # normal | truncated | xavier | kaiming | torch: see initial.py
+    initial_std: float = training_key(0.01)  # of the normal and the truncated distribution
+    initial_bias: float = training_key(0.0)
+    rate: float = training_key(1.0)  # this layer's learning rate in multiples of the schedule's; 0 freezes it
     pooling: str = "max"  # max | average, where `then` has a pool
     then: list[str] = field(
         default_factory=list
     )  # what follows, in this order: activation, lrn, spatial_norm, pool, dropout
 
 
+@has_role(Role.NUMBERS)
 @dataclass
-class LRNConfig:
+class LRNConfig(Freezable):
     """y_i = x_i (k + alpha * sum of x_j^2 over n neighbouring maps)^-beta, paper section 3.3."""
 
     n: int = 5
@@ -51,8 +66,9 @@ class LRNConfig:
     beta: float = 0.75
 
 
+@has_role(Role.NUMBERS)
 @dataclass
-class SpatialNormConfig:
+class SpatialNormConfig(Freezable):
     """y = x (1 + alpha * mean of x^2 over n x n pixels of the same map)^-beta; only in the 2012 code."""
 
     n: int = 5
@@ -60,18 +76,20 @@ class SpatialNormConfig:
     beta: float = 0.75
 
 
+@has_role(Role.NUMBERS)
 @dataclass
-class PoolConfig:
+class PoolConfig(Freezable):
     size: int = 3
     stride: int = 2
     partial: bool = True  # whether a window may hang over the right and bottom edge (2012, Caffe: yes)
 
 
+@has_role(Role.NUMBERS)
 @dataclass
-class NetworkConfig:
-    name: str = MISSING
+class NetworkConfig(Freezable):
+    name: str = training_key(MISSING)
     layers: dict[str, LayerConfig] = MISSING
-    leave_out: list[str] = field(default_factory=list)  # rows of the table to go without: see `leave_out_layers`
+    leave_out: list[str] = training_key(default_factory=list)  # rows to go without: see `leave_out_layers`
     towers: int = 2  # 2 | 1, each in a process of its own
     activation: str = "relu"  # relu | tanh | sigmoid: of every layer that has the step
     lrn: LRNConfig | None = None
@@ -79,31 +97,33 @@ class NetworkConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
     dropout_keep: float = 0.5  # probability that a unit is kept; 1 switches dropout off
     dropout_scaling: str = "test"  # test (2012: times keep at test) | training (divided by keep in training)
-    exchange_precision: str = "single"  # single | half: of what crosses between the towers
+    exchange_precision: str = training_key("single")  # single | half: of what crosses between the towers
     width: float = 1.0  # factor on the kernels of every layer; 1 is the paper's
     image_size: int = 224
-    prepared_size: int = 256  # pixels: what images are brought to before cropping, where the data set leaves it open
-    initial_bias: float | None = None  # of every layer; null: as its row says
-    bias_rate: float = (
-        1.0  # first rate of the biases, as a multiple of the weights'; recorded schedules have their own
-    )
-    bias_decay: bool = True  # whether weight decay reaches the biases
+    prepared_size: int = training_key(256)  # pixels of an image before cropping, where the data set leaves it open
+    initial_bias: float | None = training_key(None)  # of every layer; null: as its row says
+    bias_rate: float = training_key(
+        1.0
+    )  # first rate of the biases, in multiples of the weights'; recorded runs differ
+    bias_decay: bool = training_key(True)  # whether weight decay reaches the biases
 
 
+@has_role(Role.NUMBERS)
 @dataclass
-class DataConfig:
+class DataConfig(Freezable):
     kind: str = MISSING  # folder | shapes | synthetic
-    root: str | None = None  # holds train/<class>/* and val/<class>/*
+    root: str | None = images_key(None)  # holds train/<class>/* and val/<class>/*
     size: int = 256  # pixels: the centre square that images are brought to; a prepared set has its own
-    cache: str | None = None  # where index, mean image and colour PCA are stored; null: root/.twotower
+    cache: str | None = images_key(None)  # holds index, mean image and colour PCA; null: root/.twotower
     on_error: str = "stop"  # stop | skip: what a file that cannot be decoded does to the preparation
     num_train: int = 0  # images that `shapes` draws or `synthetic` pretends to have
     num_val: int = 0
     num_classes: int = 0  # of `synthetic`
 
 
+@has_role(Role.NUMBERS)
 @dataclass
-class InputConfig:
+class InputConfig(Freezable):
     """What happens to an image between the file and conv1 (paper section 4.1)."""
 
     crop_size: int = 224  # pixels; what conv1 sees, so network.image_size
@@ -119,12 +139,13 @@ class InputConfig:
     colour_noise_epochs: float | None = None  # epochs with colour noise; null: all, or as the schedule says
     loader: str = "auto"  # dali | torch (any system) | auto: DALI where it can be imported, else torch
     device: str = "auto"  # auto | cpu | gpu: where DALI decodes
-    threads: int = 0  # of the loader per process; 0: the process's share of the cores
-    decode_once: str = "auto"  # yes | no | auto: each tower decodes half of the batch, and they swap finished crops
+    threads: int = speed_key(0)  # of the loader per process; 0: the process's share of the cores
+    decode_once: str = speed_key("auto")  # yes | no | auto: each tower decodes half of a batch, and they swap crops
 
 
+@has_role(Role.TRAINING)
 @dataclass
-class OptimConfig:
+class OptimConfig(Freezable):
     rule: str = "paper"  # paper (the rate inside the velocity) | torch (torch.optim.SGD as it is)
     batch_size: int = 128  # images per step and replica
     learning_rate: float = 0.01
@@ -132,8 +153,9 @@ class OptimConfig:
     weight_decay: float = 5e-4
 
 
+@has_role(Role.TRAINING)
 @dataclass
-class ChangeConfig:
+class ChangeConfig(Freezable):
     """What was changed by hand after so many epochs; null leaves a value as it is."""
 
     epoch: float = MISSING  # of the recorded run
@@ -144,8 +166,9 @@ class ChangeConfig:
     colour_noise: bool | None = None  # false: switched off
 
 
+@has_role(Role.TRAINING)
 @dataclass
-class ScheduleConfig:
+class ScheduleConfig(Freezable):
     rule: str = MISSING  # plateau | fixed | recorded | exponential
     epochs: int = MISSING
     recorded_epochs: float | None = None  # of the run of 2012; `changes` are scaled from these to `epochs`
@@ -161,20 +184,23 @@ class ScheduleConfig:
     max_drops: int = 3  # `plateau`
 
 
+@has_role(Role.TRAINING)
 @dataclass
-class InitialWeightsConfig:
+class InitialWeightsConfig(Freezable):
     path: str | None = None  # a run, a checkpoint or a file of weights; null: drawn at random
     layers: list[str] = field(default_factory=list)  # none: all, except a last layer for other classes
 
 
+@has_role(Role.RECORD)
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Freezable):
     every_steps: int | None = None  # null: at the end of each epoch only
     keep: int = 2
 
 
+@has_role(Role.RECORD)
 @dataclass
-class LoggingConfig:
+class LoggingConfig(Freezable):
     every_steps: int = 10
     scales_every_steps: int = 100  # of each layer: mean size of weights, updates and outputs
     stuck_after_steps: int = 200  # after so many steps at ln(classes) a loss is called stuck
@@ -191,18 +217,20 @@ class LoggingConfig:
     tensorboard: bool = False  # also, or instead: event files in RUN/tensorboard
 
 
+@has_role(Role.SPEED)
 @dataclass
-class MachineConfig:
+class MachineConfig(Freezable):
     device: str = "auto"  # auto | cpu | cuda
     transport: str = "auto"  # auto | gloo | nccl | shared_gpu
-    replicas: int = 1  # of all towers, each in processes of its own, that `python launch/two_gpu.py` starts
+    replicas: int = training_key(1)  # of all towers, each in its own processes, that launch/two_gpu.py starts
     threads: int = 0  # of torch per process; 0: cores / processes on this host
     timeout_seconds: float = 60.0  # how long a tower waits for the other one
     check_every_steps: int = 50  # how often the towers compare checksums of the pixels (labels: every step)
 
 
+@has_role(Role.TRAINING)
 @dataclass
-class Config:
+class Config(Freezable):
     network: NetworkConfig = MISSING
     data: DataConfig = MISSING
     input: InputConfig = MISSING
@@ -212,13 +240,13 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = MISSING
     machine: MachineConfig = MISSING
-    seed: int = 0
-    name: str = MISSING  # of the run; the folder runs/<name>-<date> carries it
+    seed: int = seed_key(0)
+    name: str = name_key(MISSING)  # of the run; the folder runs/<name>-<date> carries it
     ablation: str = "none"  # set by the yaml of the ablation
-    run_dir: str | None = None  # null: runs/<name>-<date>
-    resume: str = "none"  # none | auto | the path of a run or of a checkpoint
-    sweep_dir: str | None = None  # null: sweeps/<name>-<what is swept>
-    command: str | None = None  # what starts this run again; set by launch/two_gpu.py
+    run_dir: str | None = place_key(None)  # null: runs/<name>-<date>
+    resume: str = place_key("none")  # none | auto | the path of a run or of a checkpoint
+    sweep_dir: str | None = place_key(None)  # null: sweeps/<name>-<what is swept>
+    command: str | None = record_key(None)  # what starts this run again; set by launch/two_gpu.py
 
 
 @dataclass

@@ -5,11 +5,13 @@ there, and resolving it would copy an environment variable into whatever shows t
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from twotower.config.frozen import freeze
 from twotower.config.schema import Config
 
 
@@ -51,5 +53,4 @@ def read_config(run_dir: Path) -> Config:
     refuse_interpolations(stored, path)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
     assert isinstance(config, Config)
-    config.command = None if command is None else str(command)
-    return config
+    return freeze(replace(config, command=None if command is None else str(command)))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
+from twotower.config.frozen import freeze
 from twotower.config.stored import read_config
 from twotower.data.batch import Share
 from twotower.data.choose_loader import adapt_to_machine, say_fallback
@@ -28,6 +29,7 @@ from twotower.ground.progress import metered
 from twotower.ground.versions import read_versions
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
+from twotower.runs.checkpoint import Manifest
 from twotower.runs.mirrors.open_mirrors import log_evaluation
 from twotower.runs.rundir import check_classes, check_writable, with_own_mean
 from twotower.weights import read as weights
@@ -36,11 +38,12 @@ from twotower.weights.merged import Imported
 CENTRE = ten_views(2).index((1, 1, 0))  # its place among the ten crops
 
 
-def load_towers(path: Path, config: Config, num_classes: int, device: torch.device) -> list[Tower]:
-    """All towers of a checkpoint, for evaluation. Raises: ValueError if it is damaged or of another network."""
-    manifest = checkpoint.read_manifest(path)
+def load_towers(
+    path: Path, manifest: checkpoint.Manifest, config: Config, num_classes: int, device: torch.device
+) -> list[Tower]:
+    """All towers of a verified checkpoint, for evaluation. Raises: ValueError if it is of another network."""
     checkpoint.check_fits(path, manifest, config.network, num_classes)
-    return weights.load_towers(weights.read_checkpoint(path).tensors, config.network, num_classes, device)
+    return weights.load_towers(weights.read_checkpoint(path, manifest).tensors, config.network, num_classes, device)
 
 
 def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -> Tensor:
@@ -102,10 +105,16 @@ def predict(
 
 @dataclass(frozen=True)
 class Subject:
-    """A run with the checkpoint and the images that it is evaluated on; `identity` is that of its predictions."""
+    """A run with the checkpoint and the images that it is evaluated on.
+
+    Attributes:
+        manifest: the checkpoint's, verified.
+        identity: what its predictions depend on.
+    """
 
     run_dir: Path
     checkpoint: Path
+    manifest: Manifest
     config: Config
     dataset: DataSet
     identity: dict[str, Any]
@@ -127,15 +136,17 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     """
     run_dir = Path(run)
     config = read_config(run_dir)
-    config.input = adapt_to_machine(config.input)
+    config = freeze(replace(config, input=adapt_to_machine(config.input)))
     check_writable(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
-    manifest = checkpoint.read_manifest(path)
-    dataset = with_own_mean(open_images(run_dir, config.data, settings.data_root), run_dir)
+    manifest = checkpoint.verify_checkpoint(path)
+    data, opened = open_images(run_dir, config.data, settings.data_root)
+    config = freeze(replace(config, data=data))
+    dataset = with_own_mean(opened, run_dir)
     check_classes(path, manifest.classes, dataset.classes)
     checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
     identity = predictions.identity_of(manifest, config, dataset, settings.split)
-    return Subject(run_dir, path, config, dataset, identity)
+    return Subject(run_dir, path, manifest, config, dataset, identity)
 
 
 def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Predictions]:
@@ -150,7 +161,7 @@ def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Pred
     if settings.crops not in found:
         device = choose_device(settings.device)
         config, dataset = subject.config, subject.dataset
-        towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
+        towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
         computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
         for view, one in computed.items():
             if view not in found and not dataset.is_synthetic:  # synthetic images are there for timing

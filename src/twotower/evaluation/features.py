@@ -130,7 +130,7 @@ def features_of(subject: Subject, split: str, layer: str) -> Features:
 def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path) -> None:
     """Writes the table, batch by batch."""
     config, dataset, device = subject.config, subject.dataset, choose_device()
-    towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
+    towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
     exchange = InProcessExchange(config.network.exchange_precision)
     share = Share(BATCH, 0, 1, device, config.input.threads or torch.get_num_threads())
     table, done = None, 0

@@ -9,7 +9,7 @@ are used again only if all of that is the same. ILSVRC's 50,000 images take 200 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.config import Config, InputConfig
+from twotower.config.roles import Role, select_settings
 from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import DataSet
 from twotower.data.folder_cache import INDEX, find_cache, find_root
@@ -74,7 +75,8 @@ def package_version() -> str:
 def _identity_of_input(given: InputConfig) -> dict[str, Any]:
     """Without a scale where there is none, so that what was stored before there was a choice still counts."""
     usual = scale_of(InputConfig())
-    return {key: value for key, value in asdict(given).items() if key not in usual or value != usual[key]}
+    settings = select_settings(given, (Role.NUMBERS,))
+    return {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
 
 
 def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str) -> dict[str, Any]:
@@ -142,9 +144,17 @@ def read_identity(path: Path) -> dict[str, Any] | None:
     return identity
 
 
+def _without_speed(identity: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions noted how fast the input is read, too."""
+    speed = select_settings(InputConfig(), (Role.SPEED,))
+    fed = {key: value for key, value in dict(identity.get("input", {})).items() if key not in speed}
+    return identity | {"input": fed}
+
+
 def read(path: Path, identity: dict[str, Any]) -> Predictions | None:
     """Stored predictions; None unless they depend on exactly what `identity` says."""
-    if read_identity(path) != identity:
+    stored = read_identity(path)
+    if stored is None or _without_speed(stored) != _without_speed(identity):
         return None
     with safe_open(path, framework="pt") as file:
         about = file.metadata()

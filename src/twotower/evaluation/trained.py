@@ -257,11 +257,12 @@ def _load_run(run_dir: Path, chosen: str | None, device: torch.device) -> Traine
     """Raises: ValueError for a folder without run or checkpoint, or a run that was trained without images."""
     config = read_config(run_dir)
     path = checkpoint.choose(run_dir, chosen)
-    classes = checkpoint.read_manifest(path).classes
+    manifest = checkpoint.verify_checkpoint(path)
+    classes = manifest.classes
     mean_image = own_mean(run_dir)
     if mean_image is None:
         raise ValueError(f"{run_dir} has no {MEAN_IMAGE}: it was not trained on images, and cannot judge any.")
-    towers = load_towers(path, config, len(classes), device)
+    towers = load_towers(path, manifest, config, len(classes), device)
     title = f"{run_dir.resolve().name}, {path.name}"
     return TrainedNetwork(towers, config.input, config.network.exchange_precision, classes, mean_image, title)
 

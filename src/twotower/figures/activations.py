@@ -117,7 +117,7 @@ def make_activations(subject: Subject, layer: str | None, image: str | None) -> 
     say_fallback(config.input)
     with closing(ValidationFeed(dataset, _Single(images, index), config.input, share, crops="centre")) as feed:
         batch = next(feed)
-    towers = load_towers(subject.checkpoint, config, len(dataset.classes), device)
+    towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
     exchange = InProcessExchange(config.network.exchange_precision)
     layers = list(config.network.layers)
     shown = photograph(dataset, images, index, config.input.crop_size)

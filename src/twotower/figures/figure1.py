@@ -7,16 +7,16 @@ learning rate at which it trains fastest, and without regularisation of any kind
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from twotower.config import Config
+from twotower.config.roles import Role, select_settings
 from twotower.figures.drawing import mark_steps, open_pyplot, save
 from twotower.ground.words import counted, counted_epochs
 from twotower.runs.history import History
-from twotower.runs.variants import HOW_READ
 
 LEVEL = 25.0  # percent
 COLOURS = {"relu": "#0072b2", "tanh": "#d55e00", "sigmoid": "#009e73"}  # told apart by the colour-blind
@@ -56,10 +56,12 @@ class Curve:
 
 def _same_but(config: Config) -> dict[str, Any]:
     """What must be the same for activations to be compared."""
-    network = asdict(config.network) | {"activation": None, "name": None}
-    read = {key: value for key, value in asdict(config.input).items() if key not in HOW_READ}
-    return {"network": network, "data": asdict(config.data), "input": read} | {
-        f"optim.{key}": value for key, value in asdict(config.optim).items() if key != "learning_rate"
+    settings = select_settings(config, (Role.NUMBERS, Role.TRAINING, Role.IMAGES))
+    free = ("network.activation", "network.name", "optim.learning_rate")
+    return {
+        key: value
+        for key, value in settings.items()
+        if key.startswith(("network.", "data.", "input.", "optim.")) and key not in free
     }
 
 

@@ -46,7 +46,8 @@ class Kernels:
 def read_kernels(run_dir: Path) -> Kernels:
     """Raises: ValueError for a folder without a complete checkpoint."""
     path = checkpoint.find(run_dir)
-    imported = weights.read_checkpoint(path)
+    manifest = checkpoint.verify_checkpoint(path)
+    imported = weights.read_checkpoint(path, manifest)
     assert imported.network is not None
     layer = next(iter(imported.network.layers))
     towers = list(imported.tensors[f"{layer}.weight"].chunk(imported.network.towers))
@@ -55,7 +56,7 @@ def read_kernels(run_dir: Path) -> Kernels:
         for event in read_events(run_dir / "metrics.jsonl")
         if event["event"] == "scales" and f"tower0/{layer}/colour" in event
     ]
-    return Kernels(run_dir, checkpoint.read_manifest(path).step, layer, towers, history)
+    return Kernels(run_dir, manifest.step, layer, towers, history)
 
 
 def summarise(kernels: Kernels) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
@@ -62,6 +63,7 @@ class Found:
         megabytes: peak memory of each tower in MiB; empty where the run did not note it.
         mean_image: SHA-256 of the training set's mean image, which stands for the set wherever it lies.
         num_val: images of the validation set.
+        manifest: of the last checkpoint, verified; None without one.
     """
 
     run_dir: Path
@@ -75,6 +77,7 @@ class Found:
     megabytes: tuple[float, ...] = ()
     mean_image: str | None = None
     num_val: int | None = None
+    manifest: checkpoint.Manifest | None = None
 
     @property
     def has_checkpoint(self) -> bool:
@@ -91,11 +94,16 @@ def _folders(root: Path) -> list[Path]:
     return found
 
 
-def find_runs(roots: Sequence[str], data_root: str | None = None) -> list[Found]:
+def find_runs(
+    roots: Sequence[str],
+    data_root: str | None = None,
+    verified: Mapping[Path, checkpoint.Manifest | None] = MappingProxyType({}),
+) -> list[Found]:
     """All runs below `roots`, each once, under different names.
 
     Args:
         data_root: where the images of all runs are now; None: where each was trained on them.
+        verified: by run, the manifest of its last checkpoint, where that has been checked already.
 
     Raises: ValueError for a folder that does not exist or holds no run.
     """
@@ -116,7 +124,7 @@ def find_runs(roots: Sequence[str], data_root: str | None = None) -> list[Found]
             name = str(below) if below != Path(".") else folder.resolve().name
             if len(roots) > 1 and below != Path("."):
                 name = f"{Path(root).resolve().name}/{name}"
-            found.setdefault(folder.resolve(), look_at(folder, name, data_root))
+            found.setdefault(folder.resolve(), look_at(folder, name, data_root, verified.get(folder)))
     names = [run.name for run in found.values()]
     return [
         replace(run, name=str(path.relative_to(path.parents[1]))) if names.count(run.name) > 1 else run
@@ -141,10 +149,12 @@ def _last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
     return next((event for event in reversed(events) if event["event"] == kind), None)
 
 
-def look_at(run_dir: Path, name: str, data_root: str | None = None) -> Found:
+def look_at(
+    run_dir: Path, name: str, data_root: str | None = None, verified: checkpoint.Manifest | None = None
+) -> Found:
     """What became of one run. Whatever is wrong with it is said in its remark."""
     try:
-        return _look_at(run_dir, name, data_root)
+        return _look_at(run_dir, name, data_root, verified)
     except OmegaConfBaseException as error:
         return Found(run_dir, name, DAMAGED, f"left out: config.yaml does not fit ({str(error).splitlines()[0]})")
     except ValueError as error:
@@ -155,7 +165,7 @@ def look_at(run_dir: Path, name: str, data_root: str | None = None) -> Found:
         return Found(run_dir, name, DAMAGED, "left out: config.yaml cannot be read")
 
 
-def _look_at(run_dir: Path, name: str, data_root: str | None) -> Found:
+def _look_at(run_dir: Path, name: str, data_root: str | None, verified: checkpoint.Manifest | None) -> Found:
     failed, inapplicable = _json(run_dir / failure.FAILURE), _json(run_dir / failure.NOT_APPLICABLE)
     if inapplicable is not None:
         return Found(run_dir, name, NOT_APPLICABLE, inapplicable["not_applicable"])
@@ -170,7 +180,11 @@ def _look_at(run_dir: Path, name: str, data_root: str | None) -> Found:
     mean_image = run_dir / MEAN_IMAGE
     own_mean(run_dir)  # a damaged one would be that of another data set
     steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
-    manifest = checkpoint.read_manifest(checkpoint.place(run_dir / "checkpoints", steps[-1])) if steps else None
+    manifest = None
+    if steps:
+        last_place = checkpoint.place(run_dir / "checkpoints", steps[-1])
+        is_verified = verified is not None and verified.step == steps[-1]
+        manifest = verified if is_verified else checkpoint.verify_checkpoint(last_place)
     begun = Found(
         run_dir,
         name,
@@ -180,6 +194,7 @@ def _look_at(run_dir: Path, name: str, data_root: str | None) -> Found:
         history=read_history(run_dir) if _last(events, "validation") is not None else None,
         megabytes=tuple(memory[key] for key in ("tower0", "tower1") if key in memory),
         mean_image=hashlib.sha256(mean_image.read_bytes()).hexdigest() if mean_image.exists() else None,
+        manifest=manifest,
         num_val=manifest.identity.get("num_val") if manifest is not None else None,
     )
     if failed is not None:

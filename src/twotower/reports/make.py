@@ -150,7 +150,8 @@ def make_report(settings: ReportConfig) -> Path:
     check_one_data_set(runs)
     compare(runs, settings.baseline)  # what is wrong with them is said before anything is computed
     undone = _complete(runs, settings)
-    runs = find_runs(folders, settings.data_root)
+    if settings.evaluate or settings.figures:
+        runs = find_runs(folders, settings.data_root, {run.run_dir: run.manifest for run in runs})
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(_UNFINISHED, encoding="utf-8")

@@ -119,9 +119,11 @@ def forget_after(folder: Path, step: int) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads a checkpoint's manifest and checks the files against it.
+    """Reads a checkpoint's manifest, and believes what it says of the files.
 
-    Raises: ValueError if something is missing, cut short or changed.
+    For what needs no weights, and where `verify_checkpoint` has been called before.
+
+    Raises: ValueError if it cannot be read, or is of another version.
     """
     try:
         content = json.loads((path / "manifest.json").read_text())
@@ -129,7 +131,15 @@ def read_manifest(path: Path) -> Manifest:
         raise ValueError(f"{path} is not a checkpoint: its manifest.json cannot be read ({error}).") from error
     if content.get("format") != FORMAT:
         raise ValueError(f"{path} has checkpoint format {content.get('format')}; this version reads {FORMAT}.")
-    manifest = Manifest(**content)
+    return Manifest(**content)
+
+
+def verify_checkpoint(path: Path) -> Manifest:
+    """Reads a checkpoint's manifest and checks every byte of its files: do it once, and pass the manifest on.
+
+    Raises: ValueError if something is missing, cut short or changed.
+    """
+    manifest = read_manifest(path)
     for name, expected in manifest.sha256.items():
         if not (path / name).is_file() or _sha256(path / name) != expected:
             raise ValueError(

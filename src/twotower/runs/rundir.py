@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from twotower.config import Config
 from twotower.config.places import from_here, make_absolute
+from twotower.config.roles import Role, select_settings
 from twotower.config.stored import read_config
 from twotower.data.dataset import DataSet
 from twotower.ground.files import write_npy
@@ -26,8 +27,8 @@ RUNS = Path("runs")
 MEAN_IMAGE = "mean_image.npy"  # of the training set, float32 [size, size, 3], 0..255
 LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
 
-# What may change between the parts of a resumed run without changing its numbers.
-_FREE_KEYS = ("run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
+# A run goes on with these settings only; all others may change between its parts without changing its numbers.
+TWIN = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.IMAGES, Role.NAME)
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,13 @@ class Home:
     resume_from: Path | None
 
 
-def _comparable(config: dict[Any, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _FREE_KEYS}
-
-
 def _has_run(run_dir: Path) -> bool:
     return (run_dir / "metrics.jsonl").exists() or (run_dir / "checkpoints").exists()
 
 
 def _interrupted_twin(config: Config) -> Path | None:
     """The newest unfinished run under runs/ with the same configuration and a checkpoint."""
-    wanted = _comparable(asdict(config))
+    wanted = select_settings(config, TWIN)
     candidates = sorted(RUNS.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in candidates:
         run_dir = path.parent
@@ -59,7 +56,7 @@ def _interrupted_twin(config: Config) -> Path | None:
             stored = make_absolute(read_config(run_dir))
         except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError):
             continue  # no run of this version could go on there
-        if _comparable(asdict(stored)) == wanted:
+        if select_settings(stored, TWIN) == wanted:
             return run_dir
     return None
 
@@ -205,9 +202,12 @@ def check_writable(run_dir: Path) -> None:
         ) from error
 
 
-def check_resumable(path: Path, config: Config, classes: list[str], identity: dict[str, Any]) -> None:
-    """Raises: ValueError if going on from the checkpoint would not be the same run, naming what differs."""
-    manifest = checkpoint.read_manifest(path)
+def check_resumable(path: Path, config: Config, classes: list[str], identity: dict[str, Any]) -> checkpoint.Manifest:
+    """Verifies a checkpoint, and that going on from it is the same run.
+
+    Raises: ValueError naming what is damaged or differs.
+    """
+    manifest = checkpoint.verify_checkpoint(path)
     checkpoint.check_fits(path, manifest, config.network, len(classes))
     if manifest.classes != classes:
         raise ValueError(f"{path} was trained on other classes than the data has.")
@@ -224,3 +224,4 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
                 f"{path} cannot be resumed: it was trained with input.{key}={fed[key]}, and that is {ours} now; use "
                 "the run's own settings."
             )
+    return manifest

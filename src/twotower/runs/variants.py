@@ -2,7 +2,6 @@
 already tell.
 """
 
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -13,34 +12,18 @@ from hydra.errors import HydraException
 from twotower.config import Config, register_schemas, resolve
 from twotower.config.places import short_place
 from twotower.config.presets import CONF
+from twotower.config.roles import Role, select_settings
 from twotower.ground.words import counted
 
-# What has no part in a run's numbers, or is the run's own.
-_NOT_COMPARED = ("seed", "name", "run_dir", "resume", "sweep_dir", "command", "machine", "logging", "checkpoint")
-HOW_READ = ("threads", "decode_once")  # of the input: how fast images come, not which
 # Where the yamls of networks and ablations may set something.
 _BROUGHT = ("network.", "input.", "optim.rule")
 _SIZES = ("network.width", "network.image_size", "network.prepared_size")
 _SHOWN = 3  # settings in a short label
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim.momentum": 0.9, ...}"""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def settings_of(config: Config) -> dict[str, Any]:
     """All settings that have a part in a run's numbers, apart from its seed, by their keys on the command line."""
-    kept = {key: value for key, value in asdict(config).items() if key not in _NOT_COMPARED}
-    kept["input"] = {key: value for key, value in kept["input"].items() if key not in HOW_READ}
-    kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("root", "cache")}
-    return _flatten(kept | {"machine.replicas": config.machine.replicas})
+    return select_settings(config, (Role.NUMBERS, Role.TRAINING))
 
 
 @cache

@@ -20,6 +20,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from twotower.config import Config, check
+from twotower.config.frozen import freeze
 from twotower.config.places import from_here
 from twotower.data.choose_loader import check_loader, describe_loader, notice_fallback
 from twotower.data.crops import check_crops
@@ -79,14 +80,15 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
     Schedule(config.schedule, config.optim.learning_rate, config.network)
     if config.initial_weights.path is not None:
         # Its last checkpoint is chosen once for all processes; a run may still be training.
-        config.initial_weights.path = locate(config.initial_weights.path)
+        path = locate(config.initial_weights.path)
+        config = freeze(replace(config, initial_weights=replace(config.initial_weights, path=path)))
     with hold_home(config) as home:
         yield _make_job(config, home, num_replicas)
 
 
 def _make_job(config: Config, home: Home, num_replicas: int) -> Job:
     """In a folder that is held. Raises: ValueError."""
-    settle(config.logging, home.run_dir)
+    config = freeze(replace(config, logging=settle(config.logging, home.run_dir)))
     check_mirrors(config.logging)
     dataset = prepare(config.data, shown_input=config.input, loader=config.input.loader)
     plan(config.network, len(dataset.classes))
@@ -95,8 +97,9 @@ def _make_job(config: Config, home: Home, num_replicas: int) -> Job:
         plan_inheritance(config.initial_weights, config.network, dataset.classes)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
-        check_resumable(home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset))
-        step = checkpoint.read_manifest(home.resume_from).step
+        step = check_resumable(
+            home.resume_from, config, dataset.classes, identity(config, num_replicas, dataset)
+        ).step
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= total_steps(config, steps):
@@ -270,7 +273,8 @@ def run_as_worker(config: Config, place: Place) -> int:
         check_even(place.size, place.num_towers)
         die_with_parent()
         catch_stops()
-        config.machine.replicas = place.size // place.num_towers
+        machine = replace(config.machine, replicas=place.size // place.num_towers)
+        config = freeze(replace(config, machine=machine))
         with ExitStack() as stack, open_world(config.machine, place) as world:
             job = _job_from_first(config, world, stack)
             run_dir = job.run_dir
@@ -292,6 +296,7 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
         stack: rank 0 holds the run's folder until this is closed.
     """
     failure: list[Exception] = []
+    ready: list[Config] = []  # of rank 0: with what was filled in on the way
 
     def make() -> str:
         try:
@@ -299,10 +304,11 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
         except (ValueError, OSError) as error:
             failure.append(error)
             return json.dumps({"error": str(error)})
+        ready.append(job.config)
         home = {
             "run_dir": str(job.run_dir.absolute()),
             "resume_from": str(job.resume_from.absolute()) if job.resume_from else "",
-            "initial_weights": config.initial_weights.path,
+            "initial_weights": job.config.initial_weights.path,
         }
         return json.dumps(home | {"finished": job.finished})
 
@@ -310,5 +316,11 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
     if "error" in answer:
         raise ValueError(answer["error"])
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
-    config.initial_weights.path = answer["initial_weights"]
-    return Job(config, from_here(answer["run_dir"]), resume_from, answer["finished"])
+    config = ready[0] if ready else config
+    weights = replace(config.initial_weights, path=answer["initial_weights"])
+    return Job(
+        freeze(replace(config, initial_weights=weights)),
+        from_here(answer["run_dir"]),
+        resume_from,
+        answer["finished"],
+    )

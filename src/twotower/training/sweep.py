@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.config import Config, LoggingConfig
+from twotower.config.frozen import freeze
 from twotower.ground.locks import HeldError, held
 from twotower.ground.screen import print_table
 from twotower.ground.words import format_duration
@@ -129,8 +130,7 @@ class Sweep:
         if not elsewhere:  # another machine may have what is missing here
             logging = OmegaConf.to_object(composed.logging)
             assert isinstance(logging, LoggingConfig)
-            settle(logging, folder)
-            check_mirrors(logging)
+            check_mirrors(settle(logging, folder))
         swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
         jobs = []
         for values in BasicSweeper.split_arguments(overrides, None)[0]:
@@ -195,9 +195,10 @@ class Sweep:
         start = time.monotonic()
         try:
             config = compose()
-            config.run_dir, config.resume = str(job.run_dir.absolute()), "auto"
-            config.logging.group = config.logging.group or group_in(os.environ) or self.name
-            run(config)
+            group = config.logging.group or group_in(os.environ) or self.name
+            logging = replace(config.logging, group=group)
+            run_dir = str(job.run_dir.absolute())
+            run(freeze(replace(config, run_dir=run_dir, resume="auto", logging=logging)))
         except HeldError as error:  # nothing is noted in a folder that another process writes to
             console.print(f"error: {error}", markup=False)
         except NotApplicableError as reason:

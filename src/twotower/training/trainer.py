@@ -140,7 +140,7 @@ class Trainer:
         return self.run_dir / "checkpoints"
 
     def _resume(self, path: Path) -> None:
-        manifest = checkpoint.read_manifest(path)
+        manifest = checkpoint.read_manifest(path)  # which was verified before the processes started
         buffers = checkpoint.load_tower(path, self.tower)
         self.optimiser.load_state(buffers, manifest.rates)
         self.schedule.load_state(manifest.schedule)

@@ -104,13 +104,13 @@ def open_subject(settings: ExportConfig) -> Subject:
     run_dir = Path(settings.run)
     config = read_config(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
-    manifest = checkpoint.read_manifest(path)
+    manifest = checkpoint.verify_checkpoint(path)
     if not settings.force:
         check_trained(manifest)
     mean_image = own_mean(run_dir)
     if mean_image is None and config.data.kind != "synthetic":
         raise ValueError(f"{run_dir} has no {MEAN_IMAGE}, which belongs to its network; copy it from the run.")
-    imported = weights.read_checkpoint(path)
+    imported = weights.read_checkpoint(path, manifest)
     network = imported.network
     assert network is not None
     if mean_image is not None:

@@ -9,20 +9,16 @@ has that std in the weights of the layers that read the image, see `divide_image
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from twotower.config import UNSCALED, NetworkConfig
 from twotower.config.presets import presets
+from twotower.config.roles import Role, select_settings
 from twotower.model.table import plan
-
-# What may differ between two tables of the same function: names, and what matters in training only.
-_TRAINING_KEYS = ("name", "leave_out", "prepared_size", "bias_rate", "bias_decay", "exchange_precision")
-_TRAINING_LAYER_KEYS = ("initial", "initial_std", "initial_bias", "rate")
 
 
 @dataclass(frozen=True)
@@ -127,13 +123,7 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
 def same_function(one: NetworkConfig, other: NetworkConfig) -> str | None:
     """None if both tables compute the same from the same weights, else the first key that differs."""
 
-    def function(network: NetworkConfig) -> dict[str, Any]:
-        flat = {key: value for key, value in asdict(network).items() if key not in (*_TRAINING_KEYS, "layers")}
-        for name, layer in asdict(network)["layers"].items():
-            flat[f"layers.{name}"] = {key: value for key, value in layer.items() if key not in _TRAINING_LAYER_KEYS}
-        return flat
-
-    first, second = function(one), function(other)
+    first, second = (select_settings(network, (Role.NUMBERS,)) for network in (one, other))
     return next((key for key in {**first, **second} if first.get(key) != second.get(key)), None)
 
 

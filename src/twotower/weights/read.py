@@ -83,13 +83,16 @@ def read_merged(path: Path) -> Imported:
     )
 
 
-def read_checkpoint(path: Path) -> Imported:
+def read_checkpoint(path: Path, manifest: checkpoint.Manifest | None = None) -> Imported:
     """The last checkpoint of a run's folder, or the one that lies at `path`.
+
+    Args:
+        manifest: its manifest, if `verify_checkpoint` was called for it already.
 
     Raises: ValueError if there is none, or it is damaged.
     """
     place = checkpoint.find(path)
-    manifest = checkpoint.read_manifest(place)
+    manifest = manifest or checkpoint.verify_checkpoint(place)
     network = network_of(manifest.network, place)
     towers = []
     for tower in range(network.towers):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import DataConfig, InputConfig
+from twotower.config.roles import Role, reset_settings
 from twotower.data.choose_loader import describe_loader
 from twotower.data.dataset import DataSet
 from twotower.data.decode import UnusableError, decode_image
@@ -141,7 +142,7 @@ def _draw_input(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
     from twotower.data.preparing.input_picture import SHOWN, draw_picture, read_shown
 
     dataset = load(data)
-    crops = replace(shown_input, threads=0, device="auto", decode_once="auto")
+    crops = replace(reset_settings(shown_input, (Role.SPEED,)), device="auto")
     if dataset.picture is not None and read_shown(path) == repr(crops):
         return
     count = len(dataset.train)

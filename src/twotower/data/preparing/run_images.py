@@ -13,7 +13,7 @@ from twotower.data.shapes import read_marker
 KEY = "data_root"  # argument by which these commands take the folder of images
 
 
-def open_images(run_dir: Path, data: DataConfig, given: str | None) -> DataSet:
+def open_images(run_dir: Path, data: DataConfig, given: str | None) -> tuple[DataConfig, DataSet]:
     """Opens the images that a run was trained on, in the folder that the run names or in another one.
 
     A folder without an index gets one (DIR/.twotower); nothing else is written. The `data.cache` in the configuration
@@ -21,24 +21,26 @@ def open_images(run_dir: Path, data: DataConfig, given: str | None) -> DataSet:
     written.
 
     Args:
-        data: the run's settings; changed to those of the images that are opened.
+        data: the run's settings.
         given: the folder where the images are now; None: the folder that the run names, below the current folder if
             it is relative, as in runs of earlier versions.
+
+    Returns: the settings of the images that were opened, and the images.
 
     Raises: ValueError if the images are not there, or are other ones.
     """
     if data.kind == "synthetic":
-        return prepare(data)
+        return data, prepare(data)
     if given is not None:
-        data.root, data.cache = given, None
+        data = replace(data, root=given, cache=None)
     root = find_root(data)
     if given is None and not root.is_dir():
         raise ValueError(_missing(run_dir, data, root))
     if data.kind == "shapes":
-        _check_drawing(run_dir, data, root, given is not None)
+        data = _check_drawing(run_dir, data, root, given is not None)
     if data.cache is not None and (is_prepared(root) or not has_index(data)):
-        data.cache = None
-    return prepare(replace(data, kind="folder"), key=KEY)
+        data = replace(data, cache=None)
+    return data, prepare(replace(data, kind="folder"), key=KEY)
 
 
 def _describe(data: DataConfig) -> str:
@@ -55,16 +57,19 @@ def _missing(run_dir: Path, data: DataConfig, root: Path) -> str:
     )
 
 
-def _check_drawing(run_dir: Path, data: DataConfig, root: Path, is_given: bool) -> None:
+def _check_drawing(run_dir: Path, data: DataConfig, root: Path, is_given: bool) -> DataConfig:
     """Checks that these are the shapes of the run. A person may give images of the same classes instead.
+
+    Returns: the settings; of a folder, if it holds other images.
 
     Raises: ValueError if they are not, and nobody gave them.
     """
     marker = read_marker(root)
     if marker is None and is_given:
-        data.kind = "folder"
-    elif marker is None or (marker.get("num_train"), marker.get("num_val")) != (data.num_train, data.num_val):
+        return replace(data, kind="folder")
+    if marker is None or (marker.get("num_train"), marker.get("num_val")) != (data.num_train, data.num_val):
         raise ValueError(
             f"{run_dir} was trained on {_describe(data)}, and {root} does not hold these; say where they are with "
             f"{KEY}=DIR."
         )
+    return data

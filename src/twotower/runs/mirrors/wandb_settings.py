@@ -8,6 +8,7 @@ folder of W&B's files in place of RUN/wandb, is read each time.
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def group_in(environment: Mapping[str, str]) -> str | None:
     return environment.get(_VARIABLES["group"]) or None
 
 
-def settle(logging: LoggingConfig, run_dir: Path, environment: Mapping[str, str] = os.environ) -> None:
+def settle(logging: LoggingConfig, run_dir: Path, environment: Mapping[str, str] = os.environ) -> LoggingConfig:
     """Fills in the keys that are null: from the run if it goes on, from W&B's environment variables, or by default.
 
     A run that goes on keeps everything that identifies its W&B run, such as the project. The mode may change, so the
@@ -59,15 +60,20 @@ def settle(logging: LoggingConfig, run_dir: Path, environment: Mapping[str, str]
     Raises: ValueError for a WANDB_MODE that is not known.
     """
     stored = _stored_in(run_dir)
-    if logging.wandb is None:
-        logging.wandb = mode_in(environment) or stored.get("wandb") or DEFAULT_MODE
-    for key, variable in _VARIABLES.items():
-        if getattr(logging, key) is None:
-            setattr(logging, key, stored.get(key) or environment.get(variable) or None)
-    logging.project = logging.project or DEFAULT_PROJECT
-    if logging.tags is None:
+    mode = logging.wandb
+    if mode is None:
+        mode = mode_in(environment) or stored.get("wandb") or DEFAULT_MODE
+    settled: dict[str, Any] = {
+        key: stored.get(key) or environment.get(variable) or None
+        for key, variable in _VARIABLES.items()
+        if getattr(logging, key) is None
+    }
+    tags = logging.tags
+    if tags is None:
         from_variable = [tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip()]
-        logging.tags = stored.get("tags") or from_variable
+        tags = stored.get("tags") or from_variable
+    logging = replace(logging, wandb=mode, tags=tags, **settled)
+    return logging if logging.project else replace(logging, project=DEFAULT_PROJECT)
 
 
 def _stored_in(run_dir: Path) -> Mapping[str, Any]:
