@@ -34,13 +34,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file of a checkpoint was hashed."""
     counts: Counter[str] = Counter()
-    original = checkpoint._sha256
+    original = checkpoint.hash_file
 
     def count(path: Path) -> str:
         counts[path.name] += 1
         return original(path)
 
-    monkeypatch.setattr(checkpoint, "_sha256", count)
+    monkeypatch.setattr(checkpoint, "hash_file", count)
     return counts
 
 

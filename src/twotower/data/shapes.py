@@ -8,7 +8,6 @@ import colorsys
 import json
 import math
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from twotower.ground.files import written_folder
 
 FORMS = ("circle", "square", "star", "triangle")
 CLASSES = tuple(f"{colour}_{form}" for colour, form in product(("blue", "green", "red"), FORMS))
@@ -79,22 +80,18 @@ def draw_shapes(root: Path, num_train: int, num_val: int) -> None:
     if root.exists():
         _check_drawn(root, wanted)
         return
-    unfinished = root.with_name(f".{root.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # a process that was killed may have left it
     try:
-        for split, num_images in (("train", num_train), ("val", num_val)):
-            for name in CLASSES:
-                (unfinished / split / name).mkdir(parents=True)
-            with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-                list(threads.map(partial(_write_image, unfinished / split, split == "val"), range(num_images)))
-        (unfinished / MARKER).write_text(json.dumps(wanted) + "\n")
-        unfinished.rename(root)
+        with written_folder(root) as unfinished:
+            for split, num_images in (("train", num_train), ("val", num_val)):
+                for name in CLASSES:
+                    (unfinished / split / name).mkdir(parents=True)
+                with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+                    list(threads.map(partial(_write_image, unfinished / split, split == "val"), range(num_images)))
+            (unfinished / MARKER).write_text(json.dumps(wanted) + "\n")
     except OSError as error:
         raise ValueError(
             f"The shapes cannot be drawn into {root} ({error.strerror}); choose a writable folder with data.root."
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_marker(root: Path) -> dict[str, int] | None:

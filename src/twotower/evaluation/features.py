@@ -9,7 +9,6 @@ for its 50,000 others; the folder can be deleted.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -31,7 +30,7 @@ from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import Subject, load_towers
 from twotower.ground.devices import choose_device, choose_memory_format
-from twotower.ground.files import write_json
+from twotower.ground.files import write_json, written_whole
 from twotower.ground.progress import metered
 from twotower.model.tower import Tower, forward
 
@@ -115,15 +114,11 @@ def features_of(subject: Subject, split: str, layer: str) -> Features:
     if values is not None:
         return Features(values, layer, stored=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pending = path.with_name(f"{path.name}.{os.getpid()}.pending")
-    try:
+    with written_whole(path, shared=True) as pending:
         _compute(subject, images, layer, f"{layer} of {split}", pending)
         # Without its identity a table counts for nothing, so there is never one beside another's.
         path.with_suffix(".json").unlink(missing_ok=True)
-        os.replace(pending, path)
-        write_json(path.with_suffix(".json"), identity, shared=True)
-    finally:
-        pending.unlink(missing_ok=True)
+    write_json(path.with_suffix(".json"), identity, shared=True)
     return Features(np.load(path, mmap_mode="r"), layer, stored=False)
 
 

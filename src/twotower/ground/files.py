@@ -1,8 +1,10 @@
-"""Files that are complete or absent, whenever a process is killed, a disk is full or the power fails."""
+"""Files and folders that are complete or absent, whenever a process is killed, a disk is full or the power fails."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,27 @@ def written_whole(path: Path, shared: bool = False) -> Iterator[Path]:
         os.replace(pending, path)
     finally:
         pending.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, beside `path`; it takes that name when the block has ended, and is removed if it fails.
+
+    Each process fills one of its own, so the first one to end wins, and the others get the OSError of the rename.
+    """
+    pending = path.with_name(f".{path.name}.{uuid4().hex}.pending")
+    pending.mkdir(parents=True)
+    try:
+        yield pending
+        pending.rename(path)
+    finally:
+        shutil.rmtree(pending, ignore_errors=True)
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises: OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, content: bytes | memoryview, shared: bool = False) -> None:

@@ -8,7 +8,6 @@ safetensors holds numbers and nothing that could run. A checkpoint is written in
 renamed when all of it is on disk, so a killed run leaves the last one whole.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.config import InputConfig, NetworkConfig
+from twotower.ground.files import hash_file
 from twotower.model.tower import Tower
 
 FORMAT = 2  # 1: before a network could have one tower
@@ -55,11 +55,6 @@ def scale_of(given: InputConfig) -> dict[str, Any]:
 def tower_file(tower: int) -> str:
     """The name of a tower's file in a checkpoint."""
     return f"tower{tower}.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -97,7 +92,7 @@ def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
     """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed."""
     pending, final = folder / f"pending-{manifest.step:08d}", place(folder, manifest.step)
     files = [tower_file(tower) for tower in range(manifest.network["towers"])]
-    manifest.sha256 = {name: _sha256(pending / name) for name in files}
+    manifest.sha256 = {name: hash_file(pending / name) for name in files}
     (pending / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     _sync(pending / "manifest.json")
     if final.exists():  # never a moment without one of the two
@@ -141,7 +136,7 @@ def verify_checkpoint(path: Path) -> Manifest:
     """
     manifest = read_manifest(path)
     for name, expected in manifest.sha256.items():
-        if not (path / name).is_file() or _sha256(path / name) != expected:
+        if not (path / name).is_file() or hash_file(path / name) != expected:
             raise ValueError(
                 f"{path / name} is missing, cut short or changed since it was written; use an earlier checkpoint."
             )

@@ -14,7 +14,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from twotower.config import ExportConfig, NetworkConfig
 from twotower.config.stored import read_config
 from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
-from twotower.ground.files import write_npy, write_whole
+from twotower.ground.files import write_npy, write_whole, written_whole
 from twotower.ground.versions import read_versions
 from twotower.ground.words import counted
 from twotower.model import plain
@@ -144,15 +143,11 @@ def _about(subject: Subject) -> dict[str, str]:
 
 def _write_merged(subject: Subject, folder: Path) -> list[Path]:
     path, loader = folder / f"{subject.name}.safetensors", folder / "plain.py"
-    pending = path.with_name(f"pending-{os.getpid()}-{path.name}")
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
-    try:
+    with written_whole(path, shared=True) as pending:
         save_file(subject.tensors, pending, metadata=_about(subject))
         verify(pending)
-        shutil.copymode(loader, pending)  # safetensors lets nobody else read its files
-        os.replace(pending, path)
-    finally:
-        pending.unlink(missing_ok=True)
+        shutil.copymode(loader, pending)  # safetensors creates files with mode 0600, which nobody else can read
     return [path, loader]
 
 
@@ -183,10 +178,9 @@ def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
     import onnxruntime
 
     path, mean = folder / f"{subject.name}.onnx", folder / f"{subject.name}.mean_image.npy"
-    pending = path.with_name(f"pending-{os.getpid()}-{path.name}")
     network = plain.Network(asdict(subject.network), subject.tensors).eval()
     images = known_images(subject.network.image_size)
-    try:
+    with written_whole(path, shared=True) as pending:
         with _quiet():
             program = torch.onnx.export(
                 network,
@@ -208,9 +202,6 @@ def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
             difference = deviation(torch.from_numpy(batch), true)
             if not difference <= TOLERANCE:
                 raise ValueError(f"onnxruntime's logits differ from the towers' by {difference:.1g} of the largest.")
-        os.replace(pending, path)
-    finally:
-        pending.unlink(missing_ok=True)
     write_npy(mean, subject.tensors[weights.MEAN_IMAGE].numpy(), shared=True)
     return [path, mean]
 

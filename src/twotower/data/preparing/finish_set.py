@@ -15,9 +15,8 @@ from twotower.data.preparing.input_picture import draw_picture
 from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.preparing.shard_plan import Plan, Say
 from twotower.data.preparing.shard_sums import read_about, sums_path
-from twotower.data.preparing.shard_worker import sha256_of
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
-from twotower.ground.files import write_npy, write_whole
+from twotower.ground.files import hash_file, write_npy, write_whole
 from twotower.ground.words import counted
 
 
@@ -62,7 +61,7 @@ def _collect_split(split: str, plan: Plan, output: Path, collected: _Collected) 
     write_npy(output / split / INDEX_FILE, index)
     collected.splits[split] = {
         "images": len(index),
-        "index_sha256": sha256_of(output / split / INDEX_FILE),
+        "index_sha256": hash_file(output / split / INDEX_FILE),
         "shards": shards,
     }
 
@@ -89,7 +88,7 @@ def _describe(plan: Plan, output: Path, collected: _Collected) -> dict[str, Any]
         "splits": collected.splits,
         "rejects": collected.rejects,
         "files_passed_over": plan.ignored,
-        "mean_image_sha256": sha256_of(output / MEAN_IMAGE),
+        "mean_image_sha256": hash_file(output / MEAN_IMAGE),
         "channel_means": mean_image.mean(axis=(0, 1), dtype=np.float64).tolist(),
         "eigenvalues": values.tolist(),
         "standard_deviations": np.sqrt(np.maximum(values, 0)).tolist(),

@@ -1,6 +1,5 @@
 """Makes one shard from entries of a source, in a worker process."""
 
-import hashlib
 import io
 import json
 import os
@@ -54,11 +53,6 @@ class Task:
     shown: list[int]
     size: int
     quality: int
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _clean(name: str) -> str:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from twotower.data.decode import UnusableError, decode_image
 from twotower.data.prepared_set import MEAN_IMAGE, is_unfinished, read_dataset_json
 from twotower.data.preparing.shard_plan import Say
-from twotower.data.preparing.shard_worker import sha256_of, start_worker
+from twotower.data.preparing.shard_worker import start_worker
 from twotower.data.shards import INDEX_FILE
+from twotower.ground.files import hash_file
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
 from twotower.ground.words import counted
@@ -21,7 +22,7 @@ def check_file(path: Path, checksum: str) -> list[str]:
     """The fault of a file, as a sentence; empty if it has none."""
     if not path.exists():
         return [f"{path} is missing"]
-    return [] if sha256_of(path) == checksum else [f"{path} has been changed: its checksum is another one"]
+    return [] if hash_file(path) == checksum else [f"{path} has been changed: its checksum is another one"]
 
 
 def check_shard(path: Path, checksum: str, index: NDArray[np.void], size: int) -> list[str]:
