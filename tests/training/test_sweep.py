@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -95,20 +96,39 @@ def test_folders_are_readable_and_never_shared() -> None:
     sweep = Sweep.plan([*DATA, "ablation=none,no_lrn", "seed=0,1"])
     assert re.fullmatch("folder-ablation-seed-[0-9a-f]{6}", sweep.name)
     assert [str(job.run_dir) for job in sweep.jobs[:2]] == [
-        f"sweeps/{sweep.name}/ablation=none,seed=0",
-        f"sweeps/{sweep.name}/ablation=none,seed=1",
+        f"sweeps/{sweep.name}/none-seed0",
+        f"sweeps/{sweep.name}/none-seed1",
     ]
     # Other settings are another sweep; more values and another place to compute are not.
     assert Sweep.plan([*DATA, "ablation=none,no_lrn", "seed=0,1", "optim.momentum=0.8"]).name != sweep.name
     assert Sweep.plan([*DATA, "hydra/launcher=basic", "ablation=glob(*)", "seed=range(0,9)"]).name == sweep.name
-    assert Sweep.plan([*DATA, "seed=0,1", "sweep_dir=here"]).jobs[0].run_dir == Path("here/seed=0")
+    assert Sweep.plan([*DATA, "seed=0,1", "sweep_dir=here"]).jobs[0].run_dir == Path("here/seed0")
     alike = Sweep.plan(["data=folder", "data.root=a/b,a_b,a%b"])
     folders = [job.run_dir.name for job in alike.jobs]
     assert len(set(folders)) == 3
-    assert folders[1] == "data.root=a_b"
+    assert folders[1] == "root_a_b"
+    others = Sweep.plan([*DATA, "schedule=fixed,plateau", "++network.layers.fc6.rate=0,1"])
+    assert [job.run_dir.name for job in others.jobs][:2] == ["schedule_fixed-rate0", "schedule_fixed-rate1"]
+    assert Sweep.plan([*DATA, "seed=3"]).jobs[0].run_dir.name == "defaults"
+    same = Sweep.plan([*DATA, "network.layers.fc6.rate=0,1", "network.layers.fc7.rate=0,1"])
+    assert len({job.run_dir for job in same.jobs}) == 4
+    for job in (*sweep.jobs, *alike.jobs, *others.jobs, *same.jobs):
+        assert shlex.quote(job.run_dir.name) == job.run_dir.name
+        assert "," not in job.run_dir.name
     long = Sweep.plan([*DATA, f"logging.notes={'a' * 300},{'a' * 301}"])
     assert len({job.run_dir for job in long.jobs}) == 2
     assert all(len(job.run_dir.name.encode()) < 255 for job in long.jobs)
+
+
+@pytest.mark.usefixtures("composing")
+def test_jobs_of_earlier_versions_stay_where_they_are(tmp_path: Path) -> None:
+    """Their folders are called ablation=none,seed=0; what is finished there is not run again."""
+    earlier = tmp_path / "ablation=none,seed=1"
+    finished(replace(fake_config(tmp_path), run_dir=str(earlier)))
+    sweep = Sweep.plan([*DATA, "ablation=none,no_lrn", "seed=0,1", f"sweep_dir={tmp_path}"])
+    assert [job.run_dir.name for job in sweep.jobs] == ["none-seed0", earlier.name, "no_lrn-seed0", "no_lrn-seed1"]
+    assert sweep.outcome(sweep.jobs[1]).status == "skipped"
+    assert sweep.outcome(sweep.jobs[0]).status == "unfinished"
 
 
 @pytest.mark.usefixtures("composing")
@@ -135,7 +155,7 @@ def test_a_run_that_is_repeated_from_its_own_folder_is_the_same(two_gpu: ModuleT
     sweep = Sweep.plan([*DATA, "seed=0,1", "sweep_dir=here"])
     seen = []
     sweep.run_job(0, lambda: two_gpu.configure(hydra.compose("config", typed), typed), lambda c: seen.append(c) or {})
-    assert (seen[0].run_dir, sweep.jobs[0].run_dir) == (str(Path.cwd() / "here" / "seed=0"), Path("here/seed=0"))
+    assert (seen[0].run_dir, sweep.jobs[0].run_dir) == (str(Path.cwd() / "here" / "seed0"), Path("here/seed0"))
 
 
 @pytest.mark.usefixtures("composing")

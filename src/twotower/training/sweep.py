@@ -9,7 +9,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,6 +81,33 @@ def file_name(text: str) -> str:
     return safe if safe == text and len(safe) <= MAX_NAME else _with_digest(safe, text)
 
 
+def folder_name(values: Sequence[str]) -> str:
+    """The name of a job's folder from what sets it apart: "no_lrn-seed0" for ablation=no_lrn seed=0.
+
+    An ablation or a network gives its own name; any other value stands behind the last part of its key. There is no
+    equals sign and no comma, which shells and Hydra would take for something else.
+    """
+    parts = []
+    for value in values:
+        key, _, chosen = value.lstrip("+").partition("=")
+        last = "" if key in ("ablation", "network") else key.rpartition(".")[2]
+        parts.append(f"{last}_{chosen}" if last and chosen[:1].isalpha() else f"{last}{chosen}")
+    text = "-".join(parts)
+    safe = "".join(c if c.isalnum() or c in ".+-_" else "_" for c in text)
+    return safe if safe == text and len(safe) <= MAX_NAME else _with_digest(safe, ",".join(values))
+
+
+def _place_jobs(folder: Path, jobs: Sequence[list[str]]) -> list[Path]:
+    """A folder for each job, all of them different. Jobs of earlier versions stay where they are."""
+    names = [folder_name(values) for values in jobs]
+    places = []
+    for name, values in zip(names, jobs, strict=True):
+        earlier = folder / file_name(",".join(values))  # "ablation=no_lrn,seed=0"
+        own = name if names.count(name) == 1 else _with_digest(name, ",".join(values))
+        places.append(earlier if earlier.exists() else folder / own)
+    return places
+
+
 def _is_place(override: Override) -> bool:
     return override.key_or_group.replace("/", ".").split(".")[0] in _PLACES
 
@@ -132,10 +159,13 @@ class Sweep:
             assert isinstance(logging, LoggingConfig)
             check_mirrors(settle(logging, folder))
         swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
-        jobs = []
-        for values in BasicSweeper.split_arguments(overrides, None)[0]:
-            own = ",".join(value for value in values if value.split("=", 1)[0] in swept) or "defaults"
-            jobs.append(Job(own, folder / file_name(own)))
+        varied = [
+            [value for value in values if value.split("=", 1)[0] in swept] or ["defaults"]
+            for values in BasicSweeper.split_arguments(overrides, None)[0]
+        ]
+        jobs = [
+            Job(",".join(values), place) for values, place in zip(varied, _place_jobs(folder, varied), strict=True)
+        ]
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
         return Sweep(name, jobs, done_before, elsewhere=elsewhere)
 
