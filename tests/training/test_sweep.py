@@ -124,7 +124,8 @@ def test_folders_are_readable_and_never_shared() -> None:
 def test_jobs_of_earlier_versions_stay_where_they_are(tmp_path: Path) -> None:
     """Their folders are called ablation=none,seed=0; what is finished there is not run again."""
     earlier = tmp_path / "ablation=none,seed=1"
-    finished(replace(fake_config(tmp_path), run_dir=str(earlier)))
+    earlier.mkdir()
+    (earlier / "summary.json").write_text(json.dumps(SUMMARY))
     sweep = Sweep.plan([*DATA, "ablation=none,no_lrn", "seed=0,1", f"sweep_dir={tmp_path}"])
     assert [job.run_dir.name for job in sweep.jobs] == ["none-seed0", earlier.name, "no_lrn-seed0", "no_lrn-seed1"]
     assert sweep.outcome(sweep.jobs[1]).status == "skipped"
@@ -367,9 +368,7 @@ def test_a_sweep_that_was_killed_goes_on_by_the_same_command(images: Path, tmp_p
         "sweep_dir=here",
         "optim.learning_rate=choice(0.001,0.002,1e6)",
     )
-    first, second, third = (
-        tmp_path / "here" / f"optim.learning_rate={rate}" for rate in ("0.001", "0.002", "1000000.0")
-    )
+    first, second, third = (tmp_path / "here" / f"learning_rate{rate}" for rate in ("0.001", "0.002", "1000000.0"))
     process = command(*arguments, cwd=tmp_path)
     deadline = time.monotonic() + DEADLINE
     while not any(step >= 3 for step in checkpoint.checkpoint_steps(second / "checkpoints")):
@@ -413,8 +412,8 @@ def test_a_job_runs_through_submitit(images: Path, tmp_path: Path) -> None:
     assert status == 1, output
     rows = dict(re.findall(r"│ seed=(\S+) +│ (\w+)", output))
     assert rows == {"0": "done", "-1": "failed"}, output
-    assert json.loads((tmp_path / "here" / "seed=0" / "summary.json").read_text())["steps"] == 1
-    failure = read_failure(tmp_path / "here" / "seed=-1")
+    assert json.loads((tmp_path / "here" / "seed0" / "summary.json").read_text())["steps"] == 1
+    failure = read_failure(tmp_path / "here" / "seed-1")
     assert failure is not None
     assert "seed=-1 is too small" in failure["error"]
     assert failure["job"] == "seed=-1"
