@@ -4,7 +4,6 @@ That is after activation, norms and pooling, in the order of the network's table
 the edge are left out. One scale of greys for all maps of both towers, so that a faint map looks faint.
 """
 
-import csv
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,8 @@ from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import Subject, load_towers
 from twotower.evaluation.features import images_of, outputs_of
-from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import Photograph, class_names, find_image, photograph, shorten
-from twotower.ground.files import written_whole
 
 MOST = 48  # maps of a tower that are drawn
 PER_ROW = 12
@@ -158,16 +156,14 @@ def mosaic(maps: Tensor) -> NDArray[np.float32]:
 
 def write_activations(found: Activations, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv: mean and maximum of every map, drawn or not."""
-    table = path.with_suffix(".csv")
-    with written_whole(table) as pending, pending.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["tower", "map", "mean", "max"])
-        for tower, maps in enumerate(found.of_tower):
-            flat = maps.flatten(1).double()
-            for number, (mean, largest) in enumerate(zip(flat.mean(1).tolist(), flat.amax(1).tolist(), strict=True)):
-                writer.writerow([tower, number, f"{mean:.6g}", f"{largest:.6g}"])
+    rows = []
+    for tower, maps in enumerate(found.of_tower):
+        flat = maps.flatten(1).double()
+        for number, (mean, largest) in enumerate(zip(flat.mean(1).tolist(), flat.amax(1).tolist(), strict=True)):
+            rows.append([tower, number, f"{mean:.6g}", f"{largest:.6g}"])
+    tables = write_numbers(path, ["tower", "map", "mean", "max"], rows)
     _draw(found, path)
-    return [path, table]
+    return [path, *tables]
 
 
 def _draw(found: Activations, path: Path) -> None:

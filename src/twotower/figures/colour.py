@@ -1,12 +1,10 @@
 """How the towers part in colour: the mean colour selectivity of conv1 in both of them, over the steps of each run."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twotower.figures.drawing import mark_steps, open_pyplot, save
-from twotower.figures.figure3 import COLOURS
+from twotower.figures.drawing import CHANCE, TOWERS, mark_steps, open_pyplot, remove_frame, save, write_numbers
 from twotower.model.kernels import RANDOM
 
 
@@ -21,15 +19,14 @@ class Course:
 
 def write_colour(courses: Sequence[Course], path: Path) -> list[Path]:
     """Writes the drawing, a panel for each group, and beside it NAME.csv."""
-    table = path.with_suffix(".csv")
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["group", "seed", "step", "tower0", "tower1"])
-        for course in courses:
-            for step, towers in course.points:
-                writer.writerow([course.group, course.seed, step, *(f"{value:.4f}" for value in towers)])
+    rows = (
+        [course.group, course.seed, step, *(f"{value:.4f}" for value in towers)]
+        for course in courses
+        for step, towers in course.points
+    )
+    tables = write_numbers(path, ["group", "seed", "step", "tower0", "tower1"], rows)
     _draw(courses, path)
-    return [path, table]
+    return [path, *tables]
 
 
 def _draw(courses: Sequence[Course], path: Path) -> None:
@@ -51,20 +48,20 @@ def _draw(courses: Sequence[Course], path: Path) -> None:
     for axes, group in zip(panels.flat, groups, strict=False):
         for course in [course for course in courses if course.group == group]:
             steps = [step for step, _ in course.points]
-            for tower, colour in enumerate(COLOURS):
+            for tower, colour in enumerate(TOWERS):
                 values = [towers[tower] for _, towers in course.points]
                 mark_steps(axes, steps, values, ls="-" if tower == 0 else "--", color=colour, lw=1.4, ms=3)
                 axes.annotate(f" {course.seed}", (steps[-1], values[-1]), size=8, color=colour, va="center")
-        axes.axhline(RANDOM, color="#777777", lw=0.8, ls=":")
+        axes.axhline(RANDOM, color=CHANCE, lw=0.8, ls=":")
         axes.set_title(group, size=9)
         axes.set_ylim(0, 1)
         axes.set_xlim(left=0)
-        axes.spines[["top", "right"]].set_visible(False)
+        remove_frame(axes)
     for axes in panels[-1]:
         axes.set_xlabel("steps")
     for axes in panels[:, 0]:
         axes.set_ylabel("mean colour selectivity")
-    lines = [pyplot.Line2D([], [], color=c, ls=s) for c, s in zip(COLOURS, ("-", "--"), strict=True)]
+    lines = [pyplot.Line2D([], [], color=c, ls=s) for c, s in zip(TOWERS, ("-", "--"), strict=True)]
     names = ["tower 0", "tower 1 (numbers: seeds; dotted: kernels drawn at random)"]
     figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     save(figure, path)

@@ -1,6 +1,5 @@
 """Which classes a run takes for which: the confusion matrix, errors by class, and the pairs mistaken most often."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.figures.drawing import open_pyplot, save
-from twotower.ground.files import write_json, written_whole
+from twotower.figures.drawing import COUNT, ERROR, open_pyplot, remove_frame, save, write_numbers
 from twotower.ground.words import counted
 
 SHOWN_WHOLE = 30  # classes up to which the matrix is drawn; of more, the worst pairs and classes
@@ -69,15 +67,13 @@ def summarise(confusion: Confusion) -> dict[str, Any]:
 
 def write_confusion(confusion: Confusion, title: str, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (all pairs that occur) and NAME.json (`summarise`)."""
-    table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with written_whole(table) as pending, pending.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "predicted", "images"])
-        for row, column in np.argwhere(confusion.counts):
-            writer.writerow([confusion.classes[row], confusion.classes[column], confusion.counts[row, column]])
-    write_json(numbers, summarise(confusion))
+    rows = (
+        [confusion.classes[row], confusion.classes[column], confusion.counts[row, column]]
+        for row, column in np.argwhere(confusion.counts)
+    )
+    tables = write_numbers(path, ["class", "predicted", "images"], rows, summarise(confusion))
     _draw(confusion, title, path)
-    return [path, table, numbers]
+    return [path, *tables]
 
 
 def _draw(confusion: Confusion, title: str, path: Path) -> None:
@@ -101,15 +97,15 @@ def _draw(confusion: Confusion, title: str, path: Path) -> None:
         figure, (pairs_axes, class_axes) = pyplot.subplots(1, 2, figsize=(12.0, 6.0), layout="constrained")
         pairs = found["worst_pairs"][:WORST]
         names = [f"{pair['class']} for {pair['taken_for']}" for pair in pairs]
-        pairs_axes.barh(names[::-1], [pair["images"] for pair in pairs][::-1], color="#0072b2")
+        pairs_axes.barh(names[::-1], [pair["images"] for pair in pairs][::-1], color=COUNT)
         pairs_axes.set_xlabel("images")
         pairs_axes.set_title("most frequent: class, taken for", size=10)
         worst = list(found["error_by_class"].items())[:WORST]
-        class_axes.barh([name for name, _ in worst][::-1], [error for _, error in worst][::-1], color="#d55e00")
+        class_axes.barh([name for name, _ in worst][::-1], [error for _, error in worst][::-1], color=ERROR)
         class_axes.set_xlabel("top-1 error, %")
         class_axes.set_title("classes with the highest error", size=10)
         for axes in (pairs_axes, class_axes):
-            axes.spines[["top", "right"]].set_visible(False)
+            remove_frame(axes)
     figure.suptitle(
         f"{title}: top-1 error {found['top1_error']:.2f} % of {counted(found['num_images'], 'image')}", size=11
     )

@@ -1,19 +1,16 @@
 """Loss, errors and learning rate of runs: training by step, validation epoch by epoch."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from twotower.figures.drawing import mark_steps, open_pyplot, save
+from twotower.figures.drawing import LINES, mark_steps, open_pyplot, remove_frame, save, write_numbers
 from twotower.ground.words import split_common
 from twotower.runs.history import QUANTITIES, Epoch, History, TrainWindow, mean_of
 
-# Okabe and Ito's colours, told apart by the colour-blind; from the ninth line on they come again, dashed.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
-MAX_LINES = 2 * len(COLOURS)
+MAX_LINES = 2 * len(LINES)  # From the ninth line on the colours come again, dashed.
 MAX_POINTS = 500  # of a training line: about one for each two pixels of the drawing
 MAX_MARKERS = 40  # of a validation line; more would hide it
 RATE_MARGIN = 1.5  # factor between the rates and the edges of their axis
@@ -41,9 +38,8 @@ def write_curves(histories: Sequence[History], path: Path, groups: Sequence[str]
     lines = len(set(labels)) if groups is not None else len(histories)
     if lines > MAX_LINES:
         raise ValueError(f"runs= has {lines} runs, and one drawing shows at most {MAX_LINES}; give fewer.")
-    tables = [path.with_suffix(".csv"), path.with_name(f"{path.stem}-steps.csv")]
-    _write_epochs(histories, labels, tables[0])
-    _write_steps(histories, labels, tables[1])
+    tables = _write_epochs(histories, labels, path)
+    tables += _write_steps(histories, labels, path.with_name(f"{path.stem}-steps{path.suffix}"))
     members: dict[str, list[History]] = {}
     for history, label in zip(histories, labels, strict=True):
         members.setdefault(label, []).append(history)
@@ -51,26 +47,25 @@ def write_curves(histories: Sequence[History], path: Path, groups: Sequence[str]
     return [path, *tables]
 
 
-def _write_epochs(histories: Sequence[History], labels: Sequence[str], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        split = [f"{part}_{key}" for part in ("train", "validation") for key in QUANTITIES]
-        writer.writerow(["run", "group", "epoch", "learning_rate", *split])
-        for history, label in zip(histories, labels, strict=True):
-            for epoch in history.epochs:
-                values = [epoch.train[key] for key in QUANTITIES] + [epoch.validation[key] for key in QUANTITIES]
-                numbers = [f"{value:.5g}" for value in (epoch.epoch, epoch.learning_rate, *values)]
-                writer.writerow([str(history.run_dir), label, *numbers])
+def _write_epochs(histories: Sequence[History], labels: Sequence[str], path: Path) -> list[Path]:
+    split = [f"{part}_{key}" for part in ("train", "validation") for key in QUANTITIES]
+    rows = []
+    for history, label in zip(histories, labels, strict=True):
+        for epoch in history.epochs:
+            values = [errors[key] for errors in (epoch.train, epoch.validation) for key in QUANTITIES]
+            numbers = [f"{value:.5g}" for value in (epoch.epoch, epoch.learning_rate, *values)]
+            rows.append([str(history.run_dir), label, *numbers])
+    return write_numbers(path, ["run", "group", "epoch", "learning_rate", *split], rows)
 
 
-def _write_steps(histories: Sequence[History], labels: Sequence[str], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["run", "group", "step", "epoch", "learning_rate", *(f"train_{key}" for key in QUANTITIES)])
-        for history, label in zip(histories, labels, strict=True):
-            for one in history.windows:
-                numbers = (one.epoch, one.learning_rate, *(one.train[key] for key in QUANTITIES))
-                writer.writerow([str(history.run_dir), label, one.step, *(f"{value:.5g}" for value in numbers)])
+def _write_steps(histories: Sequence[History], labels: Sequence[str], path: Path) -> list[Path]:
+    heads = ["run", "group", "step", "epoch", "learning_rate", *(f"train_{key}" for key in QUANTITIES)]
+    rows = []
+    for history, label in zip(histories, labels, strict=True):
+        for window in history.windows:
+            values = (window.epoch, window.learning_rate, *(window.train[key] for key in QUANTITIES))
+            rows.append([str(history.run_dir), label, window.step, *(f"{value:.5g}" for value in values)])
+    return write_numbers(path, heads, rows)
 
 
 def _mean_epochs(histories: Sequence[History]) -> list[Epoch]:
@@ -182,7 +177,7 @@ def _draw(members: dict[str, list[History]], path: Path) -> None:
     )
     runs = list(members.values())
     lines = [
-        {"color": COLOURS[number % len(COLOURS)], "ls": "-" if number < len(COLOURS) else "--"}
+        {"color": LINES[number % len(LINES)], "ls": "-" if number < len(LINES) else "--"}
         for number in range(len(runs))
     ]
     for key, axes in zip(QUANTITIES, panels, strict=False):
@@ -199,7 +194,7 @@ def _draw(members: dict[str, list[History]], path: Path) -> None:
     shaded = "; shaded: lowest to highest run" if any(len(one) > 1 for one in runs) else ""
     panels[0].set_title(f"points: validation; thin: training, with dropout and random crops{shaded}", size=9)
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
+        remove_frame(axes)
     names = [f"{label} (mean of {len(one)} runs)" if len(one) > 1 else label for label, one in members.items()]
     handles = [pyplot.Line2D([], [], marker="o", ms=5, lw=1.8, **line) for line in lines]
     figure.legend(handles, names, loc="outside lower center", ncols=1, frameon=False, fontsize=8)

@@ -4,8 +4,6 @@ The paper says that ReLUs reach a training error of 25 % on CIFAR-10 six times f
 learning rate at which it trains fastest, and without regularisation of any kind (section 3.1).
 """
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,19 @@ from typing import Any
 
 from twotower.config import Config
 from twotower.config.roles import Role, select_settings
-from twotower.figures.drawing import mark_steps, open_pyplot, save
+from twotower.figures.drawing import (
+    ACTIVATIONS,
+    REFERENCE,
+    mark_steps,
+    open_pyplot,
+    remove_frame,
+    save,
+    write_numbers,
+)
 from twotower.ground.words import counted, counted_epochs
 from twotower.runs.history import History
 
 LEVEL = 25.0  # percent
-COLOURS = {"relu": "#0072b2", "tanh": "#d55e00", "sigmoid": "#009e73"}  # told apart by the colour-blind
 NAMES = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
 LINES = {"relu": "-", "tanh": "--", "sigmoid": ":"}  # solid and dashed as in the paper
 
@@ -93,7 +98,7 @@ def curves_of(histories: Sequence[History]) -> list[Curve]:
             if curve.activation == activation and curve.seed == config.seed:
                 raise ValueError(f"{history.run_dir} and {curve.run} are {activation} with the same seed; give one.")
         curves.append(Curve(str(history.run_dir), activation, config.seed, rate, epochs, errors))
-    order = list(COLOURS)
+    order = list(ACTIVATIONS)
     return sorted(curves, key=lambda curve: (order.index(curve.activation), curve.seed))
 
 
@@ -104,7 +109,7 @@ def summarise(curves: Sequence[Curve], level: float = LEVEL) -> dict[str, Any]:
     """
     reached = {
         activation: [curve.epochs_to(level) for curve in curves if curve.activation == activation]
-        for activation in COLOURS
+        for activation in ACTIVATIONS
     }
     found: dict[str, Any] = {"level": level, "activations": {}, "ratios_to_relu": {}}
     for activation, epochs in reached.items():
@@ -129,7 +134,7 @@ def summarise(curves: Sequence[Curve], level: float = LEVEL) -> dict[str, Any]:
 def describe(curves: Sequence[Curve], level: float) -> list[str]:
     """A sentence for each activation: "ReLU, rate 0.003: 25 % after 6.99, 7.00 epochs", or not within how many."""
     found = []
-    for activation in COLOURS:
+    for activation in ACTIVATIONS:
         runs = [curve for curve in curves if curve.activation == activation]
         if not runs:
             continue
@@ -149,17 +154,15 @@ def _with_digits(epochs: float) -> str:
 
 def write_figure1(curves: Sequence[Curve], level: float, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (each epoch of each run) and NAME.json (`summarise`)."""
-    table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["activation", "seed", "learning_rate", "epoch", "train_top1_error"])
-        for curve in curves:
-            for epoch, error in zip(curve.epochs, curve.errors, strict=True):
-                row = [f"{curve.learning_rate:g}", f"{epoch:.6g}", f"{error:.3f}"]
-                writer.writerow([curve.activation, curve.seed, *row])
-    numbers.write_text(json.dumps(summarise(curves, level), indent=1) + "\n")
+    heads = ["activation", "seed", "learning_rate", "epoch", "train_top1_error"]
+    rows = (
+        [curve.activation, curve.seed, f"{curve.learning_rate:g}", f"{epoch:.6g}", f"{error:.3f}"]
+        for curve in curves
+        for epoch, error in zip(curve.epochs, curve.errors, strict=True)
+    )
+    tables = write_numbers(path, heads, rows, summarise(curves, level))
     _draw(curves, level, path)
-    return [path, table, numbers]
+    return [path, *tables]
 
 
 def _mean_curve(runs: Sequence[Curve]) -> tuple[list[float], list[float]]:
@@ -172,7 +175,7 @@ def _mean_curve(runs: Sequence[Curve]) -> tuple[list[float], list[float]]:
 def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
     pyplot = open_pyplot("figure1")
     figure, axes = pyplot.subplots(figsize=(7.5, 5.0))
-    for activation, colour in COLOURS.items():
+    for activation, colour in ACTIVATIONS.items():
         runs = [curve for curve in curves if curve.activation == activation]
         if not runs:
             continue
@@ -183,13 +186,13 @@ def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
         seeds = f"mean of {len(runs)} runs" if len(runs) > 1 else "1 run"
         label = f"{NAMES[activation]}, rate {runs[0].learning_rate:g} ({seeds})"
         mark_steps(axes, places, means, lw=2.2, ms=4, label=label, **style)
-    axes.axhline(level, color="#555555", lw=0.8)
+    axes.axhline(level, color=REFERENCE, lw=0.8)
     axes.text(0.005, level + 0.8, f"{level:g} %", ha="left", transform=axes.get_yaxis_transform(), size=9)
     axes.set_xlabel("epochs")
     axes.set_ylabel("training error (top-1), %")
     axes.set_title("The four-layer network: training error by epoch", size=11)
     axes.set_ylim(0, 1.08 * max([level, *(error for curve in curves for error in curve.errors)]))
     axes.set_xlim(0, 1.02 * max(curve.epochs[-1] for curve in curves))
-    axes.spines[["top", "right"]].set_visible(False)
+    remove_frame(axes)
     axes.legend(frameon=False)
     save(figure, path, bbox_inches="tight")

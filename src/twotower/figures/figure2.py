@@ -1,34 +1,16 @@
 """The columns of Figure 2, drawn from a network's numbers: what each tower computes, and where halves cross."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.drawing import DIAGRAMS, Diagram, open_pyplot, save
 from twotower.model.numbers import LayerNumbers, totals
 
 COLUMNS = (0.0, 5.6)  # left edges of the towers, in units of the drawing, as the next three
 BOX_WIDTH = 4.4
 BOX_HEIGHT = 0.62
 ROW = 1.15
-THEMES = ("light", "dark")
 SUFFIXES = (".svg", ".png", ".pdf")
-
-
-@dataclass(frozen=True)
-class Colours:
-    """Colours that the colour-blind tell apart, on a page of one theme; the drawing itself has no background."""
-
-    ink: str
-    own: str  # arrows within a tower, and edges
-    crossing: str
-    boxes: tuple[str, str]
-
-
-COLOURS = {
-    "light": Colours("#1a1a1a", "#4a4a4a", "#d55e00", ("#dbe9f6", "#fdebd0")),
-    "dark": Colours("#e6e6e6", "#a8a8a8", "#ff8c32", ("#1d3a57", "#4d3a1a")),
-}
 
 
 def _text(layer: LayerNumbers, tower: int) -> str:
@@ -59,9 +41,9 @@ def draw_figure2(
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output={path} must end in one of {', '.join(SUFFIXES)}.")
-    if theme not in COLOURS:
-        raise ValueError(f"theme={theme} is not known; choose one of {', '.join(THEMES)}.")
-    colours = COLOURS[theme]
+    if theme not in DIAGRAMS:
+        raise ValueError(f"theme={theme} is not known; choose one of {', '.join(DIAGRAMS)}.")
+    colours = DIAGRAMS[theme]
     pyplot = open_pyplot(title)
     columns = COLUMNS[: len(layers[0].maps_out)]
     height = (len(layers) + 2) * ROW
@@ -88,7 +70,7 @@ def _draw_heads(axes: Any, columns: tuple[float, ...], image_size: int) -> None:
         axes.text(left + BOX_WIDTH / 2, 0.42, f"tower {tower}", size=12, weight="bold", **centred)
 
 
-def _draw_layer(axes: Any, layer: LayerNumbers, number: int, columns: tuple[float, ...], colours: Colours) -> None:
+def _draw_layer(axes: Any, layer: LayerNumbers, number: int, columns: tuple[float, ...], colours: Diagram) -> None:
     """A box for each tower with the arrows that lead to it, what crosses between them, and the layer's numbers."""
     from matplotlib.patches import FancyBboxPatch
 
@@ -98,11 +80,12 @@ def _draw_layer(axes: Any, layer: LayerNumbers, number: int, columns: tuple[floa
     corners = "round,pad=0,rounding_size=0.08"
     for tower, left in enumerate(columns):
         middle = left + BOX_WIDTH / 2
-        box = FancyBboxPatch((left, bottom), BOX_WIDTH, BOX_HEIGHT, corners, fc=colours.boxes[tower], ec=colours.own)
+        fill = colours.towers[tower]
+        box = FancyBboxPatch((left, bottom), BOX_WIDTH, BOX_HEIGHT, corners, fc=fill, ec=colours.within)
         axes.add_patch(box)
         axes.text(middle, bottom + BOX_HEIGHT / 2, _text(layer, tower), size=9.5, **centred)
         start = (_middle(columns), 0.0) if number == 0 else (middle, above)
-        _arrow(axes, start, (middle, top), colours.own)
+        _arrow(axes, start, (middle, top), colours.within)
         if layer.exchanged_bytes:
             other = columns[1 - tower] + BOX_WIDTH / 2
             _arrow(axes, (other, above), (middle + (0.5 - tower) * 0.7, top), colours.crossing)

@@ -4,7 +4,6 @@ The paper (section 6.1) says that in every run the kernels of one tower become l
 other one largely colour-specific. `kernels.colour_selectivity` is the number for it; the journal has it over time.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,11 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from twotower.figures.drawing import mark_steps, open_pyplot, save
-from twotower.ground.files import write_json, written_whole
+from twotower.figures.drawing import CHANCE, TOWERS, mark_steps, open_pyplot, remove_frame, save, write_numbers
 from twotower.model.kernels import RANDOM, colour_selectivity, mosaic
 from twotower.runs import checkpoint
 from twotower.runs.events import read_events
 from twotower.weights import read as weights
-
-COLOURS = ("#0072b2", "#d55e00")  # of tower 0 and tower 1; told apart by the colour-blind
 
 
 @dataclass(frozen=True)
@@ -86,15 +82,14 @@ def summarise(kernels: Kernels) -> dict[str, Any]:
 
 def write_figure3(kernels: Kernels, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (each kernel's selectivity) and NAME.json (`summarise`)."""
-    table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with written_whole(table) as pending, pending.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["tower", "kernel", "colour_selectivity"])
-        for tower, values in enumerate(kernels.selectivity()):
-            writer.writerows([tower, number, f"{value:.5f}"] for number, value in enumerate(values))
-    write_json(numbers, summarise(kernels))
+    rows = (
+        [tower, number, f"{value:.5f}"]
+        for tower, values in enumerate(kernels.selectivity())
+        for number, value in enumerate(values)
+    )
+    tables = write_numbers(path, ["tower", "kernel", "colour_selectivity"], rows, summarise(kernels))
     _draw(kernels, path)
-    return [path, table, numbers]
+    return [path, *tables]
 
 
 def _draw(kernels: Kernels, path: Path) -> None:
@@ -118,16 +113,16 @@ def _draw(kernels: Kernels, path: Path) -> None:
     sorted_axes, time_axes = figure.add_subplot(grid[count, 0]), figure.add_subplot(grid[count, 1])
     for tower, values in enumerate(kernels.selectivity()):
         ranks = np.linspace(0, 100, len(values)) if len(values) > 1 else [50.0]
-        sorted_axes.plot(ranks, sorted(values), ".-", color=COLOURS[tower], ms=3, lw=1, label=f"tower {tower}")
+        sorted_axes.plot(ranks, sorted(values), ".-", color=TOWERS[tower], ms=3, lw=1, label=f"tower {tower}")
         if kernels.history:
             steps = [step for step, _ in kernels.history]
             course = [values_then[tower] for _, values_then in kernels.history]
             # Of two sizes, as the towers begin alike and one point would hide the other.
-            mark_steps(time_axes, steps, course, color=COLOURS[tower], lw=1.6, ms=(7, 4)[tower])
+            mark_steps(time_axes, steps, course, color=TOWERS[tower], lw=1.6, ms=(7, 4)[tower])
     for axes in (sorted_axes, time_axes):
-        axes.axhline(RANDOM, color="#777777", lw=0.8, ls=":")
+        axes.axhline(RANDOM, color=CHANCE, lw=0.8, ls=":")
         axes.set_ylim(0, 1)
-        axes.spines[["top", "right"]].set_visible(False)
+        remove_frame(axes)
     if kernels.history:
         time_axes.set_xlim(0, 1.05 * kernels.history[-1][0])
         time_axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -6,7 +6,6 @@ by Euclidean distance (section 6.1). How often the neighbours have the class of 
 (precision), counted over the shown queries and over the validation set.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from twotower.evaluation.evaluate import Subject, predictions_of
 from twotower.evaluation.features import Features, features_of, images_of, last_hidden
 from twotower.evaluation.neighbours import nearest
 from twotower.evaluation.predict import NUM_GUESSES
-from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import (
     PER_ROW,
     Guesses,
@@ -32,7 +31,6 @@ from twotower.figures.photographs import (
     photograph,
     shorten,
 )
-from twotower.ground.files import write_json, written_whole
 from twotower.ground.streams import numpy_stream
 from twotower.ground.words import counted
 
@@ -172,23 +170,21 @@ def summarise(figure: Figure4) -> dict[str, Any]:
 
 def write_figure4(figure: Figure4, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv (each bar and each neighbour) and NAME.json (`summarise`)."""
-    table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with written_whole(table) as pending, pending.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["part", "image", "rank", "class", "neighbour", "probability", "distance", "is_right"])
-        for test in figure.tests:
-            of_image = test.photograph
-            for rank, (label, p) in enumerate(zip(test.classes, test.probabilities, strict=True), 1):
-                is_right = int(label == of_image.label)
-                writer.writerow(["classes", of_image.name, rank, figure.names[label], "", f"{p:.6g}", "", is_right])
-        for one in figure.queries:
-            for rank, (other, distance) in enumerate(zip(one.nearest, one.distances, strict=True), 1):
-                name, is_right = figure.names[other.label], int(other.label == one.query.label)
-                row = ["neighbours", one.query.name, rank, name, other.name, "", f"{distance:.6g}", is_right]
-                writer.writerow(row)
-    write_json(numbers, summarise(figure))
+    rows: list[list[Any]] = []
+    for test in figure.tests:
+        image = test.photograph
+        for rank, (label, p) in enumerate(zip(test.classes, test.probabilities, strict=True), 1):
+            is_right = int(label == image.label)
+            rows.append(["classes", image.name, rank, figure.names[label], "", f"{p:.6g}", "", is_right])
+    for found in figure.queries:
+        query = found.query
+        for rank, (near, distance) in enumerate(zip(found.nearest, found.distances, strict=True), 1):
+            name, is_right = figure.names[near.label], int(near.label == query.label)
+            rows.append(["neighbours", query.name, rank, name, near.name, "", f"{distance:.6g}", is_right])
+    heads = ["part", "image", "rank", "class", "neighbour", "probability", "distance", "is_right"]
+    tables = write_numbers(path, heads, rows, summarise(figure))
     _draw(figure, path)
-    return [path, table, numbers]
+    return [path, *tables]
 
 
 def _draw(figure: Figure4, path: Path) -> None:

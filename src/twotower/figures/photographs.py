@@ -14,12 +14,10 @@ from twotower.data.folder_cache import find_root
 from twotower.data.prepared_set import is_prepared, read_dataset_json
 from twotower.evaluation.evaluate import Subject
 from twotower.evaluation.predict import NUM_GUESSES
+from twotower.figures.drawing import RIGHT, WRONG, remove_frame
 from twotower.ground.streams import numpy_stream
 
-PER_ROW = 4  # images with their guesses
-RIGHT, WRONG = "#e69f00", "#b9d9ee"  # of bars; told apart by the colour-blind, and light enough for text on them
-
-
+PER_ROW = 4  # images with their guesses, side by side
 LONGEST = 22  # letters of a class's name
 
 
@@ -125,4 +123,4 @@ def draw_guesses(
     bars.set_ylim(NUM_GUESSES - 0.4, -0.6)
     bars.set_yticks([])
     bars.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], size=7)
-    bars.spines[["top", "right", "left"]].set_visible(False)
+    remove_frame(bars, "left")

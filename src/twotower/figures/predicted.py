@@ -1,13 +1,12 @@
 """Photographs with the likeliest classes that a network gives them, as a drawing and as a table."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from twotower.data.class_names import name_classes
 from twotower.evaluation.predict import Prediction
 from twotower.evaluation.trained import TrainedNetwork
-from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import PER_ROW, draw_guesses
 
 MOST_DRAWN = 64  # photographs in a picture; a taller one is too large to be looked at
@@ -16,16 +15,15 @@ MOST_DRAWN = 64  # photographs in a picture; a taller one is too large to be loo
 def write_predictions(predictions: Sequence[Prediction], trained: TrainedNetwork, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv: each photograph's likeliest classes. Returns what was written."""
     names = name_classes(trained.classes)
-    table = path.with_suffix(".csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["photograph", "rank", "class", "name", "probability"])
-        for one in predictions:
-            for rank, (place, p) in enumerate(zip(one.classes, one.probabilities, strict=True), 1):
-                writer.writerow([one.file, rank, trained.classes[place], names[place], f"{p:.6g}"])
+    rows = (
+        [prediction.file, rank, trained.classes[label], names[label], f"{p:.6g}"]
+        for prediction in predictions
+        for rank, (label, p) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True), 1)
+    )
+    tables = write_numbers(path, ["photograph", "rank", "class", "name", "probability"], rows)
     _draw(predictions[:MOST_DRAWN], names, trained.title, path)
-    return [path, table]
+    return [path, *tables]
 
 
 def _draw(predictions: Sequence[Prediction], names: Sequence[str], title: str, path: Path) -> None:

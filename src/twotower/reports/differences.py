@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.drawing import HERE, OF_2012, REFERENCE, open_pyplot, remove_frame, save
 from twotower.reports.compare import MEASURES, TITLES, Comparison, recorded_difference
-
-COLOUR, COLOUR_2012 = "#0072b2", "#d55e00"  # told apart by the colour-blind
 
 
 def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
@@ -26,20 +24,20 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
             )
             assert difference is not None
             if difference.interval is not None:
-                axes.plot(difference.interval, [row, row], color=COLOUR, lw=3, alpha=0.45, solid_capstyle="butt")
-            axes.plot(difference.mean, row, "o", color=COLOUR, ms=7)
+                axes.plot(difference.interval, [row, row], color=HERE, lw=3, alpha=0.45, solid_capstyle="butt")
+            axes.plot(difference.mean, row, "o", color=HERE, ms=7)
             if recorded is not None:
-                axes.plot(getattr(recorded, measure), row, "D", color=COLOUR_2012, ms=6, mfc="none", mew=1.6)
-        axes.axvline(0, color="#555555", lw=0.8)
+                axes.plot(getattr(recorded, measure), row, "D", color=OF_2012, ms=6, mfc="none", mew=1.6)
+        axes.axvline(0, color=REFERENCE, lw=0.8)
         axes.set_xlabel("more than the baseline's, percentage points", size=9)
         axes.set_title(f"{TITLES[measure]} error", size=10)
         axes.set_yticks(rows, [group.label for group in others])
         axes.set_ylim(len(others) - 0.4, -0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].plot([], [], "o", color=COLOUR, label="here, mean over seeds; bar: 95 % interval")
+        remove_frame(axes)
+    panels[0].plot([], [], "o", color=HERE, label="here, mean over seeds; bar: 95 % interval")
     if any(recorded_difference(group, comparison.baseline) is not None for group in others):
         label = "2012: all of ILSVRC-2012, ten crops, one run"
-        panels[0].plot([], [], "D", color=COLOUR_2012, mfc="none", mew=1.6, label=label)
+        panels[0].plot([], [], "D", color=OF_2012, mfc="none", mew=1.6, label=label)
     crops = "ten crops" if view == "ten" else "centre crop"
     figure.suptitle(f"What each change costs, {crops} (baseline: {comparison.baseline_name})", size=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
