@@ -243,8 +243,8 @@ class Config(Freezable):
     seed: int = seed_key(0)
     name: str = name_key(MISSING)  # of the run; the folder runs/<name>-<date> carries it
     ablation: str = "none"  # set by the yaml of the ablation
-    run_dir: str | None = place_key(None)  # null: runs/<name>-<date>
-    resume: str = place_key("none")  # none | auto | the path of a run or of a checkpoint
+    run_dir: str | None = place_key(None)  # null: runs/<name>-<date>-<time>
+    resume: str = place_key("none")  # none | auto (goes on where this run was interrupted) | a run or a checkpoint
     sweep_dir: str | None = place_key(None)  # null: sweeps/<name>-<what is swept>
     command: str | None = record_key(None)  # what starts this run again; set by launch/two_gpu.py
 
@@ -253,20 +253,20 @@ class Config(Freezable):
 class EvaluateConfig:
     """The schema of launch/evaluate.py."""
 
-    run: str | None = None  # run directory
+    run: str | None = None  # a folder, when it is given with a key
     runs: list[str] = field(default_factory=list)  # run directories of an ensemble, instead of run
-    weights: str | None = None  # a file of weights, instead of run; needs data_root, and network unless it is ours
+    weights: str | None = None  # of launch/export.py, Caffe or torchvision, instead of run; needs data_root
     mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
     network: NetworkConfig | None = None  # of `weights`
     input: InputConfig | None = None  # of `weights`; each network brings its own
-    coefficients: list[float] = field(default_factory=list)  # of the ensemble's average; none: they are searched
-    checkpoint: str | None = None  # of run; null: the last one
-    crops: str = "centre"  # centre | ten
-    fresh: bool = False  # compute again what is stored
+    coefficients: list[float] = field(default_factory=list)  # of the members; none: searched, as in 2012
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
+    crops: str = "centre"  # centre | ten (paper 4.1: corners and centre, mirrored; has the centre with it)
+    fresh: bool = False  # true: computes again what RUN/predictions holds
     batch_size: int = 128  # images at a time, not crops
     device: str = "auto"  # auto | cpu | cuda
-    data_root: str | None = None  # null: the folder that the run was trained on
-    split: str = "val"  # val | test
+    data_root: str | None = None  # where the images are now; null: where the run was trained on them
+    split: str = "val"  # val | test (ILSVRC-2010 has one, and Table 1 is measured on it)
     output: str | None = None  # a JSON file for the results of an ensemble or of `weights`
 
 
@@ -274,14 +274,14 @@ class EvaluateConfig:
 class PredictConfig:
     """The schema of launch/predict.py."""
 
-    photographs: list[str] = field(default_factory=list)  # files, or folders of them; given without a key
+    photographs: list[str] = field(default_factory=list)  # files, or folders of them; usually given without a key
     run: str | None = None  # run directory
-    weights: str | None = None  # a file of weights, instead of run
+    weights: str | None = None  # of launch/export.py, Caffe or torchvision, instead of run
     mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
     network: NetworkConfig | None = None  # of `weights`; null: what the file says
     input: InputConfig | None = None  # of `weights`; each network brings its own
-    checkpoint: str | None = None  # of run; null: the last one
-    crops: str = "centre"  # centre | ten
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
+    crops: str = "centre"  # centre | ten (paper 4.1: four corners and centre, and their mirrors)
     device: str = "auto"  # auto | cpu | cuda
     output: str | None = None  # a picture: .png, .svg or .pdf; null: RUN/figures/predict.png, of weights predict.png
 
@@ -290,7 +290,7 @@ class PredictConfig:
 class LabbookConfig:
     """The schema of launch/labbook.py."""
 
-    runs: list[str] = field(default_factory=list)  # run directories, for the column of our own results
+    runs: list[str] = field(default_factory=list)  # of ours, beside those of 2012; with a key: 'runs=[A,B]'
     format: str = "text"  # text | markdown | csv
     output: str | None = None  # a file; null: the screen
 
@@ -326,14 +326,14 @@ class PrepareConfig:
     """The schema of launch/prepare_data.py."""
 
     source: SourceConfig = MISSING
-    output: str = MISSING
+    output: str = MISSING  # a new or empty folder
     size: int = 256  # pixels: the shorter side, and the centre square (paper section 2)
-    quality: int = 95  # of the JPEGs: 95 in the 2014 tool (make-data/pyext.cpp:102-125)
+    quality: int = 95  # of the JPEGs: 95 in the 2014 tool (make-data/pyext.cpp:102-125); 85 takes 57 % of the disk
     images_per_shard: int = 1024  # as in the batches of 2012 (fix-big-imgnet.py:10)
     max_rejects: float = 0.001  # part of the images that may be unusable
     workers: int = 0  # processes; 0: one for each core
-    download: bool = False
-    verify: bool = False  # only check the set in `output`
+    download: bool = False  # missing archives are fetched; without source.root into datasets/downloads/<source>
+    verify: bool = False  # true: only check the set in output
     picture: dict[str, InputConfig] = field(default_factory=dict)  # the presets that the picture shows
 
 
@@ -345,7 +345,7 @@ class BenchmarkConfig:
     input: InputConfig = MISSING
     optim: OptimConfig = MISSING
     machine: MachineConfig = MISSING
-    part: str = "all"  # all | towers | input | training
+    part: str = "all"  # all | towers (beside one process) | input (beside a DataLoader) | training (each input)
     rounds: int = 3
     steps: int = 4  # of training, timed in each turn, after one that is not
     input_steps: int = 8  # batches of input alone, timed in each turn
@@ -362,7 +362,7 @@ class DescribeConfig:
     input: InputConfig = MISSING  # not used; each network brings its own
     num_classes: int = 1000
     batch_size: int = 128  # for memory and exchanged bytes
-    output: str | None = None  # a drawing: .svg, .png or .pdf
+    output: str | None = None  # file.svg, file.png or file.pdf: also draws Figure 2
     theme: str = "light"  # light | dark: the page that the drawing is for; it has no background of its own
 
 
@@ -370,12 +370,12 @@ class DescribeConfig:
 class ExportConfig:
     """The schema of launch/export.py."""
 
-    run: str | None = None  # run directory
-    to: str = "merged"  # merged | onnx
-    checkpoint: str | None = None  # of run; null: the last one
+    run: str | None = None  # a folder, when it is given with a key
+    to: str = "merged"  # merged (safetensors, and plain.py that loads it) | onnx (needs pip install -e '.[onnx]')
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
     output: str | None = None  # a folder; null: RUN/export
-    force: bool = False  # also a network that is not better than guessing
-    verify: str | None = None  # a merged file, to be checked; instead of run
+    force: bool = False  # true: also a network that is not better than guessing
+    verify: str | None = None  # a file that to=merged made: checks it instead
 
 
 @dataclass
@@ -383,16 +383,16 @@ class FigureConfig:
     """The schema of launch/figure.py."""
 
     figure: str = MISSING
-    run: str | None = None  # folder, or a pattern that matches one
-    runs: list[str] = field(default_factory=list)  # folders, or patterns of them
-    output: str | None = None  # null: RUN/figures/<figure>.png, of several runs <figure>.png
+    run: str | None = None  # a folder, or a pattern that matches one, with a key: 'run=sweeps/figure1/*seed=0'
+    runs: list[str] = field(default_factory=list)  # several of these: 'runs=[sweeps/figure1/*]'
+    output: str | None = None  # .png, .svg or .pdf; null: in RUN/figures, of several runs <figure>.png
     data_root: str | None = None  # figure4, activations, confusion; null: the folder that the run was trained on
-    level: float = 25.0  # figure1: percent of training error
-    images: list[str] = field(default_factory=list)  # figure4: places or names of validation images; none: drawn
-    queries: list[str] = field(default_factory=list)  # figure4: the same, of those whose neighbours are shown
+    level: float = 25.0  # figure1: percent of training error to which epochs are counted
+    images: list[str] = field(default_factory=list)  # figure4: validation images by place or name; none: 8 drawn
+    queries: list[str] = field(default_factory=list)  # figure4: images whose neighbours are shown; none: 5 drawn
     seed: int = 0  # figure4: of the draw
     layer: str | None = None  # activations: a convolution; null: the first
-    image: str | None = None  # activations: place or name of a validation image; null: the first
+    image: str | None = None  # activations: a validation image, by place or name; null: the first
 
 
 @dataclass
@@ -401,20 +401,20 @@ class DashboardConfig:
 
     network: NetworkConfig = MISSING
     input: InputConfig = MISSING  # not used; each network brings its own
-    project: str | None = None  # null: WANDB_PROJECT, else twotower
-    entity: str | None = None  # null: WANDB_ENTITY, else that of the key
-    name: str = "two towers"
-    group: str | None = None  # only the runs of this group; null: all
-    push: bool = False
+    project: str | None = None  # as logging.project; null: WANDB_PROJECT, else twotower
+    entity: str | None = None  # user or team; null: WANDB_ENTITY, else that of the key
+    name: str = "two towers"  # of the view
+    group: str | None = None  # only the runs of this sweep or run; null: all
+    push: bool = False  # true: saves it, which needs a key
 
 
 @dataclass
 class ReportConfig:
     """The schema of launch/report.py."""
 
-    folders: list[str] = field(default_factory=list)  # of sweeps and runs; given without a key
-    output: str = "report"  # a folder
-    baseline: str | None = None  # what the table calls it; null: the paper's network without an ablation
-    evaluate: bool = False  # in ten crops, each finished run that was not
+    folders: list[str] = field(default_factory=list)  # the folders, when they are given with a key: 'folders=[A,B]'
+    output: str = "report"  # a folder for report.html, table.csv, table.md, runs.csv and pictures
+    baseline: str | None = None  # as the table calls it; null: the paper's network without an ablation
+    evaluate: bool = False  # true: first evaluates each finished run in ten crops, where that was not done
     data_root: str | None = None  # where the images of all runs are now; null: the folder that each was trained on
-    figures: bool = False  # also figure4 and activations of each finished run, where they are not there
+    figures: bool = False  # true: first draws figure4 and activations of each finished run, where that was not done
