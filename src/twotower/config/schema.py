@@ -51,7 +51,7 @@ class LayerConfig(Freezable):
     pooling: str = "max"  # max | average, where `then` has a pool
     then: list[str] = field(
         default_factory=list
-    )  # what follows, in this order: activation, lrn, spatial_norm, pool, dropout
+    )  # steps in their order: activation, lrn, spatial_norm, pool, dropout
 
 
 @has_role(Role.NUMBERS)
