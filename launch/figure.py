@@ -41,7 +41,7 @@ from twotower.runs.mirrors.open_mirrors import log_figures, log_figures_of_sever
 
 register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")
-FOLDER = "figures"  # of a run
+FOLDER = "figures"  # folder within a run
 
 Writer = Callable[[Path], list[Path]]  # writes the drawing and its data, and says what it wrote
 
@@ -175,7 +175,7 @@ def _check(settings: FigureConfig) -> None:
 
 
 def _name(settings: FigureConfig) -> str:
-    """Of a figure's file; maps of several layers and images do not overwrite each other."""
+    """The stem of a figure's file; maps of several layers and images do not overwrite each other."""
     chosen = [Path(text).stem for text in (settings.layer, settings.image) if text is not None]
     return "-".join([settings.figure, *chosen])
 

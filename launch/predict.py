@@ -1,4 +1,4 @@
-"""What a trained network takes photographs for: the five likeliest classes of each, printed and drawn.
+"""Predicts the classes of photographs: the five likeliest of each, printed and drawn.
 
 python launch/predict.py RUN cat.jpg [DIR ...] [crops=ten] [output=predict.png]
 python launch/predict.py weights=FILE [network=caffenet] cat.jpg

@@ -1,4 +1,4 @@
-"""What sweeps and runs show: a page, tables and pictures.
+"""Reports what sweeps and runs show: a page, tables and pictures.
 
 python launch/report.py DIR [DIR ...] [output=report] [baseline=none] [evaluate=true] [figures=true] [data_root=DIR]
 

@@ -34,7 +34,7 @@ from twotower.training.sweep import Sweep
 register_schemas()
 HELP = ("-h", "--help")
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-sweep: Sweep | None = None  # of -m; a launcher that runs jobs elsewhere sends it along with `compose_and_run`
+sweep: Sweep | None = None  # planned for -m; launchers send it along with `compose_and_run`
 
 
 def resolve_ablated(composed: Any, overrides: list[str]) -> Config:

@@ -15,7 +15,7 @@ import torch
 
 @dataclass(frozen=True)
 class Turn:
-    """What one process did in its turn; `wait_ms` a step; `series`: seconds of each step, by what it was fed."""
+    """The times of one process in its turn; `wait_ms` a step; `series`: seconds of each step, by what it was fed."""
 
     seconds_per_step: float
     wait_ms: float = 0.0

@@ -107,7 +107,7 @@ def name_paths(
 
 
 def read_arguments(to_overrides: Callable[[list[str]], list[str]], arguments: list[str]) -> list[str]:
-    """What Hydra is to read in place of the arguments. Raises: SystemExit with a sentence if they contradict."""
+    """Turns the arguments into what Hydra is to read. Raises: SystemExit with a sentence if they contradict."""
     try:
         return to_overrides(arguments)
     except ValueError as error:

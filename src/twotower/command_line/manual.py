@@ -1,4 +1,4 @@
-"""What --help prints: a command's usage, its groups with their options, and every key with its value and its meaning.
+"""The text of --help: a command's usage, its groups with their options, and every key with its value and its meaning.
 
 The meanings are the comments of the schema in config.py, which are there for its readers as well.
 """

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
 MOST = 3  # suggestions
-_ALIKE = 0.6  # of two words: difflib's own threshold
+_ALIKE = 0.6  # similarity of two words: difflib's own threshold
 # Lines that Hydra and OmegaConf add, and that tell a person nothing more.
 _NOISE = re.compile(r"\s*(full_key|reference_type|object_type|See http|To append|Config search path|provider=)")
 # What OmegaConf converts to, and what a person has to give.
@@ -48,7 +48,7 @@ def _initials(name: str) -> str:
 
 
 def suggest(word: str, known: Sequence[str]) -> list[str]:
-    """What may have been meant, the likeliest first: names that are alike, or of which it is the initials or a part.
+    """Lists what may have been meant, the likeliest first: names that are alike, or contain it or its initials.
 
     `lr` is `learning_rate`, `rate` as well.
     """
@@ -70,7 +70,7 @@ def _find_stranger(path: Sequence[str], schema: type) -> tuple[int, type] | None
     """The place in a key's path where it leaves the schema, and the dataclass there; None if it does not."""
     kind: Any = schema
     for place, name in enumerate(path):
-        if get_origin(kind) is dict:  # of layers, by any name
+        if get_origin(kind) is dict:  # layers, which may have any name
             kind = get_args(kind)[1]
         elif is_dataclass(kind) and isinstance(kind, type):
             known = keys_of(kind)
@@ -132,7 +132,7 @@ def _explain_option(error: MissingConfigException) -> str | None:
 
 
 def explain_composition(error: BaseException) -> str:
-    """What Hydra or OmegaConf says of a command line, as one sentence."""
+    """Puts what Hydra or OmegaConf says of a command line into one sentence."""
     if isinstance(error, MissingConfigException):
         sentence = _explain_option(error)
         if sentence is not None:

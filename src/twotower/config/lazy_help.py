@@ -1,4 +1,4 @@
-"""What Hydra 1.3 needs to start on Python 3.14."""
+"""A change to argparse that Hydra 1.3 needs to start on Python 3.14."""
 
 import argparse
 from typing import Any

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twotower.config.schema import Config
 
-SHAPES_ROOT = Path("datasets/shapes")  # of data=shapes, where data.root does not say so
+SHAPES_ROOT = Path("datasets/shapes")  # root of data=shapes where data.root is not given
 
 
 def _absolute(path: str | None) -> str | None:

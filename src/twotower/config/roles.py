@@ -1,4 +1,4 @@
-"""What each key of the configuration is for, and the one function that chooses keys by it.
+"""The role of each key of the configuration, and the one function that chooses keys by it.
 
 | role       | the key decides                                                    | for example                |
 |------------|--------------------------------------------------------------------|----------------------------|

@@ -124,7 +124,7 @@ class DataConfig(Freezable):
 @has_role(Role.NUMBERS)
 @dataclass
 class InputConfig(Freezable):
-    """What happens to an image between the file and conv1 (paper section 4.1)."""
+    """The way of an image from the file to conv1 (paper section 4.1)."""
 
     crop_size: int = 224  # pixels; what conv1 sees, so network.image_size
     random_crop: bool = True  # false: always the centre
@@ -156,7 +156,7 @@ class OptimConfig(Freezable):
 @has_role(Role.TRAINING)
 @dataclass
 class ChangeConfig(Freezable):
-    """What was changed by hand after so many epochs; null leaves a value as it is."""
+    """A change that was made by hand after so many epochs; null leaves a value as it is."""
 
     epoch: float = MISSING  # of the recorded run
     weights: float | None = None  # learning rate as a multiple of optim.learning_rate; 0 freezes

@@ -43,7 +43,7 @@ class Flight:
 
 
 class Exchange(Protocol):
-    """What the network asks of the wire. Lists hold one tensor for each tower that lives in this process."""
+    """The calls that a network makes. Lists hold one tensor for each tower that lives in this process."""
 
     def start(self, halves: Sequence[Tensor]) -> Flight:
         """Sends the halves on their way and returns at once."""
@@ -87,7 +87,7 @@ class _Unpack(torch.autograd.Function):
 
 
 def pack(x: Tensor, precision: str) -> Tensor:
-    """What crosses of x: itself, or for `half` the same in float16 (quantF, quantB of run 170-quant)."""
+    """Returns x as it crosses: itself, or in float16 for `half` (quantF, quantB of run 170-quant)."""
     packed: Tensor = _Pack.apply(x) if precision == "half" else x
     return packed
 

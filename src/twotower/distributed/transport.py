@@ -30,7 +30,7 @@ class Swap:
     _arrive: Callable[[], Tensor]
 
     def wait(self) -> Tensor:
-        """What the other tower sent. Raises: TowerLostError."""
+        """Waits for the tensor that the other tower sent. Raises: TowerLostError."""
         return self._arrive()
 
 
@@ -130,7 +130,7 @@ class Link:
 
 
 class NoLink(Link):
-    """Of a network of one tower: there is nobody to swap with."""
+    """Link of a network of one tower: there is no peer, and nothing is exchanged."""
 
     def check_in(self, numbers: Sequence[int]) -> list[int]:
         return list(numbers)

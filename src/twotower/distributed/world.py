@@ -32,11 +32,11 @@ class Place:
     size: int
     local_rank: int
     local_size: int
-    num_towers: int = 2  # of the network
+    num_towers: int = 2  # towers of the network
 
     @staticmethod
     def from_torchrun() -> "Place | None":
-        """What torchrun put into the environment; None if this is not one of its workers."""
+        """Reads the place from torchrun's environment variables; None if this is not one of its workers."""
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return None
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -170,7 +170,7 @@ class World:
                 )
 
     def from_first(self, name: str, make: Callable[[], str]) -> str:
-        """What `make` returns in rank 0, in all processes; the others wait for it as long as it takes.
+        """Returns in all processes what `make` returns in rank 0; the others wait for it as long as it takes.
 
         The time-out does not apply, since what rank 0 makes may be a data set. Each `name` is used once.
         """

@@ -16,7 +16,7 @@ from twotower.evaluation.evaluate import Subject, check_settings, open_subject, 
 from twotower.evaluation.metrics import Counts, count, credits
 from twotower.ground.words import counted
 
-START = 0.5  # of every coefficient (avg-valid.py: find_coeffs)
+START = 0.5  # first value of every coefficient (avg-valid.py: find_coeffs)
 GRID = [step / 20 for step in range(21)]  # 0, 0.05, ... 1
 MAX_PASSES = 5  # over all coefficients
 _CHUNK = 2048  # images at a time, in float64

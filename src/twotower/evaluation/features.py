@@ -1,4 +1,4 @@
-"""What a layer puts out for images: at once for a batch, and for all images of a split, stored beside the run.
+"""The outputs of a layer: for a batch at once, and for all images of a split, stored beside the run.
 
     RUN/features/step-00000120-train-fc7.npy    float32 [N, D], tower 0's units first
     RUN/features/step-00000120-train-fc7.json   what it depends on, as of stored predictions
@@ -40,7 +40,7 @@ BATCH = 128  # images at a time
 
 @dataclass(frozen=True)
 class Features:
-    """Of N images in the order of the split: float32 [N, D]; `stored`: whether they were read and not computed."""
+    """Outputs for N images in the order of the split: float32 [N, D]; `stored`: whether they were read from a file."""
 
     values: NDArray[np.float32]
     layer: str
@@ -66,7 +66,7 @@ def last_hidden(network: NetworkConfig) -> str:
 
 @torch.no_grad()
 def outputs_of(towers: Sequence[Tower], layer: str, images: Tensor, exchange: InProcessExchange) -> list[Tensor]:
-    """What each tower's layer puts out for images [B, 3, H, W], after its steps: [B, C, H, W] or [B, units].
+    """The outputs of each tower's layer for images [B, 3, H, W], after its steps: [B, C, H, W] or [B, units].
 
     The towers must be in evaluation mode, and all of them here.
     """

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 BASE_BLOCK = 8192  # rows
 QUERY_BLOCK = 256
-REFINED_BYTES = 64 << 20  # of differences in float64 at a time
-LARGEST = 1e15  # of a row's norm; float32 products of larger ones could overflow
+REFINED_BYTES = 64 << 20  # bytes of differences in float64 at a time
+LARGEST = 1e15  # largest norm of a row; float32 products of larger ones could overflow
 _UNIT = 2.0**-24  # what one addition or product in float32 is wrong by, relative
 _TINY = 2.0**-126  # the smallest normal float32: what a product may lose if it is taken for zero
 
@@ -101,7 +101,7 @@ def _candidates(
 def _squares(
     asked: NDArray[np.float32], block: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Of the distances of pairs, by their difference."""
+    """Squared distances of pairs, computed from their difference."""
     found = np.empty(len(rows))
     at_once = max(1, REFINED_BYTES // (8 * asked.shape[1]))
     for begin in range(0, len(rows), at_once):

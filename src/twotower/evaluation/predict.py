@@ -1,4 +1,4 @@
-"""What a trained network takes photographs for: any files, no data set needed.
+"""Classes of photographs by a trained network: any files, no data set needed.
 
     file -> decode_image -> turned as its EXIF says -> cut_square -> crops -> Normaliser -> towers -> softmax
 
@@ -22,7 +22,7 @@ NUM_GUESSES = 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of a photograph.
+    """The likeliest classes of a photograph.
 
     Attributes:
         pixels: uint8 [S, S, 3], RGB, the centre crop that it was shown.

@@ -1,4 +1,4 @@
-"""What a network says of every image of a split, stored beside its run, so that nothing has to be computed twice.
+"""The predictions for every image of a split, stored beside their run, so that nothing has to be computed twice.
 
     RUN/predictions/step-00000120-val-ten.safetensors   log_probabilities float32 [N, classes], labels int64 [N]
 
@@ -35,7 +35,7 @@ _CHUNK = 8192  # images that are counted at a time
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N images in the order of the split.
+    """Predictions for N images in the order of the split.
 
     Attributes:
         log_probabilities: float32 [N, classes]; for ten crops, natural logarithms of their mean softmax output.
@@ -80,7 +80,7 @@ def _identity_of_input(given: InputConfig) -> dict[str, Any]:
 
 
 def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str) -> dict[str, Any]:
-    """What the predictions of a checkpoint depend on, apart from the view.
+    """Collects all that the predictions of a checkpoint depend on, apart from the view.
 
     The data set's fingerprint is the SHA-256 of its index, which lists its files, or their checksums.
 
@@ -135,7 +135,7 @@ def store(path: Path, predictions: Predictions, identity: dict[str, Any]) -> Non
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:
-    """What stored predictions depend on; None if there are none, or they cannot be read."""
+    """Reads what stored predictions depend on; None if there are none, or they cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             identity: dict[str, Any] = json.loads(file.metadata()["identity"])

@@ -96,7 +96,7 @@ class TrainedNetwork(nn.Module):
         return forward(self._towers(), images.contiguous(memory_format=memory_format), self.exchange)
 
     def preprocess(self, images: Photographs, crops: str = "centre") -> Tensor:
-        """What the network reads: float32 [B, 3, S, S] of the centre crops, or [B, 10, 3, S, S] with crops="ten".
+        """Prepares images for the network: float32 [B, 3, S, S] of the centre crops, [B, 10, 3, S, S] with crops="ten".
 
         Raises: ValueError for a file that is no image, an array that is no uint8 RGB image, or another `crops`.
         """
@@ -173,7 +173,7 @@ class TrainedNetwork(nn.Module):
     def activations(
         self, images: Photographs, layers: str | Sequence[str], tower: int | None = None
     ) -> dict[str, Tensor]:
-        """What layers put out for the centre crops, after their activation, norms and pooling.
+        """Computes the outputs of layers for the centre crops, after their activation, norms and pooling.
 
         Returns: by layer float32 [B, C, H, W], or [B, C] for fc6, fc7, fc8; tower 0's maps or units first. With
             `tower` only the half of that tower.

@@ -1,4 +1,4 @@
-"""What a convolution makes of one image: its maps in both towers, as the next layer reads them.
+"""The maps that a convolution makes of one image: its maps in both towers, as the next layer reads them.
 
 That is after activation, norms and pooling, in the order of the network's table; zeros that the next layer adds at
 the edge are left out. One scale of greys for all maps of both towers, so that a faint map looks faint.

@@ -10,7 +10,7 @@ from twotower.model.kernels import RANDOM
 
 @dataclass(frozen=True)
 class Course:
-    """Of one run: the group that it belongs to, its seed, and (step, [tower 0, tower 1]) as the journal has it."""
+    """The colour of one run over its steps: (step, [tower 0, tower 1]) as the journal has it; its group and its seed."""
 
     group: str
     seed: int

@@ -24,7 +24,7 @@ class Confusion:
 
     @property
     def errors(self) -> NDArray[np.float64]:
-        """Of each class's images, the percentage that is taken for another class; NaN without images."""
+        """The percentage of each class's images that is taken for another class; NaN without images."""
         images = self.counts.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(100 * (1 - np.diag(self.counts) / images))

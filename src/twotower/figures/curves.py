@@ -11,10 +11,10 @@ from twotower.ground.words import split_common
 from twotower.runs.history import QUANTITIES, Epoch, History, TrainWindow, mean_of
 
 MAX_LINES = 2 * len(LINES)  # From the ninth line on the colours come again, dashed.
-MAX_POINTS = 500  # of a training line: about one for each two pixels of the drawing
-MAX_MARKERS = 40  # of a validation line; more would hide it
+MAX_POINTS = 500  # points of a training line: about one for each two pixels of the drawing
+MAX_MARKERS = 40  # markers of a validation line; more would hide it
 RATE_MARGIN = 1.5  # factor between the rates and the edges of their axis
-TICK_ROOM = 1 / 6  # of the axis of rates, for each number beside it
+TICK_ROOM = 1 / 6  # part of the axis of rates that a number beside it needs
 UNITS = {"loss": "loss, nats", "top1_error": "top-1 error, %", "top5_error": "top-5 error, %"}
 
 

@@ -60,7 +60,7 @@ class Curve:
 
 
 def _same_but(config: Config) -> dict[str, Any]:
-    """What must be the same for activations to be compared."""
+    """Collects the settings that must be the same for activations to be compared."""
     settings = select_settings(config, (Role.NUMBERS, Role.TRAINING, Role.IMAGES))
     free = ("network.activation", "network.name", "optim.learning_rate")
     return {

@@ -35,7 +35,7 @@ class Kernels:
     history: list[tuple[int, list[float]]]
 
     def selectivity(self) -> list[list[float]]:
-        """Of each kernel in each tower."""
+        """The colour selectivity of each kernel in each tower."""
         return [colour_selectivity(kernels).tolist() for kernels in self.of_tower]
 
 

@@ -34,7 +34,7 @@ from twotower.figures.photographs import (
 from twotower.ground.streams import numpy_stream
 from twotower.ground.words import counted
 
-NUM_IMAGES, NUM_QUERIES = 8, 5  # of the paper's figure
+NUM_IMAGES, NUM_QUERIES = 8, 5  # as in the paper's figure
 NUM_NEIGHBOURS = 6
 # Multiplications that finding the neighbours of the validation set may take: some minutes on a few cores.
 WORK = 5e12
@@ -64,7 +64,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Figure4:
-    """What is drawn and counted. `names`: of the classes, to be read by people."""
+    """All that is drawn and counted. `names`: words for the classes."""
 
     title: str
     layer: str
@@ -77,7 +77,7 @@ class Figure4:
 
 
 def precision_of(places: NDArray[np.int64], labels: NDArray[np.int64], train_labels: NDArray[np.int64]) -> Precision:
-    """Of the neighbours' places in the training set [Q, k] and the queries' labels [Q]."""
+    """Counts how often neighbours have a query's class: indices in the training set [Q, k], labels of queries [Q]."""
     same = train_labels[places] == labels[:, None]
     shares = np.bincount(train_labels, minlength=int(max(labels.max(), train_labels.max())) + 1) / len(train_labels)
     return Precision(

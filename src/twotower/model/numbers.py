@@ -51,7 +51,7 @@ def _numbers(row: Row, network: NetworkConfig, batch_size: int) -> LayerNumbers:
     towers = range(len(row.kernels))
     reads = c.reads if c.reads == "image" or len(towers) == 2 else "all"
     multiply_adds = tuple(row.fans(tower)[0] * row.kernels[tower] * row.size_conv**2 for tower in towers)
-    values = row.kernels[0] * row.size_conv**2  # of the sums
+    values = row.kernels[0] * row.size_conv**2  # outputs of the sums
     size, kept = row.size_conv, values
     for step in c.then:
         size = row.size_out if step == "pool" else size

@@ -24,7 +24,7 @@ class Row:
 
     name: str
     config: LayerConfig
-    kernels: tuple[int, ...]  # of each tower
+    kernels: tuple[int, ...]  # kernels of each tower
     maps_in: tuple[int, ...]  # what one tower reads of each part; the image counts as own
     size_in: int
     size_conv: int  # after the convolution

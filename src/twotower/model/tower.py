@@ -82,7 +82,7 @@ class Layer(nn.Module):
         return self.sum.own(x)
 
     def forward(self, x: Tensor, peer: Tensor | None = None, own_sum: Tensor | None = None) -> Tensor:
-        """What the layer puts out for this tower: [B, K, H', W'], or [B, K].
+        """The layer's output for this tower: [B, K, H', W'], or [B, K].
 
         Args:
             x: the half that this tower computed, [B, C, H, W] or [B, C].

@@ -36,7 +36,7 @@ FINISHED, UNFINISHED, FAILED, DAMAGED, NOT_APPLICABLE = (
     "not applicable",
 )
 _NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # in summary.json
-_INNER = {  # of a run
+_INNER = {  # folders within a run
     "checkpoints",
     "wandb",
     "tensorboard",
@@ -152,7 +152,7 @@ def _last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
 def look_at(
     run_dir: Path, name: str, data_root: str | None = None, verified: checkpoint.Manifest | None = None
 ) -> Found:
-    """What became of one run. Whatever is wrong with it is said in its remark."""
+    """Reads one run. Whatever is wrong with it is said in its remark."""
     try:
         return _look_at(run_dir, name, data_root, verified)
     except OmegaConfBaseException as error:

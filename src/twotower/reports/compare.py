@@ -1,4 +1,4 @@
-"""What an ablation costs: groups of runs that differ in the seed alone, and their differences to a baseline.
+"""The cost of an ablation: groups of runs that differ in the seed alone, and their differences to a baseline.
 
 The differences are paired: of two runs with one seed, which saw the same images in the same order. Their mean comes
 with a 95 % confidence interval by Student's t over the seeds. It says how far the mean would move with other seeds;
@@ -25,12 +25,12 @@ MEASURES = ("top1_error", "top5_error")
 VIEWS = ("centre", "ten")
 TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
 _TOLD = 3  # runs that are named where none is finished
-_ALIKE = 1e-9  # of errors in percent: what rounding leaves
+_ALIKE = 1e-9  # difference of errors in percent that rounding leaves
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of `count` values: mean, standard deviation (n - 1), and the interval of the mean; in percent.
+    """Statistics of `count` values: mean, standard deviation (n - 1), and the interval of the mean; in percent.
 
     One value has neither spread nor interval; values that are all alike have no interval, as errors come in steps and
     their agreement is chance.
@@ -92,7 +92,7 @@ class Group:
         return estimate(values) if values else None
 
     def mean_of(self, key: str) -> float:
-        """Of a number of summary.json."""
+        """The mean of one value of summary.json over the group's runs."""
         return mean(run.summary[key] for run in self.runs if run.summary is not None)
 
 

@@ -1,4 +1,4 @@
-"""What the runs of 2012 and early 2013 reached, run by run, from the notes that their author kept in the source.
+"""The results of the runs of 2012 and early 2013, run by run, from the notes that their author kept in the source.
 
 labbook.csv holds, for each run and view: year and set of the images, mean -ln p in nats, error rates in percent, the
 run that it is to be compared with, and where the paper prints it. Runs of which the notes have only words are left

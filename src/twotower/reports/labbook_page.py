@@ -47,7 +47,7 @@ COUNTS_FOR = {  # network or ablation of ours -> runs of 2012/13, or what only t
     "no_conv5": ("no-conv5",),
     PRETRAINED: ("146-2012-2011",),  # experiment/chain_146_4.yaml
 }
-SIZE_KEYS = ("width", "image_size", "prepared_size")  # of a network; the heading says the width
+SIZE_KEYS = ("width", "image_size", "prepared_size")  # keys of a network's size; the heading says the width
 ABLATIONS = CONF / "ablation"
 VIEWS = {"centre": "centre", "ten": "10-view"}  # as evaluated here -> as the notes say
 _PRINTED = re.compile(r"([+-]?\d+(?:\.\d)?|-) / ([+-]?\d+(?:\.\d)?|-)")
@@ -146,7 +146,7 @@ def overridden(config: Config) -> list[str]:
 
 
 def images_of(identity: dict[str, Any]) -> tuple[str, bool]:
-    """What predictions were made on, for a heading, and whether that is comparable with the paper.
+    """Describes the images of predictions for a heading, and whether that is comparable with the paper.
 
     A folder is called ILSVRC only if it has 1000 classes and 50,000 images (or the 150,000 of 2010's test set).
     """
@@ -241,7 +241,7 @@ def own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[st
 
 
 def _printed(entry: Entry) -> Pair:
-    """What the paper prints; "-" where it leaves out one of the two."""
+    """Writes errors as the paper prints them; "-" where it leaves out one of the two."""
     match = _PRINTED.search(entry.paper_item)
     return _NOTHING if match is None else (match[1], match[2])
 

@@ -42,7 +42,7 @@ _UNFINISHED = f"<!DOCTYPE html>{MARK}<title>unfinished</title><p>The same comman
 
 
 def _labbook_section(comparison: Comparison) -> tuple[Section, list[str]]:
-    """Of groups that differ from the baseline in their names alone: others are no run of the lab book.
+    """Lists groups that differ from the baseline in their names alone: others are no run of the lab book.
 
     Without tables, and with a remark, where none of ours was measured on the paper's images: what is left of them
     would be the lab book alone.
@@ -127,7 +127,7 @@ def _may_be_written(folder: Path) -> bool:
 
 
 def _without_files(folders: Sequence[str]) -> list[str]:
-    """What a shell's sweeps/* brings, but for plain files among folders; each is passed over with a word."""
+    """Drops plain files among the folders that a shell puts in place of sweeps/*, with a line for each."""
     files = [path for path in folders if Path(path).is_file()]
     if len(files) == len(folders):
         return list(folders)

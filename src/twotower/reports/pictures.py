@@ -21,7 +21,7 @@ from twotower.reports.tables import CROPS, colour_of, has_kernels, kernels_of
 from twotower.runs import checkpoint
 from twotower.training.sweep import file_name
 
-OWN = ("figure3", "confusion")  # of one run, that a report draws afresh
+OWN = ("figure3", "confusion")  # figures of one run that a report draws afresh
 
 
 def _figure(folder: Path, name: str, title: str, caption: str = "") -> Figure:
@@ -104,7 +104,7 @@ def _confusion(folder: Path, label: str, run: Found) -> list[Figure]:
 
 
 def _drawn_before(folder: Path, label: str, run: Found) -> list[Figure]:
-    """What launch/figure.py drew of a run, but for what the report draws itself."""
+    """Lists what launch/figure.py drew of a run, except what the report draws itself."""
     found = []
     for picture in sorted((run.run_dir / "figures").glob("*.png")):
         if picture.stem in OWN:

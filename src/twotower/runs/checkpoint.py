@@ -34,7 +34,7 @@ class Manifest:
     step: int
     network: dict[str, Any]  # the NetworkConfig
     classes: list[str]
-    rates: dict[str, Any]  # of VelocitySGD
+    rates: dict[str, Any]  # state of VelocitySGD
     schedule: dict[str, Any]
     progress: dict[str, Any]  # the run's best error and counts so far
     identity: dict[str, Any]  # what must be the same to go on: seed, batch, data
@@ -48,7 +48,7 @@ class Manifest:
 
 
 def scale_of(given: InputConfig) -> dict[str, Any]:
-    """What of the input the weights cannot do without."""
+    """Selects the settings of the input that the weights cannot do without."""
     return {"mean_value": given.mean_value, "std": given.std}
 
 

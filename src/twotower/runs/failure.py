@@ -64,10 +64,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def read_failure(run_dir: Path) -> dict[str, Any] | None:
-    """What `note_failure` wrote; None for a run that has not failed."""
+    """Reads what `note_failure` wrote; None for a run that has not failed."""
     return _read(run_dir / FAILURE)
 
 
 def read_not_applicable(run_dir: Path) -> dict[str, Any] | None:
-    """What `note_not_applicable` wrote, or None."""
+    """Reads what `note_not_applicable` wrote, or None."""
     return _read(run_dir / NOT_APPLICABLE)

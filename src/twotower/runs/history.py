@@ -1,4 +1,4 @@
-"""What a run has left, read back: its configuration, its training line by line, its validations epoch by epoch."""
+"""The history of a run, read back: its configuration, its training line by line, its validations epoch by epoch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class History:
 
 
 def mean_of(windows: list[TrainWindow]) -> dict[str, float]:
-    """Of several windows, each by its number of steps."""
+    """The mean over several windows, weighted by their numbers of steps."""
     steps = sum(window.num_steps for window in windows)
     return {key: sum(window.num_steps * window.train[key] for window in windows) / steps for key in QUANTITIES}
 

@@ -24,7 +24,7 @@ from twotower.ground.locks import HeldError, held
 from twotower.runs import checkpoint
 
 RUNS = Path("runs")
-MEAN_IMAGE = "mean_image.npy"  # of the training set, float32 [size, size, 3], 0..255
+MEAN_IMAGE = "mean_image.npy"  # mean of the training set, float32 [size, size, 3], 0..255
 LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
 
 # A run goes on with these settings only; all others may change between its parts without changing its numbers.

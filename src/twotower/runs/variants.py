@@ -1,4 +1,4 @@
-"""What sets one experiment apart from another: their settings, and which of these the names of network and ablation
+"""The settings that set one experiment apart from another, and which of these the names of network and ablation
 already tell.
 """
 

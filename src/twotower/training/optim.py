@@ -103,7 +103,7 @@ class VelocitySGD:
         return total / max(count, 1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What must be kept to go on bit for bit: torch's buffers by name, and the rates they belong to."""
+        """Collects what must be kept to go on bit for bit: torch's buffers by name, and the rates they belong to."""
         buffers = {
             self._name(parameter): state["momentum_buffer"]
             for parameter, state in self._sgd.state.items()

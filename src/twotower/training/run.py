@@ -296,7 +296,7 @@ def _job_from_first(config: Config, world: World, stack: ExitStack) -> Job:
         stack: rank 0 holds the run's folder until this is closed.
     """
     failure: list[Exception] = []
-    ready: list[Config] = []  # of rank 0: with what was filled in on the way
+    ready: list[Config] = []  # rank 0 has one, with all that was filled in on the way
 
     def make() -> str:
         try:

@@ -28,7 +28,7 @@ class Rates:
 
     @property
     def highest(self) -> float:
-        """Of all layers' weights."""
+        """The rate of all layers' weights."""
         return max(self.weights.values())
 
     def describe(self) -> str:
@@ -153,7 +153,7 @@ class Schedule:
             self.epochs_without_gain = 0
 
     def state(self) -> dict[str, Any]:
-        """What must be kept to go on; JSON."""
+        """Collects what must be kept to go on, as JSON can hold it."""
         best = None if math.isinf(self.best_error) else self.best_error
         return {
             "num_drops": self.num_drops,

@@ -12,7 +12,7 @@ class StuckLoss:
     error message, and most often for want of spread in the initial weights or because the rate is too high.
     """
 
-    MARGIN = 0.01  # of ln(classes): below that a network has learned something, and above it moves in its own way
+    MARGIN = 0.01  # nats around ln(classes): below, a network has learned something; above, it moves in its own way
 
     def __init__(self, num_classes: int, after_steps: int) -> None:
         self.num_classes, self.after_steps = num_classes, after_steps

@@ -50,7 +50,7 @@ _PLACES = ("hydra", "sweep_dir", "resume")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job.
+    """The outcome of one job.
 
     Attributes:
         status: done | skipped (it was done before) | not applicable | failed | unfinished (stopped, or not begun).
@@ -132,7 +132,7 @@ class Sweep:
     name: str
     jobs: list[Job]
     done_before: set[Path] = field(default_factory=set)
-    seconds: list[float] = field(default_factory=list)  # of the jobs that ran to their end in this process
+    seconds: list[float] = field(default_factory=list)  # spent on the jobs that ran to their end in this process
     elsewhere: bool = False  # whether Hydra's launcher runs the jobs in processes of their own, side by side
 
     @staticmethod
@@ -185,7 +185,7 @@ class Sweep:
         return any(job.run_dir.exists() for job in self.jobs)
 
     def outcome(self, job: Job) -> Outcome:
-        """Of a job, as its folder has it now."""
+        """Reads the outcome of a job from its folder."""
         not_applicable, failure = read_not_applicable(job.run_dir), read_failure(job.run_dir)
         if not_applicable is not None:
             return Outcome("not applicable", error=not_applicable["not_applicable"])

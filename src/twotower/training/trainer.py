@@ -45,7 +45,7 @@ class Window:
     """The steps since the last line of the journal."""
 
     sums: Counts = field(default_factory=Counts.zero)
-    pending: list[Tensor] = field(default_factory=list)  # of single steps, still on the device
+    pending: list[Tensor] = field(default_factory=list)  # counts of single steps, still on the device
     began: float = field(default_factory=time.perf_counter)
     steps: int = 0
     bytes_sent: int = 0
@@ -53,7 +53,7 @@ class Window:
 
 
 def identity(config: Config, world_replicas: int, dataset: DataSet) -> dict[str, Any]:
-    """What must be the same for a run to go on as if it had not been stopped."""
+    """Collects what must be the same for a run to go on as if it had not been stopped."""
     # These rules have their changes at parts of the whole run, so another length would move those that are past.
     scaled = (
         {"schedule.epochs": config.schedule.epochs} if config.schedule.rule in ("recorded", "exponential") else {}
@@ -111,7 +111,7 @@ class Trainer:
             optim.batch_size, world.replica, world.num_replicas, world.device, threads, self._partner()
         )
         self.schedule = Schedule(config.schedule, optim.learning_rate, config.network)
-        self.rates: Rates | None = None  # of the last step
+        self.rates: Rates | None = None  # rates of the last step
         noise_epochs = config.input.colour_noise_epochs
         self.input = replace(
             config.input,
@@ -124,7 +124,7 @@ class Trainer:
         self.window, self.epoch_sums = Window(bytes_sent=world.link.bytes_sent), Counts.zero()
         self.best: dict[str, float] = {"best_top1_error": math.inf, "best_top5_error": math.inf}
         self.last: dict[str, float] = {}
-        self.seconds, self.images = 0.0, 0  # of training alone, over all parts of a resumed run
+        self.seconds, self.images = 0.0, 0  # spent in training alone, over all parts of a resumed run
         if resume_from is not None:
             self._resume(resume_from)
         self.first_step = self.step

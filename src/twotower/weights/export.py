@@ -72,12 +72,12 @@ def check_trained(manifest: checkpoint.Manifest) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported: the merged tensors with the mean image, and what belongs to them."""
+    """The network to export: merged tensors with the mean image, and all that is noted beside them."""
 
     network: NetworkConfig
     tensors: dict[str, Tensor]
     manifest: checkpoint.Manifest
-    name: str  # of the files
+    name: str  # stem of the files
     mean_use: str  # input.mean of the training
     std: list[float]  # input.std of the training, which the tensors have in them
 

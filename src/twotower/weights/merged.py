@@ -113,7 +113,7 @@ def divide_image_weights(
 
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Of all tensors' bytes, in the order of their names."""
+    """The SHA-256 of all tensors' bytes, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)

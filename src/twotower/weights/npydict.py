@@ -24,7 +24,7 @@ _KEY = re.compile(r"(?P<layer>\w+?)[./_](?P<part>w|weights?|b|bias|biases)(:0)?"
 
 
 class _RefusedError(Exception):
-    """What a pickle asked for and does not get."""
+    """A call or a type that a pickle asked for and does not get."""
 
 
 class _PickledType:

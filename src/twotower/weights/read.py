@@ -42,8 +42,8 @@ __all__ = [
 ]
 
 FORMAT = "twotower merged 1"
-MEAN_IMAGE = "mean_image"  # of the centre crop
-WHOLE_MEAN_IMAGE = "whole_mean_image"  # of the prepared square
+MEAN_IMAGE = "mean_image"  # mean of the centre crop
+WHOLE_MEAN_IMAGE = "whole_mean_image"  # mean of the prepared square
 KINDS = "a run's or checkpoint's folder, .safetensors, .caffemodel, .npy, .npz, .pth or .pt"
 
 
@@ -64,7 +64,7 @@ def read_about(path: Path) -> dict[str, str]:
 
 
 def read_merged(path: Path) -> Imported:
-    """What launch/export.py to=merged wrote; no shape is checked. Raises: ValueError if it is not such a file."""
+    """Reads a file of launch/export.py to=merged; no shape is checked. Raises: ValueError if it is not such a file."""
     about = read_about(path)
     try:
         table, classes = json.loads(about["network"]), json.loads(about["classes"])

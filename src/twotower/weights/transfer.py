@@ -18,14 +18,14 @@ from twotower.runs import checkpoint
 from twotower.weights import read as weights
 from twotower.weights.merged import Imported, divide_image_weights, expected_shapes, split
 
-IMAGENET_CLASSES = 1000  # of the weights that Caffe and torchvision hand out
+IMAGENET_CLASSES = 1000  # classes of the weights that Caffe and torchvision hand out
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What becomes of each layer."""
+    """The layers that are taken over, and those that stay new."""
 
     source: str
     taken: list[str]
@@ -46,7 +46,7 @@ def locate(path: str) -> str:
 
 
 def read_source(path: str, network: NetworkConfig) -> Imported:
-    """What lies at `path`: a run, a checkpoint, or any file that launch/evaluate.py reads.
+    """Reads what lies at `path`: a run, a checkpoint, or any file that launch/evaluate.py reads.
 
     Raises: ValueError if it is none of them, or damaged.
     """
@@ -103,7 +103,7 @@ def choose_layers(
 def plan_inheritance(
     settings: InitialWeightsConfig, network: NetworkConfig, classes: Sequence[str], std: Sequence[float] = UNSCALED
 ) -> tuple[Inheritance, dict[str, Tensor]] | None:
-    """What is taken, and the tensors that it is taken from; None if initial weights are drawn.
+    """Decides what is taken over, and reads the tensors; None if initial weights are drawn.
 
     Weights that read the image are brought from the source's scale of the input to this one's, so that they say of
     a pixel what they said there.

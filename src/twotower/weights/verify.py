@@ -18,8 +18,8 @@ from twotower.weights import read as weights
 from twotower.weights.merged import divide_image_weights, expected_shapes, misfits, sha256_of
 
 KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"
-TOLERANCE = 1e-4  # of the largest logit; float32 differs by some 1e-6, another norm or order by 1e-3 and more
-ROUNDING = 1e-6  # of float32 weights that were divided by a std and are multiplied by it again
+TOLERANCE = 1e-4  # part of the largest logit; float32 differs by some 1e-6, another norm or order by 1e-3 and more
+ROUNDING = 1e-6  # relative error of float32 weights that were divided by a std and are multiplied by it again
 SAMPLING_ERRORS = 4.0  # within which weights look as they were drawn
 
 
@@ -51,7 +51,7 @@ def untrained_layers(
         scale = 1.0 if c.reads == "image" else network.width**-0.5
         std = {
             "normal": c.initial_std * scale,
-            "truncated": c.initial_std * scale * 0.8796,  # of a normal distribution cut at two std
+            "truncated": c.initial_std * scale * 0.8796,  # std of a normal distribution that is cut at two std
             "xavier": math.sqrt(2 / (fan_in + fan_out)),
             "kaiming": math.sqrt(2 / fan_out),
             "torch": 1 / math.sqrt(3 * fan_in),
@@ -72,7 +72,7 @@ def untrained_layers(
 
 @dataclass(frozen=True)
 class Verified:
-    """What a file was found to be.
+    """The findings about a file.
 
     Attributes:
         errors: of the run's last validation: top1_error and top5_error in percent, loss in nats; empty if there was
