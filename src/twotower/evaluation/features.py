@@ -40,7 +40,7 @@ BATCH = 128  # images at a time
 
 @dataclass(frozen=True)
 class Features:
-    """Outputs for N images in the order of the split: float32 [N, D]; `stored`: whether they were read from a file."""
+    """Outputs for N images in the order of the split: float32 [N, D]; `stored`: whether they came from a file."""
 
     values: NDArray[np.float32]
     layer: str

@@ -96,7 +96,7 @@ class TrainedNetwork(nn.Module):
         return forward(self._towers(), images.contiguous(memory_format=memory_format), self.exchange)
 
     def preprocess(self, images: Photographs, crops: str = "centre") -> Tensor:
-        """Prepares images for the network: float32 [B, 3, S, S] of the centre crops, [B, 10, 3, S, S] with crops="ten".
+        """Prepares images: float32 [B, 3, S, S] of the centre crops, [B, 10, 3, S, S] with crops="ten".
 
         Raises: ValueError for a file that is no image, an array that is no uint8 RGB image, or another `crops`.
         """

@@ -10,7 +10,7 @@ from twotower.model.kernels import RANDOM
 
 @dataclass(frozen=True)
 class Course:
-    """The colour of one run over its steps: (step, [tower 0, tower 1]) as the journal has it; its group and its seed."""
+    """The colour of one run over its steps: (step, [tower 0, tower 1]) from the journal; its group and seed."""
 
     group: str
     seed: int

@@ -64,7 +64,7 @@ def read_about(path: Path) -> dict[str, str]:
 
 
 def read_merged(path: Path) -> Imported:
-    """Reads a file of launch/export.py to=merged; no shape is checked. Raises: ValueError if it is not such a file."""
+    """Reads a file of launch/export.py to=merged; no shape is checked. Raises: ValueError if it is none."""
     about = read_about(path)
     try:
         table, classes = json.loads(about["network"]), json.loads(about["classes"])
