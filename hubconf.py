@@ -14,6 +14,6 @@ try:
 except ImportError:  # torch.hub has fetched the repository, and nothing was installed
     sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from twotower.evaluation.trained import build_network, load_network  # noqa: E402
+from twotower.evaluation.load import build_network, load_network  # noqa: E402
 
 __all__ = ["build_network", "load_network"]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twotower.distributed.exchange import InProcessExchange, WireExchange
     from twotower.distributed.world import open_world
-    from twotower.evaluation.trained import TrainedNetwork, build_network, load_network
+    from twotower.evaluation.load import build_network, load_network
+    from twotower.evaluation.trained import TrainedNetwork
     from twotower.model.tower import Tower, forward
 
 __version__ = "0.1.0"
@@ -25,9 +26,9 @@ _HOMES = {
     "Tower": "model.tower",
     "TrainedNetwork": "evaluation.trained",
     "WireExchange": "distributed.exchange",
-    "build_network": "evaluation.trained",
+    "build_network": "evaluation.load",
     "forward": "model.tower",
-    "load_network": "evaluation.trained",
+    "load_network": "evaluation.load",
     "open_world": "distributed.world",
 }
 __all__ = [

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from twotower.config import PredictConfig
 from twotower.data.photographs import read_photograph
-from twotower.evaluation.trained import AT_ONCE, TrainedNetwork, load_network, rank_classes
+from twotower.evaluation.load import load_network
+from twotower.evaluation.trained import AT_ONCE, TrainedNetwork, rank_classes
 
 NUM_GUESSES = 5
 
