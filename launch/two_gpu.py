@@ -6,14 +6,10 @@ python launch/two_gpu.py -m 'ablation=glob(*)' seed=0,1           a sweep: one j
 python launch/two_gpu.py -m hydra/launcher=slurm ...              or each as a job of a cluster
 """
 
-import importlib.util
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -22,12 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from twotower.command_line.arguments import quoted
 from twotower.command_line.mistakes import explain_composition
 from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
-from twotower.config import Config, register_schemas, resolve
-from twotower.config.frozen import freeze
-from twotower.config.roles import Role, select_settings
+from twotower.config import register_schemas
 from twotower.distributed.world import Place
-from twotower.model.table import plan
-from twotower.runs.failure import NotApplicableError
+from twotower.training.configure import configure
+from twotower.training.launcher import check_launcher
 from twotower.training.run import catch_stops, explain, run, run_as_worker
 from twotower.training.sweep import Sweep
 
@@ -35,46 +29,6 @@ register_schemas()
 HELP = ("-h", "--help")
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 sweep: Sweep | None = None  # planned for -m; launchers send it along with `compose_and_run`
-
-
-def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
-    """The configuration, if its ablation changes something in it.
-
-    Raises: ValueError if a required key was not given; NotApplicableError if the network has nothing that the
-    ablation could change, as one without norms in a network that has none.
-    """
-    if composed.ablation == "none":
-        return resolve(composed)
-    without = [override for override in overrides if not override.startswith("ablation=")]
-    plain = resolve(hydra.compose("config", [*without, "ablation=none"]))
-    try:
-        config = resolve(composed)
-    except ValueError as error:
-        raise NotApplicableError(str(error)) from None
-    settings, without_it = (select_settings(one, (Role.NUMBERS, Role.TRAINING)) for one in (config, plain))
-    if settings == without_it | {"ablation": config.ablation}:
-        raise NotApplicableError(
-            f"ablation={config.ablation} changes nothing in network={config.network.name} with these settings, so "
-            "the run would stand under a wrong name; leave it out."
-        )
-    num_classes = 2  # any; what is asked here is whether the network can be built
-    plan(plain.network, num_classes)
-    try:
-        plan(config.network, num_classes)
-    except ValueError as error:
-        raise NotApplicableError(str(error)) from None
-    return config
-
-
-def with_command(config: Config, overrides: list[str]) -> Config:
-    """Notes in the configuration what starts the run again, without the folder that it went to."""
-    places = tuple(f"{key}=" for key in select_settings(config, (Role.PLACE,)))
-    kept = [override for override in overrides if not override.startswith(places)]
-    return freeze(replace(config, command=shlex.join(["python", "launch/two_gpu.py", *kept])))
-
-
-def configure(composed: Any, overrides: list[str]) -> Config:
-    return with_command(resolve_ablated(composed, overrides), overrides)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -88,20 +42,6 @@ def compose_and_run(composed: Any) -> None:
         run(configure(composed, overrides))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}" if str(error) else 1) from error
-
-
-def check_launcher(overrides: list[str]) -> None:
-    """Raises: ValueError if jobs are to be submitted, and what submits them is not installed here."""
-    launcher = next((one.split("=", 1)[1] for one in overrides if one.startswith("hydra/launcher=")), "basic")
-    if launcher not in ("slurm", "submitit_slurm", "submitit_local"):
-        return
-    if importlib.util.find_spec("submitit") is None:
-        raise ValueError(f"hydra/launcher={launcher} needs the launcher for it; pip install -e '.[slurm]'.")
-    if launcher != "submitit_local" and shutil.which("sbatch") is None:
-        raise ValueError(
-            f"hydra/launcher={launcher} needs SLURM, and there is no sbatch here; start the sweep on the cluster's "
-            "login node, or leave the launcher out to run one job after the other."
-        )
 
 
 def plan_sweep(arguments: list[str]) -> Sweep:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command_checks import OTHERS, check_command, expanded, lines_of, provide, script_of, within_hydra
+from helpers.command_checks import OTHERS, check_command, expanded, lines_of, provide, within_hydra
 from helpers.paths import ROOT
 from helpers.printed_commands import KINDS, Printed, collect, lists_in, texts
 from helpers.shell_lines import expand_function, simple_commands
 from helpers.shells import INSTALLED, SHELLS, run_lines
 from twotower.config import Config
+from twotower.training.configure import note_command
 
 # What there is
 
@@ -187,6 +188,6 @@ def test_the_command_of_a_run_can_be_given_again(shell: str) -> None:
         'name="q"',
         "a\\b",
     ]
-    command = script_of("two_gpu").with_command(Config(), [*overrides, "run_dir=left/out"]).command
+    command = note_command(Config(), [*overrides, "run_dir=left/out"]).command
     (outcome,) = run_lines(shell, [command])
     assert (outcome.calls, outcome.said) == ([["python", "launch/two_gpu.py", *overrides]], "")

@@ -31,6 +31,7 @@ from twotower.distributed.world import Place
 from twotower.runs import checkpoint
 from twotower.runs.failure import NotApplicableError, forget_failure, note_failure, note_not_applicable, read_failure
 from twotower.training import run as launch
+from twotower.training.configure import resolve_ablated
 from twotower.training.sweep import Job, Sweep
 from twotower.training.trainer import NonFiniteLossError
 
@@ -169,7 +170,7 @@ def test_one_folder_for_all_jobs_is_refused() -> None:
 def test_an_ablation_of_what_a_network_lacks_is_not_applicable(two_gpu: ModuleType) -> None:
     def resolved(*overrides: str) -> Config:
         given = [*DATA, *overrides]
-        return two_gpu.resolve_ablated(hydra.compose("config", given), given)
+        return resolve_ablated(hydra.compose("config", given), given)
 
     assert resolved("ablation=no_lrn").ablation == "no_lrn"
     with pytest.raises(NotApplicableError, match=r"ablation=no_lrn changes nothing in network=alexnet_v2"):
@@ -463,6 +464,6 @@ def test_every_point_of_the_wandb_sweep_composes(two_gpu: ModuleType) -> None:
     for key, allowed in values.items():
         for value in allowed:
             point = [*DATA, *fixed, f"{key}={value}"]
-            two_gpu.resolve_ablated(hydra.compose("config", point), point)
+            resolve_ablated(hydra.compose("config", point), point)
     with pytest.raises(HydraException):
         hydra.compose("config", [*DATA, *fixed, "ablation=no_such"])
