@@ -124,7 +124,7 @@ OF_ONE_RUN: dict[str, Callable[[FigureConfig, Path], Writer]] = {
 }
 OF_RUNS: dict[str, Callable[[FigureConfig, list[Path]], Writer]] = {"figure1": _figure1, "curves": _curves}
 FIGURES = (*OF_RUNS, *OF_ONE_RUN)
-OPTIONS = {  # that not every figure has
+OPTIONS = {  # options that not every figure has
     "level": ("figure1",),
     "images": ("figure4",),
     "queries": ("figure4",),

@@ -37,7 +37,7 @@ def _print(predictions: list[Prediction], names: list[str]) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
 def main(composed: Any) -> None:
     if composed.network is None:
-        composed.input = None  # it follows a network
+        composed.input = None  # the input follows from a network
     settings = OmegaConf.to_object(composed)
     assert isinstance(settings, PredictConfig)
     try:

@@ -81,7 +81,8 @@ def main() -> None:
             explain(error, place)
             sys.exit(1)
         sys.exit(run_as_worker(config, place))
-    # A world of one: plain `python`, or `torchrun` without --nproc-per-node. Its variables are not for the towers.
+    # This is a world of one: plain `python`, or `torchrun` without --nproc-per-node, whose variables are not for the
+    # towers.
     for name in [n for n in os.environ if n.startswith("TORCHELASTIC_")] + ["RANK", "WORLD_SIZE", "LOCAL_RANK"]:
         os.environ.pop(name, None)
     # Hydra reads its flags only where no override stands before them.
@@ -123,7 +124,7 @@ def run_jobs() -> None:
             sweep.print_table()
         sys.exit(130)
     except SystemExit as end:
-        # Of a value that does not compose, or a submitted job that the cluster ended.
+        # A value does not compose, or the cluster has ended a submitted job.
         if sweep is not None and end.code and sweep.has_begun():
             sweep.print_table()
         raise

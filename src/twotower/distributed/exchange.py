@@ -168,8 +168,8 @@ class WireExchange:
 
     def finish(self, flight: Flight) -> list[Tensor]:
         peer = _Finish.apply(flight.token, flight, self.link)
-        # The token leads to the graph, and the graph to the flight: a circle that Python could not see through, and
-        # so would never free.
+        # The token leads to the graph and the graph to the flight. Python cannot see this circle and would never
+        # free it.
         flight.token = None
         return [unpack(peer, flight.own[0].dtype, self.precision)]
 

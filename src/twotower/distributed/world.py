@@ -109,7 +109,7 @@ def threads_per_process(machine: MachineConfig, local_size: int) -> int:
 
 def stay_on_this_host() -> None:
     """Lets gloo talk over the loopback interface, unless another one was chosen; for processes that share a host."""
-    # Windows has no such names; there torch looks up the host's own.
+    # Windows has no such names; torch takes the host's own interface there.
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     if loopback is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -133,7 +133,7 @@ class World:
         alone, peer = self.num_towers == 1, place.rank ^ 1
         link = NoLink if alone else LINKS[self.transport]
         self.link: Link = link(self.tower, peer, machine.timeout_seconds, self.memory_format)
-        # The same tower in all replicas: they share weights, and nothing else does.
+        # The same tower of all replicas forms a group, because these processes share weights.
         groups = [
             dist.new_group([self.num_towers * r + tower for r in range(self.num_replicas)])
             for tower in range(self.num_towers)
@@ -237,7 +237,7 @@ def _meet(place: Place, rendezvous: str | None) -> "dist.Store":
     if rendezvous is not None:
         return dist.FileStore(rendezvous, place.size)
     store, _, _ = next(dist.rendezvous("env://", place.rank, place.size))
-    # A restarted worker would otherwise read the addresses of the processes before it.
+    # Otherwise a restarted worker would read the addresses of the processes before it.
     return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
@@ -266,5 +266,5 @@ def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = No
     world = World(machine, place, dist.PrefixStore("notes", store))
     world.first_contact()
     yield world
-    # Only after success: leaving a group whose other members are gone can block.
+    # This is done only after success, because leaving a group whose other members are gone can block.
     dist.destroy_process_group()

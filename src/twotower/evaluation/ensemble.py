@@ -18,7 +18,7 @@ from twotower.ground.words import counted
 
 START = 0.5  # first value of every coefficient (avg-valid.py: find_coeffs)
 GRID = [step / 20 for step in range(21)]  # 0, 0.05, ... 1
-MAX_PASSES = 5  # over all coefficients
+MAX_PASSES = 5  # rounds over all coefficients
 _CHUNK = 2048  # images at a time, in float64
 
 
@@ -134,7 +134,7 @@ def evaluate_ensemble(settings: EvaluateConfig) -> dict[str, Any]:
     subjects = [open_subject(run, settings) for run in settings.runs]
     check_members(subjects, settings.split)
     labels = torch.from_numpy(subjects[0].dataset.split(settings.split).labels)
-    if settings.coefficients:  # before hours of work
+    if settings.coefficients:  # checked before hours of work
         counts_of([torch.ones(1, 2)] * len(subjects), settings.coefficients, torch.zeros(1, dtype=torch.int64))
     members, results = [], []
     for subject in subjects:

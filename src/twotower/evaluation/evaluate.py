@@ -35,7 +35,7 @@ from twotower.runs.rundir import check_classes, check_writable, with_own_mean
 from twotower.weights import read as weights
 from twotower.weights.merged import Imported
 
-CENTRE = ten_views(2).index((1, 1, 0))  # its place among the ten crops
+CENTRE = ten_views(2).index((1, 1, 0))  # index of the centre crop among the ten
 
 
 def load_towers(
@@ -50,7 +50,7 @@ def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -
     """[B, crops, classes] of images [B, 3, H, W], or of their crops [B, 10, 3, H, W]."""
     crops = images[:, None] if images.dim() == 4 else images
     memory_format = choose_memory_format(images.device)
-    # As many crops at a time as images, so that ten crops need no more memory than one.
+    # The crops go through in parts of as many as there are images, so that ten need no more memory than one.
     parts = crops.flatten(0, 1).split(len(images))
     logits = [forward(towers, part.contiguous(memory_format=memory_format), exchange) for part in parts]
     return F.log_softmax(torch.cat(logits), dim=1).view(*crops.shape[:2], -1)
@@ -94,7 +94,7 @@ def predict(
                     parts["ten"].append(mean_over_crops(per_crop).cpu())
                 labels.append(batch.labels.cpu())
                 meter.advance(len(batch.labels))
-                if len(labels) == 1:  # what starting takes says nothing about the rest
+                if len(labels) == 1:  # the first batch contains the start-up and is not timed
                     began, warm = (time.perf_counter(), len(batch.labels)) if len(feed) > 1 else (began, 0)
     finally:
         feed.close()
@@ -164,7 +164,7 @@ def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Pred
         towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
         computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
         for view, one in computed.items():
-            if view not in found and not dataset.is_synthetic:  # synthetic images are there for timing
+            if view not in found and not dataset.is_synthetic:  # synthetic images are only for timing
                 predictions.store(paths[view], one, subject.identity)
         found = computed | found
     return {view: found[view] for view in VIEWS if view in found}
@@ -191,7 +191,7 @@ def open_weights(settings: EvaluateConfig) -> tuple[NetworkConfig, InputConfig, 
     given = settings.input or InputConfig()
     if own is not None and own.mean_use is not None:
         given = replace(given, mean=own.mean_use)
-    # Mean and scale belong to the weights, not to what their network would be trained with now.
+    # Mean and scale come with the weights; today's preset of their network may have others.
     std = list(own.std) if own is not None else list(UNSCALED)
     return network, replace(given, crop_size=network.image_size, mean_value=None, std=std), own
 
@@ -262,8 +262,9 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     }
     result["report"] = str(report_of(subject.run_dir, settings))
     write_json(Path(result["report"]), result, shared=True)
-    is_own = settings.checkpoint is None and settings.data_root is None  # not what the run's dashboard compares
-    if is_own and not all(one["stored"] for one in views.values()):  # else W&B has it from when it was computed
+    # The run's dashboard compares results on the run's own images, of its last checkpoint.
+    is_own = settings.checkpoint is None and settings.data_root is None
+    if is_own and not all(one["stored"] for one in views.values()):  # W&B has stored results already
         log_evaluation(subject.run_dir, subject.config, read_versions(), result)
     return result
 

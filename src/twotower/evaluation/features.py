@@ -116,7 +116,7 @@ def features_of(subject: Subject, split: str, layer: str) -> Features:
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path, shared=True) as pending:
         _compute(subject, images, layer, f"{layer} of {split}", pending)
-        # Without its identity a table counts for nothing, so there is never one beside another's.
+        # A table without its identity is never used, so the old identity goes before the new table comes.
         path.with_suffix(".json").unlink(missing_ok=True)
     write_json(path.with_suffix(".json"), identity, shared=True)
     return Features(np.load(path, mmap_mode="r"), layer, stored=False)

@@ -78,7 +78,7 @@ def _load_file(
     towers, mean = weights.load_towers_from_file(path, table, len(classes), device, mean_file)
     if mean is None:
         raise ValueError(f"{path} has no mean image; give the folder of its run.")
-    # Our own files have the mean of the whole prepared square, so its size is what images were brought to.
+    # Our own files hold the mean of the whole prepared square, whose size is that of prepared images.
     size = mean.shape[-1] if own is not None and mean.dim() == 3 else table.prepared_size
     mean_image = weights.whole_mean_image(mean, size)
     return TrainedNetwork(towers, fed, table.exchange_precision, classes, mean_image, Path(path).name)

@@ -16,8 +16,8 @@ BASE_BLOCK = 8192  # rows
 QUERY_BLOCK = 256
 REFINED_BYTES = 64 << 20  # bytes of differences in float64 at a time
 LARGEST = 1e15  # largest norm of a row; float32 products of larger ones could overflow
-_UNIT = 2.0**-24  # what one addition or product in float32 is wrong by, relative
-_TINY = 2.0**-126  # the smallest normal float32: what a product may lose if it is taken for zero
+_UNIT = 2.0**-24  # relative error of one addition or product in float32
+_TINY = 2.0**-126  # smallest normal float32: the error of a product that is rounded to zero
 
 
 class Rows(Protocol):
@@ -89,9 +89,9 @@ def _candidates(
     error = np.sqrt(asked_norms)[:, None] * (4 * (width + 2) * _UNIT * np.sqrt(norms))
     error += 4 * width * _TINY
     may_be = np.ones(between.shape, bool)
-    if len(block) >= k and np.isinf(farthest).any():  # nothing to compare with yet, but with each other
+    if len(block) >= k and np.isinf(farthest).any():  # no k-th distance yet: rows are compared with each other
         may_be &= between - error <= np.partition(between + error, k - 1, axis=1)[:, k - 1 : k]
-    # Of equal ones the lower place wins, and the earlier blocks have it: what is not nearer than the k-th is out.
+    # Ties go to the lower index, which an earlier block holds; a candidate must be strictly nearer than the k-th.
     between -= error
     may_be &= np.maximum(between, 0, out=between) < farthest[:, None]
     rows, columns = np.nonzero(may_be)

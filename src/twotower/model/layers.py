@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from twotower.ground.streams import torch_stream
 
-# Images are normalised so many values at a time on a CPU, so that the intermediates of one chunk stay in its
-# second-level cache (1 to 4 MiB a core): memory is read and written once instead of about six times.
+# Number of values that are normalised at a time on a CPU. The intermediates of such a chunk stay in the second-level
+# cache (1 to 4 MiB a core), so memory is read and written once instead of about six times.
 _CHUNK_VALUES = 1 << 18
 
 Window = Callable[[Tensor], Tensor]
@@ -94,7 +94,7 @@ class LocalResponseNorm(nn.Module):
         self.k, self.beta = k, beta
         distance = (torch.arange(maps)[:, None] - torch.arange(maps)[None]).abs()
         scale = alpha / n if alpha_over_n else alpha
-        # A buffer, so that it follows the tower's device; float64, so that `.double()` towers stay exact.
+        # It is a buffer so that it follows the tower's device, and float64 so that `.double()` towers stay exact.
         self.register_buffer("band", (distance <= n // 2).double() * scale, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

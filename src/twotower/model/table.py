@@ -25,10 +25,10 @@ class Row:
     name: str
     config: LayerConfig
     kernels: tuple[int, ...]  # kernels of each tower
-    maps_in: tuple[int, ...]  # what one tower reads of each part; the image counts as own
+    maps_in: tuple[int, ...]  # maps that one tower reads of each part; the image counts as its own
     size_in: int
-    size_conv: int  # after the convolution
-    size_out: int  # after pooling
+    size_conv: int  # size after the convolution
+    size_out: int  # size after pooling
 
     @property
     def reads_both(self) -> bool:

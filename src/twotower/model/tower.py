@@ -39,7 +39,7 @@ def _after(row: Row, network: NetworkConfig, tower: int, seed: int) -> list[nn.M
             norm = network.spatial_norm
             steps.append(SpatialNorm(norm.n, norm.alpha, norm.beta))
         elif step == "pool":
-            # Both clip the last window at the image's edge; the average is over what is left of it.
+            # Both kinds clip the last window at the image's edge; the average is taken over the pixels that are left.
             kind = nn.MaxPool2d if row.config.pooling == "max" else nn.AvgPool2d
             steps.append(kind(network.pool.size, network.pool.stride, ceil_mode=network.pool.partial))
         elif step == "dropout" and network.dropout_keep < 1:

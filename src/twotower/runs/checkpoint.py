@@ -24,7 +24,7 @@ from twotower.ground.files import hash_file
 from twotower.model.tower import Tower
 
 FORMAT = 2  # 1: before a network could have one tower
-VELOCITY = "velocity/"  # before the name of a parameter
+VELOCITY = "velocity/"  # prefix of a parameter's name
 
 
 @dataclass
@@ -37,9 +37,9 @@ class Manifest:
     rates: dict[str, Any]  # state of VelocitySGD
     schedule: dict[str, Any]
     progress: dict[str, Any]  # the run's best error and counts so far
-    identity: dict[str, Any]  # what must be the same to go on: seed, batch, data
+    identity: dict[str, Any]  # seed, batch and data, which must be the same to go on
     sha256: dict[str, str]
-    input: dict[str, Any] = field(default_factory=dict)  # `scale_of` it; empty before there was a choice
+    input: dict[str, Any] = field(default_factory=dict)  # `scale_of` the input; empty in old checkpoints
     format: int = FORMAT
 
     def scale(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
     manifest.sha256 = {name: hash_file(pending / name) for name in files}
     (pending / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
     _sync(pending / "manifest.json")
-    if final.exists():  # never a moment without one of the two
+    if final.exists():  # so that there is no moment without one of the two
         final.rename(folder / f"pending-old-{manifest.step:08d}")
     pending.rename(final)
     _sync(folder)

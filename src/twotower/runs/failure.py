@@ -26,7 +26,7 @@ def has_note(run_dir: Path) -> bool:
 
 
 def _note(path: Path, content: dict[str, Any], job: str | None) -> None:
-    # A full or missing disk is often the failure itself, which must not be hidden by one of telling it.
+    # A full or missing disk is often the failure itself; an error of writing it down must not hide it.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content if job is None else content | {"job": job}, shared=True)

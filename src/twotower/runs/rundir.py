@@ -27,7 +27,7 @@ RUNS = Path("runs")
 MEAN_IMAGE = "mean_image.npy"  # mean of the training set, float32 [size, size, 3], 0..255
 LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
 
-# A run goes on with these settings only; all others may change between its parts without changing its numbers.
+# A run goes on only with these settings as they were; all others may change without changing its numbers.
 TWIN = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.IMAGES, Role.NAME)
 
 
@@ -55,7 +55,7 @@ def _interrupted_twin(config: Config) -> Path | None:
             # Runs of earlier versions noted relative paths, as they were typed, probably in this folder.
             stored = make_absolute(read_config(run_dir))
         except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError):
-            continue  # no run of this version could go on there
+            continue  # a run of this version could not go on there
         if select_settings(stored, TWIN) == wanted:
             return run_dir
     return None
@@ -118,7 +118,7 @@ def hold_home(config: Config) -> Iterator[Home]:
                 if config.run_dir is not None or home.resume_from is not None:
                     raise
                 # Two new runs were begun in one second, and the other one has the name.
-        # Only now nobody changes any more what is there.
+        # From here on nobody else changes the folder.
         yield find_home(replace(config, run_dir=str(home.run_dir)))
 
 
@@ -193,7 +193,7 @@ def check_writable(run_dir: Path) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     try:
-        # Trying is the only sure way: permissions say little for root and for special file systems.
+        # Writing a file is the only sure check, because permissions say little for root and on special file systems.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

@@ -15,7 +15,7 @@ from twotower.config.presets import CONF
 from twotower.config.roles import Role, select_settings
 from twotower.ground.words import counted
 
-# Where the yamls of networks and ablations may set something.
+# Keys that yamls of networks and ablations may set.
 _BROUGHT = ("network.", "input.", "optim.rule")
 _SIZES = ("network.width", "network.image_size", "network.prepared_size")
 _SHOWN = 3  # settings in a short label
@@ -52,14 +52,14 @@ def changes_of(config: Config, base: Config) -> list[str]:
     left_out = {f"network.layers.{name}" for one in (config, base) for name in one.network.leave_out}
     found = []
     for key in ours | theirs:
-        # Of a layer that is left out there is nothing to say but that: network.leave_out.
+        # A layer that is left out needs no other word than network.leave_out.
         if key in ("ablation", "network.name") or key.rpartition(".")[0] in left_out:
             continue
         is_brought = key.startswith(_BROUGHT) and key not in _SIZES
         ours_is_given = not is_brought or ours.get(key) != our_names.get(key)
         theirs_is_given = not is_brought or theirs.get(key) != their_names.get(key)
         is_alike = ours.get(key) == theirs.get(key)
-        # An ablation that was undone by hand is alike, and yet no ablation any more.
+        # The settings may be equal only because an override cancelled the ablation; that is still a change.
         if (ours_is_given and not theirs_is_given) if is_alike else (ours_is_given or theirs_is_given):
             is_place = key == "initial_weights.path" and ours.get(key) is not None
             found.append(f"{key}={short_place(ours[key]) if is_place else ours.get(key)}")

@@ -51,9 +51,9 @@ from twotower.training.schedule import Schedule
 from twotower.training.trainer import NonFiniteLossError, Trainer, identity, total_steps
 from twotower.weights.transfer import locate, plan_inheritance
 
-GRACE_SECONDS = 10.0  # for a process to close its journal
+GRACE_SECONDS = 10.0  # that a process gets to close its journal
 
-# What a person can understand and mend; anything else is ours, and comes with its traceback.
+# Errors that a person can understand and mend. All others are ours and are shown with their traceback.
 EXPLAINED = (ValueError, OSError, TowerLostError, TowersDifferError, NonFiniteLossError)
 
 
@@ -79,7 +79,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
     if config.initial_weights.path is not None:
-        # Its last checkpoint is chosen once for all processes; a run may still be training.
+        # The last checkpoint is chosen once for all processes, because that run may still be training.
         path = locate(config.initial_weights.path)
         config = freeze(replace(config, initial_weights=replace(config.initial_weights, path=path)))
     with hold_home(config) as home:
@@ -160,11 +160,13 @@ def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> 
     """Tells a person why this process stops, and notes it in the run's folder where there is one."""
     if isinstance(error, EXPLAINED):
         if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
-            # All processes find such errors alike, and rank 0 tells them; the first to end has the others killed.
-            with suppress(KeyboardInterrupt):  # torchrun does not wait, and that is no news
+            # Every rank raises this error and only rank 0 prints it. The others wait, because torchrun kills all
+            # ranks as soon as one of them ends.
+            with suppress(KeyboardInterrupt):  # sent by torchrun once rank 0 has ended
                 time.sleep(2)
             return
-        # Noted before it is told: what stops the other tower comes first, that this one is lost is its consequence.
+        # failure.json is written before anything is printed, and an earlier entry is kept: that one is the cause, and
+        # a lost peer only its effect.
         if run_dir is not None and not (isinstance(error, TowerLostError) and read_failure(run_dir) is not None):
             note_failure(run_dir, str(error))
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -180,7 +182,7 @@ def catch_stops() -> None:
     stopped = False
 
     def interrupt(_signal: int, _frame: Any) -> None:
-        # The first one runs every `finally`, so that the journal is closed; a second one must not disturb that.
+        # The first signal runs every `finally`, which closes the journal; a second one must not disturb that.
         nonlocal stopped
         if not stopped:
             stopped = True
@@ -203,7 +205,7 @@ def _run_tower(local_rank: int, job: Job, size: int, rendezvous: str) -> None:
         os._exit(130)
     except Exception as error:
         explain(error, place, job.run_dir)
-        # Not sys.exit: threads of a broken process group may never end.
+        # sys.exit would wait for the threads of a broken process group, which may never end.
         os._exit(1)
 
 
@@ -215,12 +217,12 @@ def start_towers(job: Job) -> dict[str, Any]:
     towers = job.config.network.towers
     size = towers * job.config.machine.replicas
     choose_device(job.config.machine, Place(0, size, 0, size, towers))
-    # It would tell of each process that it ends; why, the process that failed has told already.
+    # torch would print a line for each process that it ends, and the one that failed has said why already.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     # These are read when a process imports torch and when gloo looks for an interface.
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(job.config.machine, size))
     stay_on_this_host()
-    # On Windows a process that was killed may hold the rendezvous for a moment longer.
+    # On Windows a killed process may hold the rendezvous file for a moment longer.
     with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as folder:
         context = mp.start_processes(
             _run_tower, (job, size, str(Path(folder) / "rendezvous")), size, join=False, start_method="spawn"

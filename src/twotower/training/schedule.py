@@ -119,10 +119,10 @@ class Schedule:
             weights = {name: rate * falls for name, rate in weights.items()}
             biases = {name: rate * bias_falls for name, rate in biases.items()}
         for change in self.config.changes:
-            # A step begins after whole numbers of steps; the scaled epoch need not be one.
+            # A scaled epoch need not fall on the end of a step, so the next step makes the change.
             if self._when(change) <= epochs_done + 1e-9:
                 self._apply(change, weights, biases)
-        base /= self.config.divide_by**self.num_drops  # which only fixed and plateau count
+        base /= self.config.divide_by**self.num_drops  # only `fixed` and `plateau` count drops
         return Rates(
             {name: base * layer.rate * weights[name] for name, layer in layers.items()},
             {name: base * layer.rate * biases[name] for name, layer in layers.items()},

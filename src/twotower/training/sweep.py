@@ -44,7 +44,7 @@ from twotower.runs.rundir import LOCK
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
-# Where a sweep lies and where its jobs are computed; neither changes what is computed.
+# Keys that say where a sweep lies and where its jobs run; they do not change what is computed.
 _PLACES = ("hydra", "sweep_dir", "resume")
 
 
@@ -154,7 +154,7 @@ class Sweep:
         name = sweep_name(composed.name, overrides)
         folder = Path(composed.sweep_dir) if composed.sweep_dir is not None else SWEEPS / name
         elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_
-        if not elsewhere:  # another machine may have what is missing here
+        if not elsewhere:  # a launcher's other machine may have what is missing here
             logging = OmegaConf.to_object(composed.logging)
             assert isinstance(logging, LoggingConfig)
             check_mirrors(settle(logging, folder))
@@ -209,7 +209,7 @@ class Sweep:
         title = f"job {number + 1} of {len(self.jobs)}: {job.name}"
         if len(title) + 4 <= console.width:
             console.rule(title)
-        else:  # where it would be cut off
+        else:  # a long name would be cut off there
             console.print(title, markup=False)
         if (job.run_dir / "summary.json").exists():
             console.print(f"finished before, skipped: {job.run_dir}", markup=False)
@@ -239,7 +239,7 @@ class Sweep:
                 console.print(f"error: {error}", markup=False)
             told = read_failure(job.run_dir) or {"error": "A tower's process ended and left no reason."}
             note_failure(job.run_dir, str(error) or told["error"], job.name)
-        except Exception as error:  # ours, and no reason to lose the night's other jobs
+        except Exception as error:  # a fault of ours is no reason to lose the other jobs of the night
             traceback.print_exception(error)
             note_failure(job.run_dir, f"{type(error).__name__}: {error}", job.name)
         else:

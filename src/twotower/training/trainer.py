@@ -49,12 +49,12 @@ class Window:
     began: float = field(default_factory=time.perf_counter)
     steps: int = 0
     bytes_sent: int = 0
-    input_seconds: float = 0.0  # waited for the feed
+    input_seconds: float = 0.0  # spent waiting for the feed
 
 
 def identity(config: Config, world_replicas: int, dataset: DataSet) -> dict[str, Any]:
     """Collects what must be the same for a run to go on as if it had not been stopped."""
-    # These rules have their changes at parts of the whole run, so another length would move those that are past.
+    # These schedules scale with the run's length; another length on resume would move changes that were already made.
     scaled = (
         {"schedule.epochs": config.schedule.epochs} if config.schedule.rule in ("recorded", "exponential") else {}
     )
@@ -221,8 +221,8 @@ class Trainer:
         images = batch.images.contiguous(memory_format=world.memory_format)
         log_probabilities = F.log_softmax(forward([self.tower], images, self.exchange), dim=1)
         loss = F.nll_loss(log_probabilities, batch.labels)
-        # The mean over all replicas' images is the mean of their means, as all batches are of one size.
-        if loss.requires_grad:  # not if all layers are frozen
+        # The mean over all replicas' images is the mean of their means, because all batches have one size.
+        if loss.requires_grad:  # false if all layers are frozen
             (loss / world.num_replicas).backward()
         world.sum_over_replicas(p.grad for p in self.tower.parameters() if p.grad is not None)
         self.optimiser.step()
@@ -335,7 +335,7 @@ class Trainer:
         self.epoch_sums = Counts.zero()
         peak = torch.tensor([peak_megabytes(self.world.device)], dtype=torch.float64)
         peaks = self.world.gather(peak)[: self.world.num_towers]
-        # By all processes, whichever of them has a dashboard.
+        # All processes must call this, whichever of them has a dashboard.
         kernels = self.world.gather(first_kernels(self.tower))[: self.world.num_towers]
         if journal is not None and journal.mirror is not None:
             if kernels[0].numel():

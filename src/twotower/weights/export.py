@@ -42,7 +42,7 @@ from twotower.weights.merged import divide_image_weights, sha256_of
 from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
-STANDARD_ERRORS = 3.0  # by which a trained network must be better than guessing
+STANDARD_ERRORS = 3.0  # that a trained network must be better than guessing
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 

@@ -67,7 +67,7 @@ def _in_our_layout(
     for name, (w, b) in layers.items():
         weight = torch.from_numpy(w)
         if layout == LAYOUTS[0]:
-            # Old Caffe files have four dimensions for everything.
+            # Old files of Caffe give every blob four dimensions.
             weight = weight[0, 0] if weight.dim() == 4 and weight.shape[:2] == (1, 1) else weight
         elif weight.dim() == 4:
             weight = weight.permute(3, 2, 0, 1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 _MAX_DEPTH, _MAX_ENTRIES = 2, 1000  # a dictionary of layers, each a list or a dictionary of arrays
 _NUMBERS = re.compile(r"[fiu][1248]|b1")
-# What np.savez is usually given: conv1.weight, conv1/weights, conv1_W, fc8_b ...
+# Names that people usually give to np.savez: conv1.weight, conv1/weights, conv1_W, fc8_b ...
 _KEY = re.compile(r"(?P<layer>\w+?)[./_](?P<part>w|weights?|b|bias|biases)(:0)?", re.IGNORECASE)
 
 
@@ -64,7 +64,7 @@ class _Unpickler(pickle.Unpickler):
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             return lambda *_: _PickledArray()
         if (module, name) == ("numpy", "ndarray"):
-            return None  # only an argument of _reconstruct
+            return None  # it is only an argument of _reconstruct
         if (module, name) == ("numpy", "dtype"):
             return lambda *arguments: _PickledType(*arguments)
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
@@ -134,7 +134,7 @@ def _named_parts(path: Path) -> dict[str, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # zipfile, zlib and NumPy have many ways of saying so
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds of errors here
         raise ValueError(f"{path} cannot be read as arrays of numbers ({error}); get the file again.") from error
     for key, array in arrays.items():
         match = _KEY.fullmatch(key)

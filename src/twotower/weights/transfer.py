@@ -30,7 +30,7 @@ class Inheritance:
     source: str
     taken: list[str]
     new: list[str]
-    rescaled: list[str] = field(default_factory=list)  # as the source was fed another scale of pixels
+    rescaled: list[str] = field(default_factory=list)  # layers whose source was fed pixels of another scale
 
     def describe(self) -> str:
         """One line."""

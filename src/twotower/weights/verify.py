@@ -20,7 +20,7 @@ from twotower.weights.merged import divide_image_weights, expected_shapes, misfi
 KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"
 TOLERANCE = 1e-4  # part of the largest logit; float32 differs by some 1e-6, another norm or order by 1e-3 and more
 ROUNDING = 1e-6  # relative error of float32 weights that were divided by a std and are multiplied by it again
-SAMPLING_ERRORS = 4.0  # within which weights look as they were drawn
+SAMPLING_ERRORS = 4.0  # within which weights count as never trained
 
 
 def known_images(size: int) -> Tensor:
