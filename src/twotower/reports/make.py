@@ -1,7 +1,7 @@
 """The report of sweeps and runs, in one folder: report.html, table.md, table.csv, runs.csv, summary.json, pictures.
 
-Runs (`collect`) become groups and differences (`compare`), tables and pictures (`report_tables`, `report_csv`,
-`report_summary`, `report_figures`), and then a page (`page`).
+Runs (`collect`) become groups and differences (`compare`), tables and pictures (`tables`, `spreadsheets`,
+`summary`, `pictures`), and then a page (`page`).
 """
 
 import re
