@@ -4,35 +4,21 @@ python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training] [
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from twotower.benchmarks.towers import benchmark
-from twotower.command_line.start import start
-from twotower.config import BenchmarkConfig, leave_out_layers, register_schemas
+from twotower.command_line.command import command
+from twotower.config import BenchmarkConfig
 from twotower.ground.screen import print_table
 
-register_schemas()
 
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
-def main(composed: Any) -> None:
-    settings = OmegaConf.to_object(composed)
-    assert isinstance(settings, BenchmarkConfig)
+@command("benchmark")
+def main(settings: BenchmarkConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        settings = replace(settings, network=leave_out_layers(settings.network))
-        found = benchmark(settings, console.print)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit("stopped") from None
+    found = benchmark(settings, console.print)
     for part in ("input", "towers", "training"):
         if part in found:
             table = Table(f"{part}, median of the rounds", "")
@@ -49,4 +35,4 @@ def main(composed: Any) -> None:
 
 
 if __name__ == "__main__":
-    start(main, "benchmark")
+    main()

@@ -3,22 +3,16 @@
 python launch/describe.py network=alexnet [num_classes=1000] [batch_size=128] [output=figure2.svg] [theme=dark]
 """
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
 from rich.table import Table
 
-from twotower.command_line.start import start
-from twotower.config import DescribeConfig, leave_out_layers, register_schemas
+from twotower.command_line.command import command
+from twotower.config import DescribeConfig
 from twotower.figures.figure2 import draw_figure2
 from twotower.ground.screen import print_table
 from twotower.ground.words import counted
 from twotower.model.numbers import READS, LayerNumbers, describe, totals
-
-register_schemas()
 
 
 def _row(layer: LayerNumbers) -> list[str]:
@@ -42,42 +36,36 @@ def _row(layer: LayerNumbers) -> list[str]:
     ]
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="describe")
-def main(composed: Any) -> None:
-    settings = OmegaConf.to_object(composed)
-    assert isinstance(settings, DescribeConfig)
-    try:
-        settings = replace(settings, network=leave_out_layers(settings.network))
-        layers = describe(settings.network, settings.num_classes, settings.batch_size)
-        table = Table()
-        for head in ("layer", "input", "reads", "kernel / stride", "output"):
-            table.add_column(head)
-        heads = ("units", "parameters\na tower", "in all", "M mult.-adds\na tower", "in all", "MB kept\na tower")
-        for head in (*heads, "MB sent\nforward"):
-            table.add_column(head, justify="right")
-        for layer in layers:
-            table.add_row(*_row(layer))
-        whole = totals(layers)
-        table.add_section()
-        table.add_row(
-            *("total", "", "", "", ""),
-            f"{whole['units']:,}",
-            f"{whole['parameters_of_tower'][0]:,}",
-            f"{whole['parameters']:,}",
-            "",
-            f"{whole['multiply_adds'] / 1e6:,.1f}",
-            f"{whole['activation_bytes'] / 1e6:,.1f}",
-            f"{whole['exchanged_bytes'] / 1e6:,.2f}",
-        )
-        classes = counted(settings.num_classes, "class", "classes")
-        print_table(table, f"{settings.network.name}, {classes}, batches of {counted(settings.batch_size, 'image')}")
-        if settings.output is not None:
-            size, path = settings.network.image_size, Path(settings.output)
-            draw_figure2(layers, settings.network.name, size, settings.batch_size, path, settings.theme)
-            print(f"drawn: {path}")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+@command("describe")
+def main(settings: DescribeConfig) -> None:
+    layers = describe(settings.network, settings.num_classes, settings.batch_size)
+    table = Table()
+    for head in ("layer", "input", "reads", "kernel / stride", "output"):
+        table.add_column(head)
+    heads = ("units", "parameters\na tower", "in all", "M mult.-adds\na tower", "in all", "MB kept\na tower")
+    for head in (*heads, "MB sent\nforward"):
+        table.add_column(head, justify="right")
+    for layer in layers:
+        table.add_row(*_row(layer))
+    whole = totals(layers)
+    table.add_section()
+    table.add_row(
+        *("total", "", "", "", ""),
+        f"{whole['units']:,}",
+        f"{whole['parameters_of_tower'][0]:,}",
+        f"{whole['parameters']:,}",
+        "",
+        f"{whole['multiply_adds'] / 1e6:,.1f}",
+        f"{whole['activation_bytes'] / 1e6:,.1f}",
+        f"{whole['exchanged_bytes'] / 1e6:,.2f}",
+    )
+    classes = counted(settings.num_classes, "class", "classes")
+    print_table(table, f"{settings.network.name}, {classes}, batches of {counted(settings.batch_size, 'image')}")
+    if settings.output is not None:
+        size, path = settings.network.image_size, Path(settings.output)
+        draw_figure2(layers, settings.network.name, size, settings.batch_size, path, settings.theme)
+        print(f"drawn: {path}")
 
 
 if __name__ == "__main__":
-    start(main, "describe")
+    main()

@@ -8,18 +8,14 @@ RUN, A, B and C are folders of runs, or patterns of such; with keys they are run
 """
 
 import shlex
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
 from rich.table import Table
 
-from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
-from twotower.command_line.start import start
-from twotower.config import EvaluateConfig, leave_out_layers, register_schemas
+from twotower.command_line.arguments import name_paths, quote_paths
+from twotower.command_line.command import command
+from twotower.config import EvaluateConfig
 from twotower.evaluation.ensemble import evaluate_ensemble
 from twotower.evaluation.evaluate import evaluate_run, evaluate_weights
 from twotower.evaluation.predictions import VIEWS
@@ -27,7 +23,6 @@ from twotower.ground.files import write_json
 from twotower.ground.screen import print_table
 from twotower.ground.words import counted, split_common
 
-register_schemas()
 CROPS = {"centre": "centre", "ten": "ten, mean"}
 
 
@@ -103,47 +98,34 @@ def _several(settings: EvaluateConfig) -> None:
     _write(settings, result)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
-def main(composed: Any) -> None:
-    if composed.network is None:
-        composed.input = None  # the input follows from a network
-    settings = OmegaConf.to_object(composed)
-    assert isinstance(settings, EvaluateConfig)
-    try:
-        given = [settings.run is not None, bool(settings.runs), settings.weights is not None]
-        if sum(given) != 1:
-            raise ValueError(
-                "give a run, several runs or weights=FILE, and only one of these: "
-                "python launch/evaluate.py RUN crops=ten"
-            )
-        if settings.coefficients and not settings.runs:
-            raise ValueError("coefficients= is for an ensemble; give several runs.")
-        if settings.output is not None and settings.run is not None:
-            raise ValueError("output= is for several runs and weights=; that of a run is RUN/evaluation.json.")
-        if settings.network is not None and settings.weights is None:
-            raise ValueError("network= is for weights=FILE; a run knows its own.")
-        if settings.mean is not None and settings.weights is None:
-            raise ValueError("mean= is for weights=FILE; a run has its own.")
-        if settings.weights is not None and (settings.checkpoint is not None or settings.fresh):
-            raise ValueError("checkpoint= and fresh= are for runs; a file of weights is always computed anew.")
-        if settings.network is not None:
-            settings = replace(settings, network=leave_out_layers(settings.network))
-        output = Path(settings.output or "result.json")
-        if output.suffix != ".json" or not output.absolute().parent.is_dir():
-            raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")
-        (_one, _several, _weights)[given.index(True)](settings)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit("stopped") from None
-
-
 def to_overrides(arguments: list[str]) -> list[str]:
     """Folders without a key are `run` or `runs`. Raises: ValueError."""
     named = name_paths(arguments, EvaluateConfig, one="run", several="runs")
     return quote_paths(named, ("run", "runs", "weights", "mean", "checkpoint", "data_root", "output"))
 
 
+@command("evaluate", to_overrides=to_overrides)
+def main(settings: EvaluateConfig) -> None:
+    given = [settings.run is not None, bool(settings.runs), settings.weights is not None]
+    if sum(given) != 1:
+        raise ValueError(
+            "give a run, several runs or weights=FILE, and only one of these: python launch/evaluate.py RUN crops=ten"
+        )
+    if settings.coefficients and not settings.runs:
+        raise ValueError("coefficients= is for an ensemble; give several runs.")
+    if settings.output is not None and settings.run is not None:
+        raise ValueError("output= is for several runs and weights=; that of a run is RUN/evaluation.json.")
+    if settings.network is not None and settings.weights is None:
+        raise ValueError("network= is for weights=FILE; a run knows its own.")
+    if settings.mean is not None and settings.weights is None:
+        raise ValueError("mean= is for weights=FILE; a run has its own.")
+    if settings.weights is not None and (settings.checkpoint is not None or settings.fresh):
+        raise ValueError("checkpoint= and fresh= are for runs; a file of weights is always computed anew.")
+    output = Path(settings.output or "result.json")
+    if output.suffix != ".json" or not output.absolute().parent.is_dir():
+        raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")
+    (_one, _several, _weights)[given.index(True)](settings)
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    start(main, "evaluate")
+    main()

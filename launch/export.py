@@ -4,21 +4,14 @@ python launch/export.py RUN to=merged|onnx [checkpoint=120] [output=DIR] [force=
 python launch/export.py verify=FILE.safetensors
 """
 
-import sys
 from pathlib import Path
-from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
-
-from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
-from twotower.command_line.start import start
-from twotower.config import ExportConfig, register_schemas
+from twotower.command_line.arguments import name_paths, quote_paths
+from twotower.command_line.command import command
+from twotower.config import ExportConfig
 from twotower.ground.words import counted
 from twotower.weights.export import export_run
 from twotower.weights.verify import Verified, verify
-
-register_schemas()
 
 
 def _show(path: Path, found: Verified) -> None:
@@ -41,29 +34,23 @@ def _show(path: Path, found: Verified) -> None:
         print(f"warning: {', '.join(found.untrained)} look untrained: weights and biases are as they were drawn")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="export")
-def main(composed: Any) -> None:
-    settings = OmegaConf.to_object(composed)
-    assert isinstance(settings, ExportConfig)
-    try:
-        if (settings.run is None) == (settings.verify is None):
-            raise ValueError("give either a run or verify=FILE: python launch/export.py RUN to=merged")
-        if settings.verify is not None:
-            _show(Path(settings.verify), verify(Path(settings.verify)))
-            return
-        files = export_run(settings)
-        if settings.to == "merged":
-            _show(files[0], verify(files[0]))
-        print(f"written: {', '.join(str(file) for file in files)}")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-
-
 def to_overrides(arguments: list[str]) -> list[str]:
     """A folder without a key is `run`. Raises: ValueError."""
     return quote_paths(name_paths(arguments, ExportConfig, one="run"), ("run", "verify", "checkpoint", "output"))
 
 
+@command("export", to_overrides=to_overrides)
+def main(settings: ExportConfig) -> None:
+    if (settings.run is None) == (settings.verify is None):
+        raise ValueError("give either a run or verify=FILE: python launch/export.py RUN to=merged")
+    if settings.verify is not None:
+        _show(Path(settings.verify), verify(Path(settings.verify)))
+        return
+    files = export_run(settings)
+    if settings.to == "merged":
+        _show(files[0], verify(files[0]))
+    print(f"written: {', '.join(str(file) for file in files)}")
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    start(main, "export")
+    main()

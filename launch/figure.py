@@ -13,17 +13,12 @@ output=FILE.png (.svg, .pdf) says where else.
 """
 
 import glob
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
-
-from twotower.command_line.arguments import name_first, name_paths, quote_paths, read_arguments
-from twotower.command_line.start import start
-from twotower.config import EvaluateConfig, FigureConfig, register_schemas
+from twotower.command_line.arguments import name_first, name_paths, quote_paths
+from twotower.command_line.command import command
+from twotower.config import EvaluateConfig, FigureConfig
 from twotower.config.stored import read_config
 from twotower.evaluation.evaluate import Subject, open_subject, predictions_of
 from twotower.figures.activations import describe, make_activations, write_activations
@@ -39,7 +34,6 @@ from twotower.runs.failure import has_note
 from twotower.runs.history import read_history
 from twotower.runs.mirrors.open_mirrors import log_figures, log_figures_of_several
 
-register_schemas()
 SUFFIXES = (".png", ".svg", ".pdf")
 FOLDER = "figures"  # folder within a run
 
@@ -218,22 +212,6 @@ def _draw(settings: FigureConfig) -> None:
             log_figures(run, read_config(run), drawn)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="figure")
-def main(composed: Any) -> None:
-    if OmegaConf.is_missing(composed, "figure"):
-        raise SystemExit(
-            f"error: give the figure to draw, one of {', '.join(FIGURES)}: python launch/figure.py figure3 RUN"
-        )
-    settings = OmegaConf.to_object(composed)
-    assert isinstance(settings, FigureConfig)
-    try:
-        _draw(settings)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit("stopped") from None
-
-
 def to_overrides(arguments: list[str]) -> list[str]:
     """The first argument without a key is the figure's name, and folders after it are `run` or `runs`.
 
@@ -243,6 +221,14 @@ def to_overrides(arguments: list[str]) -> list[str]:
     return quote_paths(named, PATHS)
 
 
+@command(
+    "figure",
+    to_overrides=to_overrides,
+    needs={"figure": f"give the figure to draw, one of {', '.join(FIGURES)}: python launch/figure.py figure3 RUN"},
+)
+def main(settings: FigureConfig) -> None:
+    _draw(settings)
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    start(main, "figure")
+    main()

@@ -3,36 +3,16 @@
 python launch/labbook.py [RUN ...] [format=text|markdown|csv] [output=FILE]
 """
 
-import sys
 from pathlib import Path
-from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
-from twotower.command_line.start import start
-from twotower.config import LabbookConfig, register_schemas
+from twotower.command_line.arguments import name_paths, quote_paths
+from twotower.command_line.command import command
+from twotower.config import LabbookConfig
 from twotower.reports.labbook_page import make_page, render
 
-register_schemas()
 WIDTH = 165  # characters; narrower terminals break the lines
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="labbook")
-def main(composed: Any) -> None:
-    settings = OmegaConf.to_object(composed)
-    assert isinstance(settings, LabbookConfig)
-    try:
-        text = render(make_page(settings.runs), settings.format, max(WIDTH, Console().width))
-        if settings.output is None:
-            print(text, end="")
-        else:
-            Path(settings.output).write_text(text)
-            print(f"written to {settings.output}")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 def to_overrides(arguments: list[str]) -> list[str]:
@@ -40,6 +20,15 @@ def to_overrides(arguments: list[str]) -> list[str]:
     return quote_paths(name_paths(arguments, LabbookConfig, several="runs"), ("runs", "output"))
 
 
+@command("labbook", to_overrides=to_overrides)
+def main(settings: LabbookConfig) -> None:
+    text = render(make_page(settings.runs), settings.format, max(WIDTH, Console().width))
+    if settings.output is None:
+        print(text, end="")
+    else:
+        Path(settings.output).write_text(text)
+        print(f"written to {settings.output}")
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-    start(main, "labbook")
+    main()

@@ -43,7 +43,7 @@ def test_the_dataloader_feeds_the_same_images(root: Path, mean: str) -> None:
     """The centre crops of both sides of the comparison agree, up to the rounding of the resize."""
     dataset = prepare(DataConfig(kind="folder", root=str(root)), progress=False)
     assert isinstance(dataset.val, FileSplit)
-    config = InputConfig(mean=mean, colour_noise="none", device="cpu")
+    config = InputConfig(mean=mean, colour_noise="none")
     theirs = PillowImages(dataset, dataset.val, config, training=False)
     with closing(open_validation(dataset, config, SHARE)) as feed:
         ours = torch.cat([batch.images for batch in feed])
@@ -85,7 +85,7 @@ def test_pillow_prepares_the_same_square(root: Path) -> None:
 def test_the_command_times_all_inputs(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=input", "rounds=1", "input_steps=1"]
     done = subprocess.run(
-        [*command, "optim.batch_size=4", f"data_root={root}", "output=found.json", "input.threads=1"],
+        [*command, "optim.batch_size=4", f"data_root={root}", "output=found.json", "machine.loader_threads=1"],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from helpers.composing import compose
 from helpers.fake_runs import fake_config, save_checkpoint
-from twotower.config import Config, InputConfig
+from twotower.config import Config
 from twotower.config.frozen import freeze
-from twotower.config.roles import Role, reset_settings, role_of, select_settings
+from twotower.config.roles import Role, role_of, select_settings
 from twotower.config.stored import read_config
 from twotower.runs.rundir import find_home
 from twotower.runs.variants import settings_of
@@ -61,15 +61,18 @@ def test_what_counts_in_a_comparison(config: Config) -> None:
         "ablation",
         "machine.replicas",
     } <= settings.keys()
-    assert not {"seed", "name", "data.root", "input.threads", "machine.threads", "logging.wandb"} & settings.keys()
+    assert (
+        not {"seed", "name", "data.root", "machine.loader_threads", "machine.threads", "logging.wandb"}
+        & settings.keys()
+    )
     trained = replace(config.network, bias_rate=9.0, initial_bias=1.0, name="other")
     assert same_function(config.network, trained) is None
     assert same_function(config.network, replace(config.network, dropout_keep=0.4)) == "dropout_keep"
 
 
 SPEED = [
-    "input.threads=3",
-    "input.decode_once=no",
+    "machine.loader_threads=3",
+    "machine.decode_once=no",
     "machine.threads=2",
     "machine.timeout_seconds=99",
     "logging.every_steps=7",
@@ -99,11 +102,3 @@ def test_a_configuration_is_frozen(tmp_path: Path, config: Config) -> None:
             with pytest.raises(AttributeError, match=r"cannot be assigned, because the configuration is frozen"):
                 setattr(group, key, None)
     assert asdict(replace(config, seed=4))["seed"] == 4
-
-
-def test_speed_can_be_reset(config: Config) -> None:
-    usual = InputConfig()
-    given = replace(config.input, threads=5, decode_once="no")
-    assert reset_settings(given, (Role.SPEED,)) == replace(
-        config.input, threads=usual.threads, decode_once=usual.decode_once
-    )

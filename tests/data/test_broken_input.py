@@ -36,7 +36,7 @@ def test_crops_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     """Both the check before a run and the feeds refuse it. The largest crop that fits is accepted."""
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     dataset = all_at_once(tmp_path, ["a.png"], 32, needs_resize=False)
-    config = InputConfig(crop_size=24, offsets=9, device="cpu")
+    config = InputConfig(crop_size=24, offsets=9)
     check_crops(config, 32)
     assert take(train_feed(dataset, config, batch_size=1), 1)[0].images.shape == (1, 3, 24, 24)
     with pytest.raises(ValueError, match=r"input\.offsets=10 is more than the 9 positions.*at most 9"):
@@ -59,16 +59,14 @@ def test_crops_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_decoding_on_a_gpu_that_is_not_used_is_refused(known: Known) -> None:
-    config = replace(PLAIN, device="gpu")
-    with pytest.raises(ValueError, match=r"input\.device=gpu.*input\.device=auto"):
-        train_feed(known.dataset, config)
-    with pytest.raises(ValueError, match=r"input\.device=gpu.*input\.device=auto"):
-        val_feed(known.dataset, config)
+    for open_feed in (train_feed, val_feed):
+        with pytest.raises(ValueError, match=r"machine\.loader_device=gpu.*machine\.loader_device=auto"):
+            open_feed(known.dataset, PLAIN, loader_device="gpu")
 
 
 def test_auto_decodes_where_the_towers_are(known: Known) -> None:
-    auto = take(train_feed(known.dataset, replace(FULL, device="auto")), 2)
-    assert_same(auto, take(train_feed(known.dataset, FULL), 2))
+    auto = take(train_feed(known.dataset, FULL), 2)
+    assert_same(auto, take(train_feed(known.dataset, FULL, loader_device="cpu"), 2))
 
 
 def test_a_set_without_a_whole_batch_is_refused(known: Known) -> None:

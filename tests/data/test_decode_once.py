@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from helpers.processes import run_processes
-from twotower.config import InputConfig
+from twotower.config import InputConfig, MachineConfig
 from twotower.data.batch import Batch, Feed, Partner, Share, pixel_checksum
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_train, open_validation
@@ -32,7 +32,7 @@ from twotower.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SIZE, CROP = 32, 24
-CONFIG = InputConfig(crop_size=CROP, offsets=9, mean="aligned", colour_noise="2012", device="cpu")
+CONFIG = InputConfig(crop_size=CROP, offsets=9, mean="aligned", colour_noise="2012")
 PATIENCE = 20.0  # seconds that a thread waits for its partner
 
 
@@ -327,7 +327,7 @@ def test_only_the_own_half_is_blamed_for_a_broken_file() -> None:
     ],
 )
 def test_decoding_is_shared_where_it_was_chosen(choice: str, device: str, shared: bool) -> None:
-    config = SimpleNamespace(input=replace(CONFIG, decode_once=choice))
+    config = SimpleNamespace(machine=MachineConfig(decode_once=choice))
     world = SimpleNamespace(device=torch.device(device), link="the link", num_towers=2)
     trainer: Any = SimpleNamespace(config=config, world=world)
     assert Trainer._partner(trainer) == ("the link" if shared else None)

@@ -142,7 +142,7 @@ def test_resized_crops_are_right_wherever_they_lie(tmp_path: Path, size: int, cr
         with Image.open(tmp_path / names[-1]) as opened:
             squares.append(centre_square(np.asarray(opened)))
     wholes = [resized(square, size) for square in squares]
-    config = InputConfig(crop_size=crop, offsets=offsets, colour_noise="none", device="cpu")
+    config = InputConfig(crop_size=crop, offsets=offsets, colour_noise="none")
     dataset = all_at_once(tmp_path, names, size)
     places = set()
     for label, image, (y, x, flip) in placed(dataset, config, 12):
@@ -182,7 +182,7 @@ def test_decoding_a_part_equals_cutting_it_from_the_whole(tmp_path: Path, needs_
         colourful(stream, 80, 80, 80).save(tmp_path / name, **options)
         with Image.open(tmp_path / name) as opened:
             wholes.append(np.asarray(opened))
-    config = InputConfig(crop_size=45, offsets=36, colour_noise="none", device="cpu")
+    config = InputConfig(crop_size=45, offsets=36, colour_noise="none")
     dataset = all_at_once(tmp_path, [name for name, _ in variants], 80, needs_resize)
     places = set()
     for label, image, (y, x, flip) in placed(dataset, config, 60):

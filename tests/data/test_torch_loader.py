@@ -19,7 +19,7 @@ from PIL import Image
 from helpers.commands import NO_WANDB, SMALL, command, finish, numbers
 from helpers.fake_runs import draw_images, fake_config, fake_run
 from helpers.paths import ROOT
-from twotower.config import DataConfig, EvaluateConfig, InputConfig, PrepareConfig, SourceConfig
+from twotower.config import DataConfig, EvaluateConfig, InputConfig, PrepareConfig, SourceConfig, check_input
 from twotower.data import dali_loader
 from twotower.data.batch import Batch, Feed, Share
 from twotower.data.choose_loader import adapt_to_machine, choose_loader, describe_loader, notice_fallback
@@ -308,31 +308,31 @@ def test_closed_feeds_leave_no_threads(prepared: DataSet) -> None:
 
 
 def test_the_loader_is_chosen_by_what_can_be_imported(no_dali: None) -> None:
-    assert choose_loader(InputConfig()) == "torch"
-    assert describe_loader(InputConfig()) == "by torch, without DALI"
-    notice = notice_fallback(InputConfig())
+    assert choose_loader("auto") == "torch"
+    assert describe_loader("auto") == "by torch, without DALI"
+    notice = notice_fallback("auto")
     assert notice is not None
     assert "DALI cannot be imported here" in notice
     assert "nvidia.dali" in notice
     assert "\n" not in notice
-    assert notice_fallback(InputConfig(loader="torch")) is None
+    assert notice_fallback("torch") is None
     with pytest.raises(
         ValueError, match=r"input\.loader=dali needs DALI, which cannot be imported here \(.*loader=auto"
     ):
-        choose_loader(InputConfig(loader="dali"))
-    with pytest.raises(ValueError, match=r"input\.device=gpu needs DALI"):
-        choose_loader(InputConfig(device="gpu"))
+        choose_loader("dali")
+    with pytest.raises(ValueError, match=r"machine\.loader_device=gpu needs DALI"):
+        choose_loader("auto", "gpu")
 
 
 def test_the_loader_is_dali_where_it_is() -> None:
-    assert choose_loader(InputConfig()) == "dali"
-    assert choose_loader(InputConfig(loader="torch")) == "torch"
-    assert describe_loader(InputConfig()) == "by DALI"
-    assert notice_fallback(InputConfig()) is None
-    with pytest.raises(ValueError, match=r"input\.device=gpu is for input\.loader=dali"):
-        choose_loader(InputConfig(loader="torch", device="gpu"))
+    assert choose_loader("auto") == "dali"
+    assert choose_loader("torch") == "torch"
+    assert describe_loader("auto") == "by DALI"
+    assert notice_fallback("auto") is None
+    with pytest.raises(ValueError, match=r"machine\.loader_device=gpu is for input\.loader=dali"):
+        choose_loader("torch", "gpu")
     with pytest.raises(ValueError, match=r"input\.loader=pillow is not known; choose one of auto, dali, torch"):
-        choose_loader(InputConfig(loader="pillow"))
+        check_input(InputConfig(loader="pillow"))
 
 
 def test_a_run_is_refused_before_anything_is_drawn(no_dali: None, tmp_path: Path) -> None:
@@ -343,9 +343,9 @@ def test_a_run_is_refused_before_anything_is_drawn(no_dali: None, tmp_path: Path
 
 
 def test_a_run_is_evaluated_elsewhere() -> None:
-    """Another machine may lack the DALI and the GPU of a run. Settings that suit any machine stay."""
-    assert adapt_to_machine(InputConfig(loader="dali", device="gpu")) == InputConfig()
-    for config in (InputConfig(), InputConfig(loader="torch", device="cpu", threads=3)):
+    """Another machine may lack the DALI of a run. Settings that suit any machine stay."""
+    assert adapt_to_machine(InputConfig(loader="dali")) == InputConfig()
+    for config in (InputConfig(), InputConfig(loader="torch")):
         assert adapt_to_machine(config) == config
 
 

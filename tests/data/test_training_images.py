@@ -38,7 +38,7 @@ def test_training_image_is_exact(known: Known, mean: str, noise: str) -> None:
 
     The central mean is neither moved nor mirrored; the aligned one is both, as the image is. Only 2012 divides.
     """
-    config = InputConfig(mean=mean, colour_noise=noise, device="cpu")
+    config = InputConfig(mean=mean, colour_noise=noise)
     scale = np.float32(1 / 1.1 if noise == "2012" else 1.0)
     drawn_settings = []
     batches = take(train_feed(known.dataset, config), 4)
@@ -100,7 +100,7 @@ def test_other_sizes_are_exact(tmp_path: Path, size: int, crop: int, offsets: in
     dataset = replace(
         all_at_once(tmp_path, [f"{i}.png" for i in range(6)], size, needs_resize=False), mean_image=mean_image
     )
-    config = InputConfig(crop_size=crop, offsets=offsets, mean=mean, colour_noise="none", device="cpu")
+    config = InputConfig(crop_size=crop, offsets=offsets, mean=mean, colour_noise="none")
     middle = (size - crop) // 2
 
     def wanted(label: int, y: int, x: int, flip: bool) -> NDArray[np.float32]:
@@ -160,7 +160,7 @@ def is_uniform(counts: NDArray[np.int64]) -> bool:
 def test_delivered_crops_are_uniform(tmp_path: Path, decoded: str) -> None:
     """All 9 x 9 positions of a 24 crop in 32 pixels, mirrored and not, come equally often: 16 of each."""
     dataset = replace(coordinates(tmp_path, 32, 60), needs_resize=decoded == "raw")
-    config = InputConfig(crop_size=24, offsets=9, colour_noise="none", device="cpu")
+    config = InputConfig(crop_size=24, offsets=9, colour_noise="none")
     seen = np.concatenate([read_off(batch) for batch in take(train_feed(dataset, config, batch_size=60), 44)])
     assert seen[:, :2].min() == 0
     assert seen[:, :2].max() == 8
@@ -180,7 +180,7 @@ def test_delivered_crops_are_uniform(tmp_path: Path, decoded: str) -> None:
 def test_delivered_crops_of_full_size_are_uniform(tmp_path: Path) -> None:
     """There are 33 offsets in each direction, and half of the images are mirrored."""
     dataset = coordinates(tmp_path, 256, 40)
-    config = InputConfig(colour_noise="none", device="cpu")
+    config = InputConfig(colour_noise="none")
     seen = np.concatenate([read_off(batch) for batch in take(train_feed(dataset, config, batch_size=40), 10)])
     for axis, choices in ((0, 33), (1, 33), (2, 2)):
         assert is_uniform(np.bincount(seen[:, axis], minlength=choices))
@@ -190,7 +190,7 @@ def test_delivered_crops_of_full_size_are_uniform(tmp_path: Path) -> None:
 def test_delivered_crops_change_with_image_epoch_seed_and_replica(tmp_path: Path) -> None:
     """Both towers of a replica see the same. Another seed, step or replica brings other images and positions."""
     dataset = coordinates(tmp_path, 32, 40)
-    config = InputConfig(crop_size=24, offsets=9, colour_noise="none", device="cpu")
+    config = InputConfig(crop_size=24, offsets=9, colour_noise="none")
 
     def seen(count: int = 2, **options: Any) -> list[tuple[Any, ...]]:
         batches = take(train_feed(dataset, config, batch_size=20, **options), count)
@@ -213,7 +213,7 @@ def test_delivered_crops_change_with_image_epoch_seed_and_replica(tmp_path: Path
 def test_groups_of_images_share_their_crop(tmp_path: Path) -> None:
     """One draw does for 32 images, as in 2012."""
     dataset = coordinates(tmp_path, 32, 50)
-    config = InputConfig(crop_size=24, offsets=9, images_per_draw=20, colour_noise="none", device="cpu")
+    config = InputConfig(crop_size=24, offsets=9, images_per_draw=20, colour_noise="none")
     (batch,) = take(train_feed(dataset, config, batch_size=50), 1)
     places = read_off(batch)
     groups = [{tuple(place) for place in places[i : i + 20].tolist()} for i in (0, 20, 40)]
@@ -240,7 +240,7 @@ def test_covariance_of_the_noise_in_delivered_images(tmp_path: Path) -> None:
         eigenvalues=eigenvalues,
         eigenvectors=eigenvectors,
     )
-    config = InputConfig(crop_size=8, offsets=1, flip=False, colour_noise="2012", device="cpu")
+    config = InputConfig(crop_size=8, offsets=1, flip=False, colour_noise="2012")
     noise = []
     for label, image in in_order(take(train_feed(dataset, config, batch_size=100), 80)):
         added = image.reshape(-1, 3) - values[label].reshape(-1, 3) / 1.1
@@ -264,7 +264,7 @@ def test_covariance_of_the_noise_in_delivered_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("last", [0, 1, 2])
 def test_noise_and_division_end_together(known: Known, last: int) -> None:
     """After the noise has ended, an image is its crop less the mean. Crops and order are unchanged."""
-    config = InputConfig(mean="aligned", colour_noise="2012", device="cpu")
+    config = InputConfig(mean="aligned", colour_noise="2012")
     ending = replace(config, colour_noise_epochs=last)
     batches = take(train_feed(known.dataset, ending), 6)  # three epochs of two steps
     always = take(train_feed(known.dataset, config), 6)

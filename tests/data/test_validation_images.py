@@ -21,7 +21,7 @@ from twotower.data.dataset import FileSplit
 @pytest.mark.parametrize("noise", ["2012", "paper"])
 def test_validation_is_the_centre_less_the_mean(known: Known, mean: str, noise: str) -> None:
     """Neither noise nor the division by 1.1 belongs to validation."""
-    config = InputConfig(mean=mean, colour_noise=noise, device="cpu")
+    config = InputConfig(mean=mean, colour_noise=noise)
     seen = dict(in_order(take_all(val_feed(known.dataset, config))))
     assert sorted(seen) == list(range(NUM_VAL))
     for label, image in seen.items():
@@ -32,7 +32,7 @@ def test_validation_is_the_centre_less_the_mean(known: Known, mean: str, noise: 
 @pytest.mark.parametrize("mean", ["central", "aligned"])
 def test_ten_crops(known: Known, mean: str) -> None:
     """The order is top left, top right, centre, bottom left, bottom right, then their mirrors."""
-    config = InputConfig(mean=mean, colour_noise="2012", device="cpu")
+    config = InputConfig(mean=mean, colour_noise="2012")
     batches = take_all(val_feed(known.dataset, config, crops="ten"))
     assert [tuple(batch.images.shape) for batch in batches] == [(4, 10, 3, 224, 224), (3, 10, 3, 224, 224)]
     seen = dict(in_order(batches))

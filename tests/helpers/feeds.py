@@ -20,9 +20,9 @@ from twotower.data.feed import open_train, open_validation
 
 NUM_TRAIN, NUM_VAL = 11, 7
 CPU = torch.device("cpu")
-PLAIN = InputConfig(colour_noise="none", flip=False, random_crop=False, device="cpu")
-FULL = InputConfig(colour_noise="2012", mean="aligned", images_per_draw=3, device="cpu")
-SMALL = InputConfig(crop_size=40, offsets=9, mean="aligned", colour_noise="2012", images_per_draw=3, device="cpu")
+PLAIN = InputConfig(colour_noise="none", flip=False, random_crop=False)
+FULL = InputConfig(colour_noise="2012", mean="aligned", images_per_draw=3)
+SMALL = InputConfig(crop_size=40, offsets=9, mean="aligned", colour_noise="2012", images_per_draw=3)
 
 Pixels = NDArray[np.uint8]
 

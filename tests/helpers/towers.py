@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from helpers.paths import ROOT
-from twotower.config import NetworkConfig, OptimConfig, leave_out_layers
+from twotower.config import NetworkConfig, OptimConfig, arrange_layers
 from twotower.distributed.exchange import Exchange
 from twotower.model.layers import Dropout
 from twotower.model.tower import Tower, forward
@@ -27,7 +27,7 @@ def load_network(name: str, **overrides: Any) -> NetworkConfig:
 
     network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), *chain(name), overrides))
     assert isinstance(network, NetworkConfig)
-    return leave_out_layers(network)
+    return arrange_layers(network)
 
 
 @dataclass

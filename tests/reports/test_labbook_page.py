@@ -305,7 +305,7 @@ def test_another_input_or_update_is_another_experiment(make_run: Any, overrides:
         (("schedule=run_145_2012", "schedule.epochs=30"), "schedule.epochs=30 for 91"),
         (("schedule=run_170",), "schedule.rule=exponential for plateau or recorded"),
         (("input.colour_noise_epochs=3",), "input.colour_noise_epochs=3.0 for None"),
-        (("schedule=run_145_2012", "input.threads=3", "input.decode_once=no"), None),
+        (("schedule=run_145_2012", "machine.loader_threads=3", "machine.decode_once=no"), None),
         (("network=lrn1_only", "schedule=run_167"), None),
     ],
 )

@@ -87,8 +87,7 @@ def small(name: str, root: Path) -> Config:
     smaller = [f"network.width={WIDTH}", f"network.image_size={SIZE + 3 * name.startswith('caffe')}"]
     if "cifar" in name:
         smaller = ["network.width=0.25"]
-    config = compose(f"network={name}", "data=folder", f"data.root={root}", *smaller)
-    return replace(config, input=replace(config.input, device="cpu"))
+    return compose(f"network={name}", "data=folder", f"data.root={root}", *smaller)
 
 
 _fed: dict[str, list[Batch]] = {}

@@ -58,13 +58,13 @@ class Contestant:
             self.processes.append(process)
 
     def turn(self, what: str) -> list[Turn]:
-        """Raises: RuntimeError if a process has ended."""
+        """Raises: ChildProcessError if a process has ended."""
         for pipe in self.pipes:
             pipe.send(what)
         try:
             return [pipe.recv() for pipe in self.pipes]
         except EOFError as error:
-            raise RuntimeError("A process of the benchmark has ended; its error is printed above.") from error
+            raise ChildProcessError("A process of the benchmark has ended; its error is printed above.") from error
 
     def end(self) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):

@@ -110,7 +110,7 @@ def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connect
     die_with_parent()
     torch.set_num_threads(1)
     device = choose_device(settings.machine.device)
-    share = Share(settings.optim.batch_size, 0, 1, device, settings.input.threads or cores())
+    share = Share(settings.optim.batch_size, 0, 1, device, settings.machine.loader_threads or cores())
     datasets = {name: load(one) for name, one in files.items()}
     while (what := pipe.recv()) != "end":
         name, mode, *loader = what.split(" ")
@@ -118,7 +118,7 @@ def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connect
         if what == PREPARING:
             pipe.send(_preparing(_contents(dataset), pillow=False))
             continue
-        config = replace(settings.input, loader=loader[0], device="auto") if loader else settings.input
+        config = replace(settings.input, loader=loader[0]) if loader else settings.input
         if mode == "training":
             feed = open_train(dataset, config, share, seed=0, first_step=0)
         else:
@@ -160,7 +160,7 @@ def _theirs(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Pa
         else:
             (scratch / "unpacked").mkdir()
             splits[name] = _unpacked(dataset, scratch / "unpacked")
-    workers, batch = settings.input.threads or cores(), settings.optim.batch_size
+    workers, batch = settings.machine.loader_threads or cores(), settings.optim.batch_size
     while (what := pipe.recv()) != "end":
         name, _, mode = what.partition(" ")
         if what == PREPARING:
@@ -197,7 +197,7 @@ def benchmark_input(
     ours = Contestant(_ours, [(settings, files)], cores())
     theirs = Contestant(_theirs, [(settings, files, scratch)], cores(), daemon=False)
     turns = [("dataloader", theirs, ""), ("twotower", ours, "")]
-    if choose_loader(settings.input) == "dali":
+    if choose_loader(settings.input.loader) == "dali":
         turns.append(("torch_loader", ours, " torch"))
     rounds = []
     try:

@@ -1,6 +1,6 @@
 """The text of --help: a command's usage, its groups with their options, and every key with its value and its meaning.
 
-The meanings are the comments of the schema in config.py, which are there for its readers as well.
+The meanings are the comments of config/schema.py and config/commands.py, which are there for their readers as well.
 """
 
 import ast
@@ -10,7 +10,7 @@ import shutil
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from twotower.command_line.mistakes import keys_of
-from twotower.config import schema as schemas
+from twotower.config import commands, schema
+from twotower.config.keys import Bounds
 
 WIDEST = 120  # columns; longer lines are hard to follow
 _INDENT = 42  # columns of the keys before their meanings
@@ -28,20 +29,38 @@ UNUSED = "not used"  # how the comment of a key begins that is only there for ot
 
 @cache
 def comments() -> dict[str, dict[str, str]]:
-    """Dataclass -> key -> the comment that stands behind it in config.py; no entry where there is none."""
-    source = inspect.getsource(schemas)
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    by_line = {one.start[0]: one.string.lstrip("# ") for one in tokens if one.type == tokenize.COMMENT}
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef):
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    lines = range(field.lineno, (field.end_lineno or field.lineno) + 1)
-                    text = " ".join(by_line[line] for line in lines if line in by_line)
-                    if text:
-                        found.setdefault(node.name, {})[field.target.id] = text
-    return found
+    """Dataclass -> key -> the comment above it or behind it in the schema; no entry where there is none."""
+    meanings: dict[str, dict[str, str]] = {}
+    for module in (schema, commands):
+        source = inspect.getsource(module)
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+        notes = [token for token in tokens if token.type == tokenize.COMMENT]
+        by_line = {note.start[0]: note.string.lstrip("# ") for note in notes}
+        alone = {note.start[0] for note in notes if note.line.lstrip().startswith("#")}
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef):
+                for entry in node.body:
+                    if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name):
+                        first = entry.lineno
+                        while first - 1 in alone:
+                            first -= 1
+                        lines = range(first, (entry.end_lineno or entry.lineno) + 1)
+                        text = " ".join(by_line[line] for line in lines if line in by_line)
+                        if text:
+                            meanings.setdefault(node.name, {})[entry.target.id] = text
+    return meanings
+
+
+def _meanings_of(group: type) -> dict[str, str]:
+    """Key -> its comment, with the words before it that the key can be."""
+    texts = comments().get(group.__name__, {})
+    meanings = {}
+    for entry in fields(group):
+        bounds = entry.metadata.get("bounds", Bounds())
+        words, text = " | ".join(_shown(choice) for choice in bounds.choices), texts.get(entry.name, "")
+        between = "" if not words or not text else ". " if text[0].isupper() else "; "
+        meanings[entry.name] = words + between + text
+    return meanings
 
 
 def _shown(value: Any) -> str:
@@ -63,10 +82,10 @@ def _entry(key: str, meaning: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def list_keys(schema: type, values: Mapping[str, Any], width: int, prefix: str = "") -> Iterator[str]:
-    """An entry for each key of a schema; those of a network's rows stand there once, for all of them."""
-    meanings = comments().get(schema.__name__, {})
-    for name, kind in keys_of(schema).items():
+def list_keys(group: type, values: Mapping[str, Any], width: int, prefix: str = "") -> Iterator[str]:
+    """An entry for each key of a group of the schema; those of a network's rows stand there once, for all of them."""
+    meanings = _meanings_of(group)
+    for name, kind in keys_of(group).items():
         meaning, value = meanings.get(name, ""), values.get(name)
         if meaning.startswith(UNUSED):
             continue
@@ -94,7 +113,7 @@ def list_groups(groups: Sequence[str], conf: Path, width: int) -> Iterator[str]:
         yield _entry(f"{group}=", ", ".join(options), width)
 
 
-def write_manual(template: str, schema: type, composed: Any, groups: Sequence[str], conf: Path) -> str:
+def write_manual(template: str, group: type, composed: Any, groups: Sequence[str], conf: Path) -> str:
     """The text of --help.
 
     Args:
@@ -107,7 +126,7 @@ def write_manual(template: str, schema: type, composed: Any, groups: Sequence[st
     except OmegaConfBaseException:  # what refers to a network where none is chosen
         values = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(values, dict)
-    keys = "\n".join(list_keys(schema, {str(key): value for key, value in values.items()}, width))
+    keys = "\n".join(list_keys(group, {str(key): value for key, value in values.items()}, width))
     text = template.replace("$APP_CONFIG_GROUPS", "\n".join(list_groups(groups, conf, width)))
     lines = text.replace("$CONFIG", keys).splitlines()
     # At most one empty line in a row.

@@ -13,6 +13,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
+from twotower.config.moved import MOVED
+
 MOST = 3  # suggestions
 _ALIKE = 0.6  # similarity of two words: difflib's own threshold
 # Lines that Hydra and OmegaConf add, and that tell a person nothing more.
@@ -93,6 +95,8 @@ def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
     stranger = _find_stranger(path, schema)
     if stranger is None:
         return None
+    if key in MOVED:
+        return f"{key} is called {MOVED[key]} now."
     place, kind = stranger
     word, before = path[place], ".".join(path[:place])
     known = [*keys_of(kind), *(groups if place == 0 else ())]

@@ -1,30 +1,31 @@
 """The configuration: its schema, how it is composed and checked, and the presets of conf/."""
 
+from twotower.config.bounds import check_bounds
 from twotower.config.check import check, check_input
-from twotower.config.compose import leave_out_layers, register_schemas, resolve
-from twotower.config.schema import (
-    ACTIVATIONS,
-    INITIALS,
-    LAYER_KINDS,
-    POOLINGS,
-    READS,
-    STEPS,
-    UNSCALED,
-    WANDB_MODES,
+from twotower.config.commands import (
     BenchmarkConfig,
-    ChangeConfig,
-    CheckpointConfig,
-    Config,
     DashboardConfig,
-    DataConfig,
     DescribeConfig,
     DownloadConfig,
     EvaluateConfig,
     ExportConfig,
     FigureConfig,
+    LabbookConfig,
+    PredictConfig,
+    PrepareConfig,
+    ReportConfig,
+    SourceConfig,
+)
+from twotower.config.compose import SCHEMAS, arrange_layers, register_schemas, resolve
+from twotower.config.schema import (
+    UNSCALED,
+    WANDB_MODES,
+    ChangeConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
     InitialWeightsConfig,
     InputConfig,
-    LabbookConfig,
     LayerConfig,
     LoggingConfig,
     LRNConfig,
@@ -32,21 +33,12 @@ from twotower.config.schema import (
     NetworkConfig,
     OptimConfig,
     PoolConfig,
-    PredictConfig,
-    PrepareConfig,
-    ReportConfig,
     ScheduleConfig,
-    SourceConfig,
     SpatialNormConfig,
 )
 
 __all__ = [
-    "ACTIVATIONS",
-    "INITIALS",
-    "LAYER_KINDS",
-    "POOLINGS",
-    "READS",
-    "STEPS",
+    "SCHEMAS",
     "UNSCALED",
     "WANDB_MODES",
     "BenchmarkConfig",
@@ -76,9 +68,10 @@ __all__ = [
     "ScheduleConfig",
     "SourceConfig",
     "SpatialNormConfig",
+    "arrange_layers",
     "check",
+    "check_bounds",
     "check_input",
-    "leave_out_layers",
     "register_schemas",
     "resolve",
 ]

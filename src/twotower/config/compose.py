@@ -6,50 +6,75 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from twotower.config.frozen import freeze
-from twotower.config.lazy_help import allow_lazy_help
-from twotower.config.places import make_absolute
-from twotower.config.schema import (
+from twotower.config.commands import (
     BenchmarkConfig,
-    Config,
     DashboardConfig,
     DescribeConfig,
     EvaluateConfig,
     ExportConfig,
     FigureConfig,
     LabbookConfig,
-    NetworkConfig,
     PredictConfig,
     PrepareConfig,
     ReportConfig,
 )
+from twotower.config.frozen import freeze
+from twotower.config.lazy_help import allow_lazy_help
+from twotower.config.places import make_absolute
+from twotower.config.schema import Config, LayerConfig, NetworkConfig
+
+SCHEMAS = {
+    "benchmark": BenchmarkConfig,
+    "config": Config,
+    "dashboard": DashboardConfig,
+    "describe": DescribeConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+    "figure": FigureConfig,
+    "labbook": LabbookConfig,
+    "predict": PredictConfig,
+    "prepare_data": PrepareConfig,
+    "report": ReportConfig,
+}
 
 
 def register_schemas() -> None:
     """Makes the schemas known to Hydra, named as the yamls of conf/: `config_schema`, `figure_schema` ..."""
     allow_lazy_help()
-    ConfigStore.instance().store("benchmark_schema", node=BenchmarkConfig)
-    ConfigStore.instance().store("config_schema", node=Config)
-    ConfigStore.instance().store("dashboard_schema", node=DashboardConfig)
-    ConfigStore.instance().store("describe_schema", node=DescribeConfig)
-    ConfigStore.instance().store("figure_schema", node=FigureConfig)
-    ConfigStore.instance().store("evaluate_schema", node=EvaluateConfig)
-    ConfigStore.instance().store("export_schema", node=ExportConfig)
-    ConfigStore.instance().store("labbook_schema", node=LabbookConfig)
-    ConfigStore.instance().store("predict_schema", node=PredictConfig)
-    ConfigStore.instance().store("prepare_schema", node=PrepareConfig)
-    ConfigStore.instance().store("report_schema", node=ReportConfig)
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(f"{name}_schema", node=schema)
 
 
-def leave_out_layers(network: NetworkConfig) -> NetworkConfig:
-    """The network without the rows that `network.leave_out` names; the key stays as a record of it.
+def _place_rows(network: NetworkConfig) -> dict[str, LayerConfig]:
+    """The rows with each that has an `after` behind the row it names, since yamls can only append to a table.
 
-    The next layer reads what the removed one read: both towers where that was the exchange, and across the groups
-    that it saw together. Whatever followed the removed layer (pooling, norm, dropout) goes with it.
+    Raises: ValueError for a row that is not there.
+    """
+    names = [name for name, layer in network.layers.items() if layer.after is None]
+    waiting = {name: layer.after for name, layer in network.layers.items() if layer.after is not None}
+    while waiting:
+        placed = [name for name, after in waiting.items() if after in names]
+        if not placed:
+            name, after = next(iter(waiting.items()))
+            raise ValueError(
+                f"network.layers.{name}.after={after} names no row before it; the other rows of "
+                f"network={network.name} are {', '.join(names)}."
+            )
+        for name in placed:
+            names.insert(names.index(waiting.pop(name) or "") + 1, name)
+    return {name: replace(network.layers[name], after=None) for name in names}
+
+
+def arrange_layers(network: NetworkConfig) -> NetworkConfig:
+    """The network with its rows in their order, and without those that `leave_out` names.
+
+    The key `leave_out` stays as a record. The layer behind a removed one reads what that read: both towers where it
+    was the exchange, and across the groups that it saw together. Whatever followed the removed layer (pooling, norm,
+    dropout) goes with it.
 
     Raises: ValueError for a layer that the table does not have, and for the last one, which holds the classes.
     """
-    layers = dict(network.layers)
+    layers = _place_rows(network)
     for name in network.leave_out:
         names = list(layers)
         if name not in names:
@@ -83,4 +108,4 @@ def resolve(composed: Any) -> Config:
         raise ValueError(f"{', '.join(sorted(missing))} must be given on the command line or in a yaml of conf/.")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    return freeze(make_absolute(replace(config, network=leave_out_layers(config.network))))
+    return freeze(make_absolute(replace(config, network=arrange_layers(config.network))))

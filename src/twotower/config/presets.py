@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from twotower.config import InputConfig, NetworkConfig, leave_out_layers, register_schemas
+from twotower.config import InputConfig, NetworkConfig, arrange_layers, register_schemas
 from twotower.config.stored import refuse_interpolations
 
 # A wheel has its conf/ inside the package, a checkout beside src/.
@@ -46,7 +46,7 @@ def preset(name: str, changes: Mapping[str, Any] | None = None) -> NetworkConfig
         network = network_of(OmegaConf.merge(*chain(name), dict(changes or {})), PRESETS / f"{name}.yaml")
     except OSError as error:
         raise ValueError(f"network={name} is not among the yamls of {PRESETS}.") from error
-    return leave_out_layers(network)
+    return arrange_layers(network)
 
 
 def presets() -> Iterator[NetworkConfig]:

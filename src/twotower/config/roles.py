@@ -11,15 +11,13 @@
 | `record`   | what is noted of a run, and how often                               | logging, checkpoint        |
 | `name`     | what a run is called                                                | name                       |
 
-The schema marks a group with `@has_role(...)`, and single keys that differ from it with `speed_key(...)` or such.
+The schema marks a group with `@has_role(...)`, and single keys that differ from it with `key(default, Role.SPEED)`.
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, replace
+from collections.abc import Collection
+from dataclasses import Field, asdict, fields, is_dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
-
-Group = TypeVar("Group")
+from typing import Any
 
 
 class Role(StrEnum):
@@ -33,57 +31,12 @@ class Role(StrEnum):
     NAME = "name"
 
 
-def has_role(role: Role) -> Callable[[type[Group]], type[Group]]:
-    """A decorator for a group of the schema: the role of its keys that have none of their own."""
-
-    def mark(group: type[Group]) -> type[Group]:
-        group._role = role  # type: ignore[attr-defined]
-        return group
-
-    return mark
-
-
-def _key(role: Role, default: Any, default_factory: Any) -> Any:
-    if default_factory is not MISSING:
-        return field(default_factory=default_factory, metadata={"role": role})
-    return field(default=default, metadata={"role": role})
-
-
-def training_key(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    """A key of the schema with this role; arguments as for `dataclasses.field`. The same for those below."""
-    return _key(Role.TRAINING, default, default_factory)
-
-
-def seed_key(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    return _key(Role.SEED, default, default_factory)
-
-
-def images_key(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    return _key(Role.IMAGES, default, default_factory)
-
-
-def speed_key(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    return _key(Role.SPEED, default, default_factory)
-
-
-def place_key(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    return _key(Role.PLACE, default, default_factory)
-
-
-def record_key(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    return _key(Role.RECORD, default, default_factory)
-
-
-def name_key(default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    return _key(Role.NAME, default, default_factory)
-
-
 def role_of(group: type, key: Field[Any]) -> Role:
     """Raises: ValueError for a key without a role."""
-    found = key.metadata.get("role", getattr(group, "_role", None))
-    if found is None:
+    role = key.metadata.get("role") or getattr(group, "_role", None)
+    if role is None:
         raise ValueError(f"{group.__name__}.{key.name} has no role; see twotower/config/roles.py.")
-    return Role(found)
+    return Role(role)
 
 
 def select_settings(group: Any, roles: Collection[Role], prefix: str = "") -> dict[str, Any]:
@@ -108,14 +61,3 @@ def select_settings(group: Any, roles: Collection[Role], prefix: str = "") -> di
 
 def _holds_groups(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(is_dataclass(entry) for entry in value)
-
-
-def reset_settings(group: Group, roles: Collection[Role]) -> Group:
-    """A group of the configuration in which keys with one of these roles have the schema's defaults."""
-    defaults = type(group)()
-    changed = {
-        key.name: getattr(defaults, key.name)
-        for key in fields(group)  # type: ignore[arg-type]
-        if role_of(type(group), key) in roles
-    }
-    return replace(group, **changed)  # type: ignore[type-var]

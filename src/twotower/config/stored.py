@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from twotower.config.frozen import freeze
+from twotower.config.moved import move_keys
 from twotower.config.schema import Config
 
 
@@ -49,6 +50,7 @@ def read_config(run_dir: Path) -> Config:
     stored = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     command = None
     if isinstance(stored, dict):
+        move_keys(stored)
         command = stored.pop("command", None)  # as it was typed, perhaps with an interpolation: never resolved
     refuse_interpolations(stored, path)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))

@@ -45,6 +45,7 @@ class Share:
         num_replicas: replicas that share the images of an epoch.
         device: place of the delivered batches.
         threads: threads of the loader.
+        loader_device: `machine.loader_device`, the place where DALI decodes: auto (where the batches go), cpu or gpu.
         partner: the other tower, which decodes half of each batch; None: this process decodes all of it.
     """
 
@@ -54,6 +55,7 @@ class Share:
     device: torch.device
     threads: int
     partner: Partner | None = None
+    loader_device: str = "auto"
 
     def own_rows(self, num_images: int) -> slice:
         """The rows of a batch that this process decodes: half of them with a partner, unless there is only one."""

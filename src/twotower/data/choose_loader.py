@@ -10,8 +10,6 @@ from twotower.data.dataset import Split
 from twotower.data.loader import Cutting, Loader, Source
 from twotower.data.torch_loader import TorchLoader
 
-LOADERS = ("auto", "dali", "torch")
-
 
 def dali_problem() -> str:
     """The reason why DALI cannot be imported; empty if it can."""
@@ -22,42 +20,44 @@ def dali_problem() -> str:
     return ""
 
 
-def choose_loader(config: InputConfig) -> str:
+def choose_loader(loader: str, device: str = "auto") -> str:
     """The loader to use: `dali` or `torch`.
 
-    Raises: ValueError for a loader that is not known, or a setting that needs DALI where that is not chosen or cannot
-        be imported.
+    Args:
+        loader: `input.loader`.
+        device: `machine.loader_device`.
+
+    Raises: ValueError for a setting that needs DALI where that is not chosen or cannot be imported.
     """
-    if config.loader not in LOADERS:
-        raise ValueError(f"input.loader={config.loader} is not known; choose one of {', '.join(LOADERS)}.")
-    if config.loader == "torch":
-        if config.device == "gpu":
-            raise ValueError("input.device=gpu is for input.loader=dali; use input.device=auto.")
+    if loader == "torch":
+        if device == "gpu":
+            raise ValueError("machine.loader_device=gpu is for input.loader=dali; use machine.loader_device=auto.")
         return "torch"
     problem = dali_problem()
-    if problem and (config.loader == "dali" or config.device == "gpu"):
+    if problem and (loader == "dali" or device == "gpu"):
         raise ValueError(
-            f"input.{'loader=dali' if config.loader == 'dali' else 'device=gpu'} needs DALI, which cannot be "
-            f"imported here ({problem}); use input.loader=auto input.device=auto, or install DALI, which Linux has."
+            f"{'input.loader=dali' if loader == 'dali' else 'machine.loader_device=gpu'} needs DALI, which cannot be "
+            f"imported here ({problem}); use input.loader=auto machine.loader_device=auto, or install DALI, which "
+            "Linux has."
         )
     return "torch" if problem else "dali"
 
 
-def check_loader(config: InputConfig) -> None:
+def check_loader(loader: str, device: str) -> None:
     """Checks, before any work, that the loader can be used. Raises: ValueError as `choose_loader`."""
     # auto always finds a loader, and importing DALI takes long.
-    if config.loader != "auto" or config.device == "gpu":
-        choose_loader(config)
+    if loader != "auto" or device == "gpu":
+        choose_loader(loader, device)
 
 
-def describe_loader(config: InputConfig) -> str:
+def describe_loader(loader: str) -> str:
     """Says how images are decoded, for the first lines on the screen."""
-    return {"dali": "by DALI", "torch": "by torch, without DALI"}[choose_loader(config)]
+    return {"dali": "by DALI", "torch": "by torch, without DALI"}[choose_loader(loader)]
 
 
-def notice_fallback(config: InputConfig) -> str | None:
+def notice_fallback(loader: str) -> str | None:
     """Says that `input.loader=auto` does without DALI; None where it has DALI, or was not asked for."""
-    problem = dali_problem() if config.loader == "auto" else ""
+    problem = dali_problem() if loader == "auto" else ""
     if not problem:
         return None
     return (
@@ -71,27 +71,26 @@ def _print_once(line: str) -> None:
     print(line, flush=True)
 
 
-def say_fallback(config: InputConfig) -> None:
+def say_fallback(loader: str) -> None:
     """Prints the sentence of `notice_fallback`, once in a process."""
-    notice = notice_fallback(config)
+    notice = notice_fallback(loader)
     if notice is not None:
         _print_once(notice)
 
 
 def adapt_to_machine(config: InputConfig) -> InputConfig:
-    """The input settings of a run, for another machine, which may lack the DALI or the GPU that the run used."""
-    return replace(
-        config,
-        loader="auto" if config.loader == "dali" else config.loader,
-        device="auto" if config.device == "gpu" else config.device,
-    )
+    """The input settings of a run, for another machine, which may lack the DALI that the run used."""
+    return replace(config, loader="auto" if config.loader == "dali" else config.loader)
 
 
-def open_loader(source: Source, split: Split, cutting: Cutting, config: InputConfig, share: Share) -> Loader:
-    """Opens the loader of `config`. Raises: ValueError for a loader or a device that this machine lacks."""
-    if config.device == "gpu" and share.device.type != "cuda":
-        raise ValueError("input.device=gpu, but the towers are on the CPU; use input.device=auto.")
-    if choose_loader(config) == "torch":
+def open_loader(source: Source, split: Split, cutting: Cutting, loader: str, share: Share) -> Loader:
+    """Opens the loader that `input.loader` asks for.
+
+    Raises: ValueError for a loader or a device that this machine lacks.
+    """
+    if share.loader_device == "gpu" and share.device.type != "cuda":
+        raise ValueError("machine.loader_device=gpu, but the towers are on the CPU; use machine.loader_device=auto.")
+    if choose_loader(loader, share.loader_device) == "torch":
         return TorchLoader(source, split, cutting, share)
-    on_gpu = share.device.type == "cuda" and config.device != "cpu"
+    on_gpu = share.device.type == "cuda" and share.loader_device != "cpu"
     return DaliLoader(source, split, cutting, share, "gpu" if on_gpu else "cpu")

@@ -89,7 +89,7 @@ class TrainFeed:
             return Encoded(reader.take(step), changes.offsets[rows], changes.flips[rows])
 
         cutting = Cutting(config.crop_size, dataset.size, dataset.needs_resize, mirrors=config.flip)
-        self._crops = SharedDecoding(open_loader(read, dataset.train, cutting, config, share), share)
+        self._crops = SharedDecoding(open_loader(read, dataset.train, cutting, config.loader, share), share)
         self._normalise = _open_normaliser(dataset, config, share.device)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -142,7 +142,7 @@ class ValidationFeed:
             return Encoded(reader.take(number), no_offsets, no_offsets[:, 0])
 
         cutting = Cutting(config.crop_size, dataset.size, dataset.needs_resize, self._views)
-        self._crops = SharedDecoding(open_loader(read, split, cutting, config, share), share)
+        self._crops = SharedDecoding(open_loader(read, split, cutting, config.loader, share), share)
         self._normalise = _open_normaliser(dataset, config, share.device)
 
     def __iter__(self) -> Iterator[Batch]:

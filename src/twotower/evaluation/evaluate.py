@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
+from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig, check_bounds
 from twotower.config.frozen import freeze
 from twotower.config.stored import read_config
 from twotower.data.batch import Share
@@ -80,10 +80,10 @@ def predict(
     """
     parts: dict[str, list[Tensor]] = {view: [] for view in (VIEWS if crops == "ten" else ("centre",))}
     labels, began, warm = [], time.perf_counter(), 0
-    share = Share(batch_size, 0, 1, device, config.input.threads or torch.get_num_threads())
+    share = Share(batch_size, 0, 1, device, config.machine.loader_threads or torch.get_num_threads())
     exchange = InProcessExchange(config.network.exchange_precision)
     if not dataset.is_synthetic:
-        say_fallback(config.input)
+        say_fallback(config.input.loader)
     feed = open_validation(dataset, config.input, share, crops=crops, split=split)
     try:
         with metered("evaluating", len(dataset.split(split))) as meter:
@@ -122,11 +122,8 @@ class Subject:
 
 def check_settings(settings: EvaluateConfig) -> None:
     """Raises: ValueError for a value that is not known, or a device that is not there."""
-    if settings.crops not in VIEWS:
-        raise ValueError(f"crops={settings.crops} is not known; choose one of centre, ten.")
+    check_bounds(settings)
     choose_device(settings.device)
-    if settings.batch_size < 1:
-        raise ValueError(f"batch_size={settings.batch_size} is too small; give at least 1.")
 
 
 def open_subject(run: str, settings: EvaluateConfig) -> Subject:

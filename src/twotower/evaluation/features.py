@@ -127,9 +127,9 @@ def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path
     config, dataset, device = subject.config, subject.dataset, choose_device()
     towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
     exchange = InProcessExchange(config.network.exchange_precision)
-    share = Share(BATCH, 0, 1, device, config.input.threads or torch.get_num_threads())
+    share = Share(BATCH, 0, 1, device, config.machine.loader_threads or torch.get_num_threads())
     table, done = None, 0
-    say_fallback(config.input)
+    say_fallback(config.input.loader)
     with (
         closing(ValidationFeed(dataset, images, config.input, share, crops="centre")) as feed,
         metered(title, len(images)) as meter,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.config import PredictConfig
+from twotower.config import PredictConfig, check_bounds
 from twotower.data.photographs import read_photograph
 from twotower.evaluation.load import load_network
 from twotower.evaluation.trained import AT_ONCE, TrainedNetwork, rank_classes
@@ -66,8 +66,7 @@ def open_trained(settings: PredictConfig) -> TrainedNetwork:
 
     Raises: ValueError for settings that are not known or do not go together, or a network that cannot be read.
     """
-    if settings.crops not in ("centre", "ten"):
-        raise ValueError(f"crops={settings.crops} is not known; choose one of centre, ten.")
+    check_bounds(settings)
     if (settings.run is None) == (settings.weights is None):
         raise ValueError("give one of run=RUN and weights=FILE: python launch/predict.py RUN cat.jpg")
     for key, given in (("network", settings.network), ("mean", settings.mean)):

@@ -111,7 +111,7 @@ def _input_of(config: Config, dataset: DataSet) -> dict[str, Any]:
     """Both loaders give the same bits, unless images are resized."""
     settings = _identity_of_input(config.input)
     del settings["loader"]
-    if dataset.needs_resize and not dataset.is_synthetic and choose_loader(config.input) == "torch":
+    if dataset.needs_resize and not dataset.is_synthetic and choose_loader(config.input.loader) == "torch":
         settings["loader"] = "torch"
     return settings
 

@@ -112,7 +112,7 @@ def make_activations(subject: Subject, layer: str | None, image: str | None) -> 
     index = find_image(images, image if image is not None else "0")
     device = torch.device("cpu")
     share = Share(1, 0, 1, device, 1)
-    say_fallback(config.input)
+    say_fallback(config.input.loader)
     with closing(ValidationFeed(dataset, _Single(images, index), config.input, share, crops="centre")) as feed:
         batch = next(feed)
     towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)

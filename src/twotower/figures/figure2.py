@@ -37,12 +37,10 @@ def draw_figure2(
 ) -> None:
     """Writes an SVG, PNG or PDF, as the ending of `path` says, for pages of a theme.
 
-    Raises: ValueError for another ending or theme.
+    Raises: ValueError for another ending.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output={path} must end in one of {', '.join(SUFFIXES)}.")
-    if theme not in DIAGRAMS:
-        raise ValueError(f"theme={theme} is not known; choose one of {', '.join(DIAGRAMS)}.")
     colours = DIAGRAMS[theme]
     pyplot = open_pyplot(title)
     columns = COLUMNS[: len(layers[0].maps_out)]

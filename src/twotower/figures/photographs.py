@@ -93,10 +93,8 @@ def find_image(images: Split, given: str) -> int:
 def choose_images(images: Split, given: Sequence[str], count: int, seed: int, purpose: str) -> list[int]:
     """The images that are given, or `count` that are drawn with `seed`, in the order of the split.
 
-    Raises: ValueError for an image that is not there, or a seed below 0.
+    Raises: ValueError for an image that is not there.
     """
-    if seed < 0:
-        raise ValueError(f"seed={seed} is not possible; give 0 or more.")
     if given:
         return [find_image(images, one) for one in given]
     stream = numpy_stream("figure4", seed, purpose)

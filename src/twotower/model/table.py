@@ -3,17 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twotower.config import (
-    ACTIVATIONS,
-    INITIALS,
-    LAYER_KINDS,
-    POOLINGS,
-    READS,
-    STEPS,
-    LayerConfig,
-    NetworkConfig,
-    PoolConfig,
-)
+from twotower.config import LayerConfig, NetworkConfig, PoolConfig, check_bounds
 
 IMAGE_MAPS = 3  # R, G, B
 
@@ -68,10 +58,8 @@ def _pooled(size: int, pool: PoolConfig) -> int:
     return count - 1 if (count - 1) * pool.stride >= size else count
 
 
-def _check_words(network: NetworkConfig) -> None:
-    """Raises: ValueError naming the key and what is allowed."""
-    if network.towers not in (1, 2):
-        raise ValueError(f"network.towers={network.towers} is not possible; choose 1 or 2.")
+def _check_towers(network: NetworkConfig) -> None:
+    """Raises: ValueError for a network whose rows are not what its number of towers asks for."""
     if network.towers == 1 and network.exchange_precision != "single":
         raise ValueError(
             f"network={network.name} is one tower and exchanges nothing; leave out ablation=half_exchange."
@@ -81,58 +69,9 @@ def _check_words(network: NetworkConfig) -> None:
             f"network={network.name} has no layer that reads both towers, so two of them would be two networks; give "
             "network.towers=1, or let a layer read both."
         )
-    kept = [name for name in network.leave_out if name in network.layers]
-    if kept:  # a command that composed a network must call `leave_out_layers`
-        raise ValueError(f"network.leave_out={network.leave_out} was not heeded: {kept[0]} is still in the table.")
-    words = [
-        ("activation", network.activation, ACTIVATIONS),
-        ("dropout_scaling", network.dropout_scaling, ("test", "training")),
-        ("exchange_precision", network.exchange_precision, ("single", "half")),
-    ]
-    for name, layer in network.layers.items():
-        words += [
-            (f"layers.{name}.kind", layer.kind, LAYER_KINDS),
-            (f"layers.{name}.reads", layer.reads, READS),
-            (f"layers.{name}.initial", layer.initial, INITIALS),
-            (f"layers.{name}.pooling", layer.pooling, POOLINGS),
-        ]
-        unknown = [step for step in layer.then if step not in STEPS]
-        if unknown:
-            raise ValueError(f"network.layers.{name}.then has {unknown[0]}; the steps are {', '.join(STEPS)}.")
-    for key, value, allowed in words:
-        if value not in allowed:
-            raise ValueError(f"network.{key}={value} is not known; choose of {', '.join(allowed)}.")
-
-
-def _check_windows(network: NetworkConfig) -> None:
-    """Raises: ValueError naming the key, for windows without a middle or a size, and norms that are no norms.
-
-    An even LRN window is refused as in Caffe (lrn_layer.cpp). cuda-convnet2 takes it, and looks one map further down
-    than up (conv_util.cu, kFCNorm); ours would be one map wider than it says, as its window has a middle.
-    """
-    odd = {"lrn.n": network.lrn, "spatial_norm.n": network.spatial_norm}
-    for key, norm in odd.items():
-        if norm is not None and (norm.n < 1 or norm.n % 2 == 0):
-            raise ValueError(
-                f"network.{key}={norm.n} is not possible; give an odd number such as 5, so that the window reaches "
-                "as far to one side as to the other."
-            )
-    least: list[tuple[str, float, float]] = [
-        ("pool.size", network.pool.size, 1),
-        ("pool.stride", network.pool.stride, 1),
-    ]
-    if network.lrn is not None:
-        least += [("lrn.alpha", network.lrn.alpha, 0), ("lrn.beta", network.lrn.beta, 0)]
-        if not network.lrn.k > 0:
-            raise ValueError(
-                f"network.lrn.k={network.lrn.k:g} is not possible; give more than 0, or maps of zeros are NaN."
-            )
-    if network.spatial_norm is not None:
-        norm = network.spatial_norm
-        least += [("spatial_norm.alpha", norm.alpha, 0), ("spatial_norm.beta", norm.beta, 0)]
-    for key, value, smallest in least:
-        if not value >= smallest:
-            raise ValueError(f"network.{key}={value:g} is not possible; give at least {smallest:g}.")
+    left = [name for name in network.leave_out if name in network.layers]
+    if left:  # a command that composed a network must call `arrange_layers`
+        raise ValueError(f"network.leave_out={network.leave_out} was not heeded: {left[0]} is still in the table.")
 
 
 def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
@@ -141,8 +80,8 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     Raises: ValueError naming the layer, if a width cannot be cut in two, a word is not known, or nothing is left
     of the image.
     """
-    _check_words(network)
-    _check_windows(network)
+    check_bounds(network, "network.")
+    _check_towers(network)
     if num_classes < 2:
         raise ValueError(f"The data has {num_classes} class; a network needs at least 2.")
     rows: list[Row] = []

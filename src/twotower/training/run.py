@@ -74,7 +74,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[Job]:
     Raises: ValueError in one sentence for anything that cannot be run, HeldError if the run is being trained.
     """
     check(config)
-    check_loader(config.input)
+    check_loader(config.input.loader, config.machine.loader_device)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
@@ -128,11 +128,10 @@ def _train(job: Job, world: World) -> None:
     exit_code = 1
     try:
         if journal is not None:
-            images = (
-                "random tensors for images" if dataset.is_synthetic else f"images {describe_loader(job.config.input)}"
-            )
+            loader = job.config.input.loader
+            images = "random tensors for images" if dataset.is_synthetic else f"images {describe_loader(loader)}"
             journal.say(f"{world.describe()}, {images}")
-            notice = None if dataset.is_synthetic else notice_fallback(job.config.input)
+            notice = None if dataset.is_synthetic else notice_fallback(loader)
             if notice is not None:
                 journal.say(notice)
             parameters = count_parameters(trainer.tower.rows)

@@ -106,9 +106,14 @@ class Trainer:
             config.network.bias_decay,
             optim.rule,
         )
-        threads = config.input.threads or world.threads
         self.share = Share(
-            optim.batch_size, world.replica, world.num_replicas, world.device, threads, self._partner()
+            optim.batch_size,
+            world.replica,
+            world.num_replicas,
+            world.device,
+            threads=config.machine.loader_threads or world.threads,
+            partner=self._partner(),
+            loader_device=config.machine.loader_device,
         )
         self.schedule = Schedule(config.schedule, optim.learning_rate, config.network)
         self.rates: Rates | None = None  # rates of the last step
@@ -131,7 +136,7 @@ class Trainer:
 
     def _partner(self) -> Partner | None:
         """The other tower where decoding is shared with it. On a CPU that was measured to be faster."""
-        choice = self.config.input.decode_once
+        choice = self.config.machine.decode_once
         shared = self.world.device.type == "cpu" if choice == "auto" else choice == "yes"
         return self.world.link if shared and self.world.num_towers == 2 else None
 

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from twotower.config import ExportConfig, NetworkConfig
+from twotower.config import ExportConfig, NetworkConfig, check_bounds
 from twotower.config.stored import read_config
 from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
@@ -212,8 +212,7 @@ def export_run(settings: ExportConfig) -> list[Path]:
     Raises: ValueError for a run, checkpoint or data set that is missing or damaged, for an untrained network unless
         `force`, for packages that are missing, and if what was written does not compute what the towers do.
     """
-    if settings.to not in ("merged", "onnx"):
-        raise ValueError(f"to={settings.to} is not known; choose one of merged, onnx.")
+    check_bounds(settings)
     if settings.to == "onnx":
         _check_onnx_installed()
     subject = open_subject(settings)

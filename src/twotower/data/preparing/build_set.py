@@ -16,8 +16,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from twotower.config import PrepareConfig
-from twotower.data.prepared_set import SPLITS, WORK, is_prepared, read_dataset_json
+from twotower.config import PrepareConfig, check_bounds
+from twotower.data.prepared_set import WORK, is_prepared, read_dataset_json
 from twotower.data.preparing.convert_set import convert_set
 from twotower.data.preparing.finish_set import finish_set
 from twotower.data.preparing.shard_plan import PLAN, Say, list_settings, make_plan, read_plan
@@ -30,22 +30,6 @@ class DiskFullError(OSError):
     """Nothing more can be written. What is there is kept."""
 
 
-def check(config: PrepareConfig) -> None:
-    """Checks the settings. Raises: ValueError naming the key, the value and the allowed ones."""
-    for key, value, least, most in (
-        ("size", config.size, 8, 4096),
-        ("quality", config.quality, 1, 100),
-        ("images_per_shard", config.images_per_shard, 1, 65536),
-        ("max_rejects", config.max_rejects, 0, 1),
-        ("workers", config.workers, 0, 1024),
-    ):
-        if not least <= value <= most:
-            raise ValueError(f"{key}={value} is not between {least} and {most}.")
-    for folder, split in config.source.splits.items():
-        if split not in SPLITS:
-            raise ValueError(f"source.splits.{folder}={split} is not known; choose one of {', '.join(SPLITS)}.")
-
-
 def build(config: PrepareConfig, say: Say) -> None:
     """Makes the set in `config.output`, or goes on with it. A finished set is never changed.
 
@@ -54,7 +38,7 @@ def build(config: PrepareConfig, say: Say) -> None:
 
     Raises: ValueError, OSError with a sentence for a person; the shards made so far are kept.
     """
-    check(config)
+    check_bounds(config)
     output = Path(config.output)
     source = find_source(config.source)
     settings = list_settings(config, source)

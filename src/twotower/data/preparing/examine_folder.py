@@ -13,7 +13,6 @@ from threading import Lock, local
 from types import TracebackType
 from typing import Self
 
-from twotower.config import InputConfig
 from twotower.data.choose_loader import choose_loader
 from twotower.data.folder import FolderIndex
 from twotower.data.preparing.dali_decoder import Decoder
@@ -36,7 +35,7 @@ def choose_decoder(loader: str) -> type[Decoder] | type[TorchDecoder]:
 
     Raises: ValueError for a loader that this machine lacks.
     """
-    return TorchDecoder if choose_loader(InputConfig(loader=loader)) == "torch" else Decoder
+    return TorchDecoder if choose_loader(loader) == "torch" else Decoder
 
 
 class Examiners:

@@ -6,7 +6,6 @@ Training never meets a file that this pass has not decoded with the same decoder
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import DataConfig, InputConfig
-from twotower.config.roles import Role, reset_settings
 from twotower.data.choose_loader import describe_loader
 from twotower.data.dataset import DataSet
 from twotower.data.decode import UnusableError, decode_image
@@ -105,7 +103,7 @@ def _load_finished(root: Path, size: int, key: str) -> DataSet:
 
 def _announce(index: FolderIndex, loader: str, say: Callable[[str], None]) -> None:
     """Says that a folder is about to be examined, and what would be better for a large one."""
-    how = describe_loader(InputConfig(loader=loader))
+    how = describe_loader(loader)
     classes = counted(len(index.classes), "class", "classes")
     say(f"preparing {index.root}: {classes}; every image is decoded once, {how}")
     if sum(len(files) for files in index.files["train"].values()) >= MANY_IMAGES:
@@ -142,8 +140,7 @@ def _draw_input(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
     from twotower.data.preparing.input_picture import SHOWN, draw_picture, read_shown
 
     dataset = load(data)
-    crops = replace(reset_settings(shown_input, (Role.SPEED,)), device="auto")
-    if dataset.picture is not None and read_shown(path) == repr(crops):
+    if dataset.picture is not None and read_shown(path) == repr(shown_input):
         return
     count = len(dataset.train)
     rows = sorted({count * (2 * k + 1) // (2 * SHOWN) for k in range(SHOWN)})
@@ -151,4 +148,4 @@ def _draw_input(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
     for row in rows:
         with suppress(UnusableError):  # DALI may decode more
             shown.append((row, decode_image(dataset.train.read(row).tobytes())))
-    draw_picture(dataset, shown, {"training": crops}, path)
+    draw_picture(dataset, shown, {"training": shown_input}, path)

@@ -57,7 +57,7 @@ def read_crops(dataset: DataSet, rows: list[int], config: InputConfig, contrast:
     """
     picked = replace(dataset, train=_Picked(dataset.train, rows))
     share = Share(len(rows), 0, 1, torch.device("cpu"), 1)
-    with closing(TrainFeed(picked, replace(config, device="cpu"), share, seed=0, first_step=0)) as feed:
+    with closing(TrainFeed(picked, config, share, seed=0, first_step=0)) as feed:
         batch = next(feed)
     back = torch.tensor([MID_GREY] * 3 if config.mean_value is None else config.mean_value)
     levels = batch.images.permute(0, 2, 3, 1) * (contrast * torch.tensor(config.std)) + back

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from twotower.config import SourceConfig
+from twotower.config import SourceConfig, check_bounds
 from twotower.data.sources import ilsvrc, tree
 from twotower.data.sources.archives import Member, printable
 
@@ -73,8 +73,7 @@ def _missing(config: SourceConfig, key: str, path: Path | str) -> ValueError:
 
 def find_source(config: SourceConfig) -> Source:
     """Opens a source. Raises: ValueError in one sentence if an archive is missing, or the devkit is none."""
-    if config.kind not in ("ilsvrc", "tree"):
-        raise ValueError(f"source.kind={config.kind} is not known; choose one of ilsvrc, tree.")
+    check_bounds(config, "source.")
     if config.root is None:
         instead = ", or download=true" if config.downloads else ""
         raise ValueError(

@@ -1,0 +1,187 @@
+"""The schemas of the commands of launch/ other than the training: every key with its type and unit."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from twotower.config.keys import key
+from twotower.config.schema import InputConfig, MachineConfig, NetworkConfig, OptimConfig
+
+CROPS = ("centre", "ten")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class EvaluateConfig:
+    """The schema of launch/evaluate.py."""
+
+    run: str | None = None  # a folder, when it is given with a key
+    runs: list[str] = field(default_factory=list)  # run directories of an ensemble, instead of run
+    weights: str | None = None  # of launch/export.py, Caffe or torchvision, instead of run; needs data_root
+    mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
+    network: NetworkConfig | None = None  # of `weights`
+    input: InputConfig | None = None  # of `weights`; each network brings its own
+    coefficients: list[float] = field(default_factory=list)  # of the members; none: searched, as in 2012
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
+    crops: str = key("centre", choices=CROPS)  # ten: corners and centre, mirrored (paper 4.1); has the centre with it
+    fresh: bool = False  # true: computes again what RUN/predictions holds
+    batch_size: int = key(128, least=1)  # images at a time, not crops
+    device: str = key("auto", choices=DEVICES)
+    data_root: str | None = None  # where the images are now; null: where the run was trained on them
+    split: str = key("val", choices=("val", "test"))  # ILSVRC-2010 has a test split, and Table 1 is measured on it
+    output: str | None = None  # a JSON file for the results of an ensemble or of `weights`
+
+
+@dataclass
+class PredictConfig:
+    """The schema of launch/predict.py."""
+
+    photographs: list[str] = field(default_factory=list)  # files, or folders of them; usually given without a key
+    run: str | None = None  # run directory
+    weights: str | None = None  # of launch/export.py, Caffe or torchvision, instead of run
+    mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
+    network: NetworkConfig | None = None  # of `weights`; null: what the file says
+    input: InputConfig | None = None  # of `weights`; each network brings its own
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
+    crops: str = key("centre", choices=CROPS)  # ten: four corners and centre, and their mirrors (paper 4.1)
+    device: str = key("auto", choices=DEVICES)
+    output: str | None = None  # a picture: .png, .svg or .pdf; null: RUN/figures/predict.png, of weights predict.png
+
+
+@dataclass
+class LabbookConfig:
+    """The schema of launch/labbook.py."""
+
+    runs: list[str] = field(default_factory=list)  # of ours, beside those of 2012; with a key: 'runs=[A,B]'
+    format: str = key("text", choices=("text", "markdown", "csv"))
+    output: str | None = None  # a file; null: the screen
+
+
+@dataclass
+class DownloadConfig:
+    file: str = MISSING
+    url: str = MISSING
+    checksum: str = MISSING  # md5:... or sha256:...
+
+
+@dataclass
+class SourceConfig:
+    """A data set as it is handed out. File names are relative to `root`."""
+
+    name: str = MISSING
+    kind: str = key(MISSING, choices=("ilsvrc", "tree"))
+    root: str | None = None  # folder with the archives, or with the images
+    train: str | None = None  # ilsvrc: the tar of class tars
+    val: str | None = None  # ilsvrc
+    test: str | None = None  # ilsvrc: null where its truth was not published
+    devkit: str | None = None  # ilsvrc: ground truth of val, names of the classes
+    test_truth: str | None = None  # ilsvrc: one ILSVRC id a line
+    archives: list[str] = field(default_factory=list)  # tree: names or patterns; none: a folder that is not packed
+    # tree: folder name -> train, val or test.
+    splits: dict[str, str] = key({}, choices=("train", "val", "test"))
+    expected: dict[str, int | None] = field(default_factory=dict)  # split -> number of images; null: any
+    downloads: list[DownloadConfig] = field(default_factory=list)
+    page: str | None = None  # where a person gets the archives
+
+
+@dataclass
+class PrepareConfig:
+    """The schema of launch/prepare_data.py."""
+
+    source: SourceConfig = MISSING
+    output: str = MISSING  # a new or empty folder
+    size: int = key(256, least=8, most=4096)  # pixels: the shorter side, and the centre square (paper section 2)
+    # Quality of the JPEGs: 95 in the 2014 tool (make-data/pyext.cpp:102-125); 85 takes 57 % of the disk.
+    quality: int = key(95, least=1, most=100)
+    images_per_shard: int = key(1024, least=1, most=65536)  # as in the batches of 2012 (fix-big-imgnet.py:10)
+    max_rejects: float = key(0.001, least=0, most=1)  # part of the images that may be unusable
+    workers: int = key(0, least=0, most=1024)  # processes; 0: one for each core
+    download: bool = False  # missing archives are fetched; without source.root into datasets/downloads/<source>
+    verify: bool = False  # true: only check the set in output
+    picture: dict[str, InputConfig] = field(default_factory=dict)  # the presets that the picture shows
+
+
+@dataclass
+class BenchmarkConfig:
+    """The schema of launch/benchmark.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING
+    optim: OptimConfig = MISSING
+    machine: MachineConfig = MISSING
+    # The towers beside one process, the input beside a DataLoader, the training with each input, or all of these.
+    part: str = key("all", choices=("all", "towers", "input", "training"))
+    rounds: int = key(3, least=1)
+    steps: int = key(4, least=1)  # of training, timed in each turn, after one that is not
+    input_steps: int = key(8, least=1)  # batches of input alone, timed in each turn
+    num_classes: int = key(1000, least=2)
+    data_root: str | None = None  # a prepared set or a folder of images; null: JPEGs drawn for the purpose
+    output: str = "benchmark.json"
+
+
+@dataclass
+class DescribeConfig:
+    """The schema of launch/describe.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING  # not used; each network brings its own
+    num_classes: int = key(1000, least=2)
+    batch_size: int = key(128, least=1)  # for memory and exchanged bytes
+    output: str | None = None  # file.svg, file.png or file.pdf: also draws Figure 2
+    # The page that the drawing is for; it has no background of its own.
+    theme: str = key("light", choices=("light", "dark"))
+
+
+@dataclass
+class ExportConfig:
+    """The schema of launch/export.py."""
+
+    run: str | None = None  # a folder, when it is given with a key
+    # safetensors with plain.py that loads it, or ONNX, which needs pip install -e '.[onnx]'.
+    to: str = key("merged", choices=("merged", "onnx"))
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
+    output: str | None = None  # a folder; null: RUN/export
+    force: bool = False  # true: also a network that is not better than guessing
+    verify: str | None = None  # a file that to=merged made: checks it instead
+
+
+@dataclass
+class FigureConfig:
+    """The schema of launch/figure.py."""
+
+    figure: str = MISSING
+    run: str | None = None  # a folder, or a pattern that matches one, with a key: 'run=sweeps/figure1/*seed=0'
+    runs: list[str] = field(default_factory=list)  # several of these: 'runs=[sweeps/figure1/*]'
+    output: str | None = None  # .png, .svg or .pdf; null: in RUN/figures, of several runs <figure>.png
+    data_root: str | None = None  # figure4, activations, confusion; null: the folder that the run was trained on
+    level: float = key(25.0, above=0, below=100)  # figure1: percent of training error to which epochs are counted
+    images: list[str] = field(default_factory=list)  # figure4: validation images by place or name; none: 8 drawn
+    queries: list[str] = field(default_factory=list)  # figure4: images whose neighbours are shown; none: 5 drawn
+    seed: int = key(0, least=0)  # figure4: of the draw
+    layer: str | None = None  # activations: a convolution; null: the first
+    image: str | None = None  # activations: a validation image, by place or name; null: the first
+
+
+@dataclass
+class DashboardConfig:
+    """The schema of launch/dashboard.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING  # not used; each network brings its own
+    project: str | None = None  # as logging.project; null: WANDB_PROJECT, else twotower
+    entity: str | None = None  # user or team; null: WANDB_ENTITY, else that of the key
+    name: str = "two towers"  # of the view
+    group: str | None = None  # only the runs of this sweep or run; null: all
+    push: bool = False  # true: saves it, which needs a key
+
+
+@dataclass
+class ReportConfig:
+    """The schema of launch/report.py."""
+
+    folders: list[str] = field(default_factory=list)  # the folders, when they are given with a key: 'folders=[A,B]'
+    output: str = "report"  # a folder for report.html, table.csv, table.md, runs.csv and pictures
+    baseline: str | None = None  # as the table calls it; null: the paper's network without an ablation
+    evaluate: bool = False  # true: first evaluates each finished run in ten crops, where that was not done
+    data_root: str | None = None  # where the images of all runs are now; null: the folder that each was trained on
+    figures: bool = False  # true: first draws figure4 and activations of each finished run, where that was not done

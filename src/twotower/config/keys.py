@@ -1,0 +1,97 @@
+"""Keys of the schema: what a key decides, and which values it takes.
+
+A word is a plain string with `choices`, and no Enum field, for three reasons. OmegaConf stores an Enum by the name of
+its member, which cannot be `2012`. It takes a whole number on the command line for the member's number. And a run
+folder has to be read by programs that do not know this package.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import MISSING, dataclass, field
+from typing import Any, TypeVar
+
+from twotower.config.roles import Role
+
+Group = TypeVar("Group")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The values that a key takes; of a list each of its entries, and null always where the type has it.
+
+    Attributes:
+        choices: the words, or the numbers, that are allowed; none: any.
+        least, most: the smallest and the largest number.
+        above, below: numbers that are themselves too small and too large.
+        odd: whether only odd numbers are allowed, as for a window that has a middle.
+        rules: words of the same group's `rule` to which the key belongs; under another one it keeps its default.
+    """
+
+    choices: tuple[Any, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    odd: bool = False
+    rules: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """The allowed numbers in words: "a number of at least 0 and less than 1"."""
+        limits = [
+            f"{words} {limit:g}"
+            for words, limit in (
+                ("of at least", self.least),
+                ("above", self.above),
+                ("of at most", self.most),
+                ("below", self.below),
+            )
+            if limit is not None
+        ]
+        return " ".join([f"{'an odd' if self.odd else 'a'} number", " and ".join(limits)]).rstrip()
+
+    def contain(self, number: float) -> bool:
+        """Whether a number is finite and within the limits."""
+        return (
+            number - number == 0  # false for infinity and for what is not a number
+            and (self.least is None or number >= self.least)
+            and (self.above is None or number > self.above)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
+            and (not self.odd or number % 2 == 1)
+        )
+
+
+def key(
+    default: Any = MISSING,
+    role: Role | None = None,
+    *,
+    choices: Sequence[Any] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    odd: bool = False,
+    rules: Sequence[str] = (),
+) -> Any:
+    """A key of the schema.
+
+    Args:
+        default: copied for each group where it is a list or a dictionary.
+        role: what the key decides; None: what its group does.
+        choices, least, most, above, below, odd, rules: see `Bounds`.
+    """
+    bounds = Bounds(tuple(choices), least, most, above, below, odd, tuple(rules))
+    metadata = {"role": role, "bounds": bounds}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def has_role(role: Role) -> Callable[[type[Group]], type[Group]]:
+    """A decorator for a group of the schema: the role of its keys that have none of their own."""
+
+    def mark(group: type[Group]) -> type[Group]:
+        group._role = role  # type: ignore[attr-defined]
+        return group
+
+    return mark
