@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 
 from helpers.commands import draw_images
+from helpers.paths import ROOT
 from helpers.slow_tests import SLOW_FILES
+from twotower.config import register_schemas
 
 TESTS = Path(__file__).resolve().parent
 
@@ -32,3 +35,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def composing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within Hydra, in a folder where no sweep has been."""
+    monkeypatch.chdir(tmp_path)
+    register_schemas()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield

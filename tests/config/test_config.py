@@ -129,6 +129,24 @@ def test_an_ablation_changes_this_and_nothing_else(option: str) -> None:
     assert all(any(key.startswith(f"{parent}.") for key in gone) for parent in above)
 
 
+def test_a_row_stands_where_it_says() -> None:
+    """Yamls can only append to a table, so a row between others names the one before it."""
+    layers = compose("network=six_conv_bottleneck", "data=synthetic").network.layers
+    assert list(layers) == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc7b", "fc8"]
+    assert {layer.after for layer in layers.values()} == {None}, "a table that is in order says nothing of it"
+    chain = [
+        "+network.layers.b={kind:conv,kernels:96,after:a}",
+        "+network.layers.a={kind:conv,kernels:96,after:conv4}",
+    ]
+    layers = compose("network=alexnet", "data=synthetic", *chain).network.layers
+    assert list(layers)[3:7] == ["conv4", "a", "b", "conv5"]
+    for after in ("conv9", "b"):
+        with pytest.raises(
+            ValueError, match=rf"^network\.layers\.b\.after={after} names no row before it; the other"
+        ):
+            compose("network=alexnet", "data=synthetic", f"+network.layers.b={{kind:conv,kernels:96,after:{after}}}")
+
+
 def test_layers_that_cannot_be_left_out_are_named() -> None:
     with pytest.raises(
         ValueError, match=r"leave_out names conv6, which network=alexnet_2012 .* conv1, conv2, .* fc8"

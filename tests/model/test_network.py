@@ -148,7 +148,7 @@ def test_planned_sizes_are_those_of_the_2012_rules(size):
         assert z.shape == (2, CLASSES)
 
 
-@pytest.mark.parametrize(("width", "layer"), [(0.1, "conv1"), (1 / 96, "conv1"), (1 / 3, "conv2"), (0, "conv1")])
+@pytest.mark.parametrize(("width", "layer"), [(0.1, "conv1"), (1 / 96, "conv1"), (1 / 3, "conv2")])
 def test_width_that_cannot_be_cut_is_refused(width, layer):
     """Rounding silently would give towers of unequal halves."""
     with pytest.raises(ValueError, match=rf"network\.width={width:g} gives {layer} "):
@@ -283,6 +283,7 @@ def test_dropout_can_be_switched_off():
         ({"lrn": {"k": 0}}, r"network\.lrn\.k=0 is not possible; give more than 0"),
         ({"lrn": {"alpha": -1}}, r"network\.lrn\.alpha=-1 is not possible; give at least 0"),
         ({"spatial_norm": {"beta": -0.5}}, r"network\.spatial_norm\.beta=-0\.5 is"),
+        ({"width": 0}, r"network\.width=0 is not possible; give more than 0"),
         ({"pool": {"size": 0}}, r"network\.pool\.size=0 is not possible; give at least 1"),
         ({"pool": {"stride": 0}}, r"network\.pool\.stride=0 is not possible; give at least 1"),
     ],

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
@@ -48,15 +47,6 @@ def two_gpu() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def composing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within Hydra, in a folder where no sweep has been."""
-    monkeypatch.chdir(tmp_path)
-    register_schemas()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def names(*overrides: str) -> list[str]:

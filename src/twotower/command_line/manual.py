@@ -58,8 +58,9 @@ def _meanings_of(group: type) -> dict[str, str]:
     for entry in fields(group):
         bounds = entry.metadata.get("bounds", Bounds())
         words, text = " | ".join(_shown(choice) for choice in bounds.choices), texts.get(entry.name, "")
+        rules = f"`{'`, `'.join(bounds.rules)}`: " if bounds.rules and text else ""
         between = "" if not words or not text else ". " if text[0].isupper() else "; "
-        meanings[entry.name] = words + between + text
+        meanings[entry.name] = rules + words + between + text
     return meanings
 
 

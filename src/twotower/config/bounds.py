@@ -12,7 +12,8 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     if bounds.choices and value not in bounds.choices:
         raise ValueError(f"{name}={value} is not known; choose one of {', '.join(map(str, bounds.choices))}.")
     if isinstance(value, int | float) and not isinstance(value, bool) and not bounds.contain(value):
-        raise ValueError(f"{name}={value} is not possible; give {bounds.describe()}.")
+        shown = f"{value:g}" if isinstance(value, float) else value
+        raise ValueError(f"{name}={shown} is not possible; give {bounds.describe()}.")
 
 
 def check_bounds(group: Any, prefix: str = "") -> None:

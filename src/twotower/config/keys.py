@@ -36,18 +36,18 @@ class Bounds:
     rules: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """The allowed numbers in words: "a number of at least 0 and less than 1"."""
+        """The allowed numbers in words: "at least 0 and less than 1"."""
         limits = [
             f"{words} {limit:g}"
             for words, limit in (
-                ("of at least", self.least),
-                ("above", self.above),
-                ("of at most", self.most),
-                ("below", self.below),
+                ("at least", self.least),
+                ("more than", self.above),
+                ("at most", self.most),
+                ("less than", self.below),
             )
             if limit is not None
         ]
-        return " ".join([f"{'an odd' if self.odd else 'a'} number", " and ".join(limits)]).rstrip()
+        return ("an odd number of " if self.odd else "") + (" and ".join(limits) or "a finite number")
 
     def contain(self, number: float) -> bool:
         """Whether a number is finite and within the limits."""

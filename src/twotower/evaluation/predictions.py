@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.config import Config, InputConfig
+from twotower.config.moved import MOVED
 from twotower.config.roles import Role, select_settings
 from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import DataSet
@@ -144,17 +145,17 @@ def read_identity(path: Path) -> dict[str, Any] | None:
     return identity
 
 
-def _without_speed(identity: dict[str, Any]) -> dict[str, Any]:
-    """Earlier versions noted how fast the input is read, too."""
-    speed = select_settings(InputConfig(), (Role.SPEED,))
-    fed = {key: value for key, value in dict(identity.get("input", {})).items() if key not in speed}
-    return identity | {"input": fed}
+def _without_machine(identity: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions had some of the machine's keys among those of the input, and noted them, too."""
+    moved = {key.removeprefix("input.") for key in MOVED}
+    settings = {key: value for key, value in dict(identity.get("input", {})).items() if key not in moved}
+    return identity | {"input": settings}
 
 
 def read(path: Path, identity: dict[str, Any]) -> Predictions | None:
     """Stored predictions; None unless they depend on exactly what `identity` says."""
     stored = read_identity(path)
-    if stored is None or _without_speed(stored) != _without_speed(identity):
+    if stored is None or _without_machine(stored) != _without_machine(identity):
         return None
     with safe_open(path, framework="pt") as file:
         about = file.metadata()

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from twotower.config import InputConfig, NetworkConfig
+from twotower.config.presets import network_of
 from twotower.ground.files import hash_file
 from twotower.model.tower import Tower
 
@@ -145,12 +146,13 @@ def verify_checkpoint(path: Path) -> Manifest:
 
 def check_fits(path: Path, manifest: Manifest, network: NetworkConfig, num_classes: int) -> None:
     """Raises: ValueError naming what differs, if the checkpoint is of another network."""
-    theirs, ours = manifest.network, asdict(network)
-    # `leave_out` only records what the table of layers shows, and older checkpoints do not have it.
-    differing = [key for key in ours if key != "leave_out" and theirs.get(key) != ours[key]]
+    # Keys that earlier versions did not have get their defaults.
+    theirs, ours = asdict(network_of(manifest.network, path / "manifest.json")), asdict(network)
+    # `leave_out` only records what the table of layers shows.
+    differing = [key for key in ours if key != "leave_out" and theirs[key] != ours[key]]
     if differing:
         first = differing[0]
-        detail = "" if first == "layers" else f" ({theirs.get(first)} there, {ours[first]} here)"
+        detail = "" if first == "layers" else f" ({theirs[first]} there, {ours[first]} here)"
         raise ValueError(f"{path} is a checkpoint of another network: network.{first} differs{detail}.")
     if len(manifest.classes) != num_classes:
         raise ValueError(f"{path} was trained on {len(manifest.classes)} classes, and the data has {num_classes}.")
