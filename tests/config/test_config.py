@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from helpers.composing import compose
 from helpers.paths import ROOT
 from twotower.config import Config, check, register_schemas
+from twotower.config.presets import preset
 from twotower.model.table import plan
 
 CONF = ROOT / "conf"
@@ -134,17 +135,12 @@ def test_a_row_stands_where_it_says() -> None:
     layers = compose("network=six_conv_bottleneck", "data=synthetic").network.layers
     assert list(layers) == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc7b", "fc8"]
     assert {layer.after for layer in layers.values()} == {None}, "a table that is in order says nothing of it"
-    chain = [
-        "+network.layers.b={kind:conv,kernels:96,after:a}",
-        "+network.layers.a={kind:conv,kernels:96,after:conv4}",
-    ]
-    layers = compose("network=alexnet", "data=synthetic", *chain).network.layers
+    row = {"kind": "conv", "kernels": 96}
+    layers = preset("alexnet", {"layers": {"b": row | {"after": "a"}, "a": row | {"after": "conv4"}}}).layers
     assert list(layers)[3:7] == ["conv4", "a", "b", "conv5"]
     for after in ("conv9", "b"):
-        with pytest.raises(
-            ValueError, match=rf"^network\.layers\.b\.after={after} names no row before it; the other"
-        ):
-            compose("network=alexnet", "data=synthetic", f"+network.layers.b={{kind:conv,kernels:96,after:{after}}}")
+        with pytest.raises(ValueError, match=rf"^network\.layers\.b\.after={after} names no row before it"):
+            preset("alexnet", {"layers": {"b": row | {"after": after}}})
 
 
 def test_layers_that_cannot_be_left_out_are_named() -> None:
