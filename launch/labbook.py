@@ -14,7 +14,8 @@ from rich.console import Console
 from twotower.command_line.arguments import name_paths, quote_paths, read_arguments
 from twotower.command_line.start import start
 from twotower.config import LabbookConfig, register_schemas
-from twotower.reports.labbook_page import make_page, render
+from twotower.reports.labbook_page import make_page
+from twotower.reports.labbook_tables import render
 
 register_schemas()
 WIDTH = 165  # characters; narrower terminals break the lines

@@ -59,7 +59,7 @@ WORK = {
     ],
     "export": ["twotower.weights.export.open_subject", "twotower.weights.read.read_merged"],
     "figure": ["read_history", "read_kernels", "open_subject"],
-    "labbook": ["twotower.reports.labbook_page.read_config", "render"],
+    "labbook": ["twotower.reports.own_results.read_config", "render"],
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
     "report": ["twotower.reports.collect.look_at"],

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from twotower.reports import page
-from twotower.reports.page import Cell, Figure, Page, Section, Table, render
+from twotower.reports.page import Figure, Page, Section, render
+from twotower.reports.table import Cell, Table
 
 pytestmark = pytest.mark.timeout(90)
 HOSTILE = """<script>window.taken=1</script><img src=x onerror="window.taken=1">"'&amp; </style></title>--><b>"""

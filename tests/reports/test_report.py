@@ -21,8 +21,8 @@ from PIL import Image
 from helpers.fake_runs import fake_config, save_checkpoint
 from helpers.paths import ROOT
 from twotower.config import Config, ReportConfig
-from twotower.reports import labbook_page as tables
 from twotower.reports import make as report
+from twotower.reports import own_results
 from twotower.reports.collect import check_one_data_set, find_runs
 from twotower.reports.compare import compare, estimate, recorded_difference
 from twotower.reports.make import make_report
@@ -405,7 +405,7 @@ def test_the_lab_book_stands_where_it_can_be_compared(
     comparison = compare(find_runs([str(tmp_path)]))
     section, remarks = report._labbook_section(comparison)
     assert (section.tables, len(remarks)) == ([], 1)
-    monkeypatch.setattr(tables, "images_of", lambda identity: about)
+    monkeypatch.setattr(own_results, "describe_images", lambda identity: about)
     section, remarks = report._labbook_section(comparison)
     assert remarks == []
     assert [table.title for table in section.tables][

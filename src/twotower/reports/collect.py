@@ -22,7 +22,7 @@ from twotower.config import Config
 from twotower.config.stored import read_config
 from twotower.data.folder_cache import find_root
 from twotower.ground.words import counted, epochs_done
-from twotower.reports.labbook_page import stored_results
+from twotower.reports.stored_results import read_stored_results
 from twotower.runs import checkpoint, failure
 from twotower.runs.events import read_events
 from twotower.runs.history import History, read_history
@@ -227,10 +227,10 @@ def _finished(begun: Found, config: Config, summary: dict[str, Any], data_root: 
         return replace(begun, status=FINISHED, remark=remark, summary=summary, errors=errors)
     quoted = shlex.quote(str(run_dir))
     try:
-        for result in stored_results(run_dir):
+        for result in read_stored_results(run_dir):
             identity = result.identity
             if identity["split"] == "val" and _is_same_root(identity["data"]["root"], config, data_root):
-                errors[result.view] = (result.top1_error, result.top5_error)
+                errors[result.crops] = (result.top1_error, result.top5_error)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         remark = f"its evaluation cannot be read ({error}); python launch/evaluate.py {quoted} crops=ten"
     if "ten" not in errors:

@@ -16,8 +16,8 @@ from scipy import stats
 from twotower.config import Config
 from twotower.ground.words import counted
 from twotower.reports.collect import FINISHED, Found
+from twotower.reports.counterpart import BASELINE, COUNTERPARTS, find_counterpart, list_overridden
 from twotower.reports.labbook import difference_of, read_labbook
-from twotower.reports.labbook_page import BASELINE, COUNTS_FOR, counts_for, overridden
 from twotower.runs.variants import changes_of, labels_of, names_of, settings_of
 
 CONFIDENCE = 0.95
@@ -134,14 +134,14 @@ def recorded_difference(group: Group, baseline: Group) -> Recorded | None:
     """What the lab book has for this network or ablation, where nothing else was changed, and where the baseline is
     the run of 2012 that the lab book compares with.
     """
-    name = counts_for(group.config)
-    is_paper = counts_for(baseline.config) == BASELINE and not overridden(baseline.config)
-    if name is None or name == BASELINE or not is_paper or group.changes or overridden(group.config):
+    name = find_counterpart(group.config)
+    is_paper = find_counterpart(baseline.config) == BASELINE and not list_overridden(baseline.config)
+    if name is None or name == BASELINE or not is_paper or group.changes or list_overridden(group.config):
         return None
     entries = read_labbook()
     for entry in entries:
         points = difference_of(entry, entries)
-        if entry.run in COUNTS_FOR[name] and entry.view == "10-view" and points is not None:
+        if entry.run in COUNTERPARTS[name] and entry.view == "10-view" and points is not None:
             return Recorded(entry.run, *points)
     return None
 

@@ -10,8 +10,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
+from twotower.ground.words import signed
+from twotower.reports.counterpart import COUNTERPARTS
 from twotower.reports.labbook import difference_of, read_labbook
-from twotower.reports.labbook_page import COUNTS_FOR, signed
+from twotower.reports.table import Cell, Table, as_markdown
 from twotower.runs.mirrors.keys import (
     DIFFERENCES,
     FIGURES,
@@ -33,20 +35,17 @@ VARIANT = "variant"  # the key of a run's configuration that colours and bars st
 def differences_of_2012() -> str:
     """Markdown: what each change cost in 2012, in points of error against its baseline, from the lab book."""
     entries = read_labbook()
-    ours = {run: name for name, runs in COUNTS_FOR.items() for run in runs}
-    lines = ["### 2012: differences to the baseline", ""]
-    lines += ["| here | 2012: run and change | view | top-1 | top-5 |", "|---|---|---|---|---|"]
+    ours = {run: name for name, runs in COUNTERPARTS.items() for run in runs}
+    rows = []
     for entry in entries:
         points = difference_of(entry, entries)
         if points is not None:
-            top1, top5 = (signed(one) for one in points)
-            about = f"{entry.run} against {entry.baseline}: {entry.change}"
-            lines.append(f"| {ours.get(entry.run, '')} | {about} | {entry.view} | {top1} | {top5} |")
-    lines += [
-        "",
-        "Points of error in percent; ILSVRC-2010 and 2012, as the lab book says. Other images, other errors.",
-    ]
-    return "\n".join(lines)
+            change = f"{entry.run} against {entry.baseline}: {entry.change}"
+            numbers = [Cell(signed(value), value) for value in points]
+            rows.append([Cell(ours.get(entry.run, "")), Cell(change), Cell(entry.view), *numbers])
+    heads = ["here", "2012: run and change", "view", "top-1", "top-5"]
+    note = "Points of error in percent; ILSVRC-2010 and 2012, as the lab book says. Other images, other errors."
+    return as_markdown(Table("2012: differences to the baseline", heads, rows, note))
 
 
 def _packages() -> tuple[Any, Any]:

@@ -19,13 +19,14 @@ from twotower.ground.files import write_json
 from twotower.ground.words import counted, counted_epochs
 from twotower.reports.collect import FINISHED, Found, check_one_data_set, describe_data, find_runs
 from twotower.reports.compare import Comparison, compare
-from twotower.reports.labbook_page import as_rows, make_page
-from twotower.reports.page import MARK, Cell, Page, Section, Table, render
+from twotower.reports.labbook_page import make_page
+from twotower.reports.labbook_tables import as_tables
+from twotower.reports.page import MARK, Page, Section, render
 from twotower.reports.pictures import draw, draw_of_run
-from twotower.reports.spreadsheets import write_runs_csv, write_table_csv
+from twotower.reports.spreadsheets import groups_spreadsheet, runs_spreadsheet
 from twotower.reports.summary import summarise
+from twotower.reports.table import as_csv, as_markdown
 from twotower.reports.tables import (
-    as_markdown,
     colour_table,
     commands_table,
     differences_table,
@@ -56,11 +57,11 @@ def _labbook_section(comparison: Comparison) -> tuple[Section, list[str]]:
             "launch/labbook.py prints it."
         )
         return Section(title), [remark]
-    tables = []
-    for name, heads, rows in as_rows(page):
-        # A report numbers its tables itself, so the paper's numbers stand behind.
-        name = re.sub(r"^(Table \d+): (.*)", r"\2 (\1 of the paper)", name)
-        tables.append(Table(name, heads, [[Cell(text) for text in row] for row in rows]))
+    # A report numbers its tables itself, so the paper's numbers stand behind.
+    tables = [
+        replace(table, title=re.sub(r"^(Table \d+): (.*)", r"\2 (\1 of the paper)", table.title))
+        for table in as_tables(page)
+    ]
     what = "Top-1 / top-5 error in percent. Ours are headed by the images that they were measured on."
     return Section(title, [what, *page.remarks], tables, []), []
 
@@ -174,8 +175,8 @@ def make_report(settings: ReportConfig) -> Path:
     lead = [*_lead(runs, comparison, folders), *left_out]
     kept = [section for section in sections if section.tables or section.figures]
     page = Page("twotower: " + ", ".join(Path(root).resolve().name for root in folders), lead, kept)
-    write_table_csv(comparison, folder / "table.csv")
-    write_runs_csv(runs, folder / "runs.csv")
+    (folder / "table.csv").write_text(as_csv(groups_spreadsheet(comparison)), encoding="utf-8")
+    (folder / "runs.csv").write_text(as_csv(runs_spreadsheet(runs)), encoding="utf-8")
     write_json(folder / "summary.json", summarise(runs, comparison))
     for group in comparison.groups:
         _write_config(group.config, folder / f"config-{file_name(group.label)}.yaml")

@@ -19,45 +19,10 @@ from urllib.parse import quote
 
 from PIL import Image, UnidentifiedImageError
 
+from twotower.reports.table import Cell, Table
+
 MARK = '<meta name="generator" content="twotower">'  # tells its pages from others
 KINDS = ("", "command", "good", "bad", "muted")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry of a table.
-
-    Attributes:
-        text: what is shown.
-        value: what the column is sorted by. None, and NaN, sort last where other cells have values; a column without
-            values is sorted by its texts.
-        note: small print under the text: "3 seeds", an interval.
-        kind: `command` is set in a fixed pitch with a button that copies it; `good`, `bad` and `muted` are colours.
-    """
-
-    text: str
-    value: float | None = None
-    note: str = ""
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows beneath heads; the first cell of a row names the row. `note` is a paragraph beneath."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
-
-    def number_columns(self) -> set[int]:
-        """Columns, from 0, that are set flush right: those with values, each shown with a digit."""
-        found = set()
-        for column in range(len(self.heads)):
-            valued = [row[column].text for row in self.rows if row[column].value is not None]
-            if valued and all(any(c.isdigit() for c in text) for text in valued):
-                found.add(column)
-        return found
 
 
 @dataclass(frozen=True)

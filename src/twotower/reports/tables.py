@@ -6,11 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from twotower.figures.figure3 import Kernels, read_kernels, summarise
-from twotower.ground.words import counted, epochs_done, format_duration
+from twotower.ground.words import counted, epochs_done, format_duration, signed
 from twotower.reports.collect import FINISHED, NOT_APPLICABLE, Found
 from twotower.reports.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, recorded_difference
-from twotower.reports.labbook_page import signed
-from twotower.reports.page import Cell, Table
+from twotower.reports.table import Cell, Table
 
 CROPS = {"centre": "centre", "ten": "ten crops"}
 
@@ -197,17 +196,3 @@ def colour_table(runs: Sequence[Found]) -> Table | None:
         "paper says that one tower becomes colour-agnostic and the other colour-specific in every run."
     )
     return Table("Colour selectivity of the towers", heads, rows, note)
-
-
-def as_markdown(table: Table) -> str:
-    """A table of GitHub's Markdown; small print stands in brackets."""
-
-    def text(cell: Cell) -> str:
-        shown = f"`{cell.text}`" if cell.kind == "command" else cell.text
-        return (f"{shown} ({cell.note})" if cell.note else shown).replace("|", "\\|")
-
-    numeric = [any(row[i].value is not None for row in table.rows) for i in range(len(table.heads))]
-    ruler = ["---:" if one else "---" for one in numeric]
-    lines = [table.heads, ruler, *([text(cell) for cell in row] for row in table.rows)]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"### {table.title}\n\n{body}\n" + (f"\n{table.note}\n" if table.note else "")
