@@ -29,9 +29,10 @@ def _list_statistics(comparison: Comparison, group: Group) -> list[float | None]
         for measure in MEASURES:
             error, difference = group.error(view, measure), comparison.difference(group, view, measure)
             numbers += [error.mean, error.spread] if error is not None else [None] * 2
-            numbers += (
-                [difference.mean, *(difference.interval or [None] * 2)] if difference is not None else [None] * 3
-            )
+            if difference is None:
+                numbers += [None] * 3
+            else:
+                numbers += [difference.mean, *(difference.interval or [None] * 2)]
     return numbers
 
 

@@ -60,7 +60,7 @@ class Table:
 
 
 def plain_cell(content: Any) -> Cell:
-    """A cell of a spreadsheet: a float with six significant digits, nothing for None, other content as `str` has it."""
+    """A cell of a spreadsheet: six significant digits of a float, nothing for None, other content as `str` has it."""
     if content is None:
         return Cell("")
     return Cell(f"{content:.6g}" if isinstance(content, float) else str(content))
