@@ -62,7 +62,7 @@ WORK = {
     "labbook": ["twotower.reports.own_results.read_config", "render"],
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
-    "report": ["twotower.reports.collect.look_at"],
+    "report": ["twotower.reports.collect.read_run"],
     "two_gpu": [],  # composed and checked as by its main()
 }
 # Programs that are not ours: their arguments are only read, and quoted rightly.

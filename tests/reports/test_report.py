@@ -23,8 +23,9 @@ from helpers.paths import ROOT
 from twotower.config import Config, ReportConfig
 from twotower.reports import make as report
 from twotower.reports import own_results
-from twotower.reports.collect import check_one_data_set, find_runs
+from twotower.reports.collect import find_runs
 from twotower.reports.compare import compare, estimate, recorded_difference
+from twotower.reports.data_sets import check_one_data_set
 from twotower.reports.make import make_report
 from twotower.reports.tables import differences_table, errors_table, repeating_command, runs_table
 from twotower.runs import checkpoint

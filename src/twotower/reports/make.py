@@ -17,12 +17,14 @@ from twotower.config.places import short_place
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.ground.files import write_json
 from twotower.ground.words import counted, counted_epochs
-from twotower.reports.collect import FINISHED, Found, check_one_data_set, describe_data, find_runs
+from twotower.reports.collect import find_runs
 from twotower.reports.compare import Comparison, compare
+from twotower.reports.data_sets import check_one_data_set, describe_data
 from twotower.reports.labbook_page import make_page
 from twotower.reports.labbook_tables import as_tables
 from twotower.reports.page import MARK, Page, Section, render
 from twotower.reports.pictures import draw, draw_of_run
+from twotower.reports.run import Run, Trace, list_finished
 from twotower.reports.spreadsheets import groups_spreadsheet, runs_spreadsheet
 from twotower.reports.summary import summarise
 from twotower.reports.table import as_csv, as_markdown
@@ -66,11 +68,11 @@ def _labbook_section(comparison: Comparison) -> tuple[Section, list[str]]:
     return Section(title, [what, *page.remarks], tables, []), []
 
 
-def _complete(runs: Sequence[Found], settings: ReportConfig) -> list[str]:
+def _complete(runs: Sequence[Trace], settings: ReportConfig) -> list[str]:
     """Evaluates and draws what was asked for and is missing. Returns what could not be done."""
     remarks = []
-    for run in runs:
-        if run.status != FINISHED or not has_kernels(run) or run.errors is None:
+    for run in list_finished(runs):
+        if not has_kernels(run):
             continue
         try:
             if settings.evaluate and "ten" not in run.errors:
@@ -84,7 +86,7 @@ def _complete(runs: Sequence[Found], settings: ReportConfig) -> list[str]:
     return remarks
 
 
-def _lead(runs: Sequence[Found], comparison: Comparison, roots: Sequence[str]) -> list[str]:
+def _lead(runs: Sequence[Trace], comparison: Comparison, roots: Sequence[str]) -> list[str]:
     counts: dict[str, int] = {}
     for run in runs:
         counts[run.status] = counts.get(run.status, 0) + 1
@@ -152,7 +154,8 @@ def make_report(settings: ReportConfig) -> Path:
     compare(runs, settings.baseline)  # what is wrong with them is said before anything is computed
     undone = _complete(runs, settings)
     if settings.evaluate or settings.figures:
-        runs = find_runs(folders, settings.data_root, {run.run_dir: run.manifest for run in runs})
+        verified = {run.run_dir: run.manifest for run in runs if isinstance(run, Run)}
+        runs = find_runs(folders, settings.data_root, verified)
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(_UNFINISHED, encoding="utf-8")

@@ -13,11 +13,11 @@ from twotower.figures.curves import MAX_LINES, write_curves
 from twotower.figures.figure1 import LEVEL, curves_of, summarise, write_figure1
 from twotower.figures.figure3 import write_figure3
 from twotower.figures.figure4 import make_figure4, write_figure4
-from twotower.reports.collect import FINISHED, Found
 from twotower.reports.compare import VIEWS, Comparison
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
-from twotower.reports.tables import CROPS, colour_of, has_kernels, kernels_of
+from twotower.reports.run import FinishedRun, Run, Trace
+from twotower.reports.tables import CROPS, has_kernels, measure_colour, read_kernels_once
 from twotower.runs import checkpoint
 from twotower.training.sweep import file_name
 
@@ -28,7 +28,7 @@ def _figure(folder: Path, name: str, title: str, caption: str = "") -> Figure:
     return Figure(title, folder / f"{name}.png", caption, f"{name}.csv" if (folder / f"{name}.csv").exists() else "")
 
 
-def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[dict[str, list[Figure]], list[str]]:
+def draw(folder: Path, runs: Sequence[Trace], comparison: Comparison) -> tuple[dict[str, list[Figure]], list[str]]:
     """Draws what the runs allow. Returns figures by section, and what could not be drawn."""
     figures: dict[str, list[Figure]] = {"comparison": [], "curves": [], "colour": [], "runs": []}
     remarks = []
@@ -38,9 +38,10 @@ def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[d
             draw_differences(comparison, view, folder / f"{name}.png")
             caption = "Lines: 95 % confidence intervals of the mean over seeds; diamonds: the lab book of 2012."
             figures["comparison"].append(_figure(folder, name, f"What each change costs, {CROPS[view]}", caption))
-    histories = [(run.history, group.label) for group in comparison.groups for run in group.runs]
-    begun = [(run.history, f"{run.name} ({run.status})") for run in runs if run.status != FINISHED]
-    drawn = [(history, label) for history, label in histories + begun if history is not None]
+    drawn = [(run.history, group.label) for group in comparison.groups for run in group.runs]
+    for run in runs:
+        if isinstance(run, Run) and not isinstance(run, FinishedRun) and run.history is not None:
+            drawn.append((run.history, f"{run.name} ({run.status})"))
     if len({label for _, label in drawn}) > MAX_LINES:
         remarks.append(f"the curves show the first {MAX_LINES} groups")
         shown = list(dict.fromkeys(label for _, label in drawn))[:MAX_LINES]
@@ -49,24 +50,24 @@ def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[d
     figures["curves"].append(_figure(folder, "curves", "Loss, errors and learning rate by epoch"))
     figures["curves"] += _figure1(folder, comparison)
     courses = [
-        Course(group.label, run.config.seed, kernels_of(run.run_dir).history)
+        Course(group.label, run.config.seed, read_kernels_once(run.run_dir).history)
         for group in comparison.groups
         for run in group.runs
-        if run.config is not None and colour_of(run) is not None and kernels_of(run.run_dir).history
+        if measure_colour(run) is not None and read_kernels_once(run.run_dir).history
     ]
     if courses:
         write_colour(courses, folder / "colour.png")
         figures["colour"].append(_figure(folder, "colour", "Colour selectivity of both towers by step"))
     for group in comparison.groups:
-        run = next((run for run in group.runs if has_kernels(run)), None)
-        if run is None:
+        example = next((run for run in group.runs if has_kernels(run)), None)
+        if example is None:
             continue
         name = f"figure3-{file_name(group.label)}"
-        write_figure3(kernels_of(run.run_dir), folder / f"{name}.png")
+        write_figure3(read_kernels_once(example.run_dir), folder / f"{name}.png")
         figures["colour"].append(
-            _figure(folder, name, f"conv1 of {group.label}", f"Run {run.name}; Figure 3 of the paper.")
+            _figure(folder, name, f"conv1 of {group.label}", f"Run {example.name}; Figure 3 of the paper.")
         )
-        figures["runs"] += _confusion(folder, group.label, run)
+        figures["runs"] += _confusion(folder, group.label, example)
     for group in comparison.groups:
         for run in group.runs:
             figures["runs"] += _drawn_before(folder, group.label, run)
@@ -75,7 +76,7 @@ def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[d
 
 def _figure1(folder: Path, comparison: Comparison) -> list[Figure]:
     """Figure 1, where the runs are of its network."""
-    histories = [run.history for group in comparison.groups for run in group.runs if run.history is not None]
+    histories = [run.history for group in comparison.groups for run in group.runs]
     if any(history.config.network.name != "cifar_four_layer" for history in histories):
         return []
     try:
@@ -88,7 +89,7 @@ def _figure1(folder: Path, comparison: Comparison) -> list[Figure]:
     return [_figure(folder, "figure1", "Figure 1: training error by epoch", "; ".join(told))]
 
 
-def _confusion(folder: Path, label: str, run: Found) -> list[Figure]:
+def _confusion(folder: Path, label: str, run: FinishedRun) -> list[Figure]:
     """From stored predictions, where the run has them."""
     path = checkpoint.find(run.run_dir)
     stored = predictions.path_of(run.run_dir, path.name, "val", "centre")
@@ -103,13 +104,12 @@ def _confusion(folder: Path, label: str, run: Found) -> list[Figure]:
     return [_figure(folder, name, f"Classes taken for each other: {label}", f"Run {run.name}.")]
 
 
-def _drawn_before(folder: Path, label: str, run: Found) -> list[Figure]:
+def _drawn_before(folder: Path, label: str, run: FinishedRun) -> list[Figure]:
     """Lists what launch/figure.py drew of a run, except what the report draws itself."""
     found = []
     for picture in sorted((run.run_dir / "figures").glob("*.png")):
         if picture.stem in OWN:
             continue
-        assert run.config is not None
         name = f"{picture.stem}-{file_name(f'{label},seed={run.config.seed}')}"
         for file in picture.parent.glob(f"{picture.stem}.*"):
             (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
@@ -117,7 +117,7 @@ def _drawn_before(folder: Path, label: str, run: Found) -> list[Figure]:
     return found
 
 
-def draw_of_run(run: Found, data_root: str | None = None) -> None:
+def draw_of_run(run: Trace, data_root: str | None = None) -> None:
     """Figure 4 and the maps of the first layer, as launch/figure.py draws them, unless they are there.
 
     Args:

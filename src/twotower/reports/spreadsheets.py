@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from twotower.reports.collect import Found
 from twotower.reports.compare import MEASURES, VIEWS, Comparison, Group, recorded_difference
+from twotower.reports.run import FinishedRun, Run, Trace
 from twotower.reports.table import Table, plain_cell
-from twotower.reports.tables import pairs_of, repeating_command
+from twotower.reports.tables import count_pairs, repeating_command
 
 _ERRORS = [f"{measure}_{view}" for view in VIEWS for measure in MEASURES]
 _STATISTICS = ("mean", "spread", "difference", "low", "high")
@@ -38,8 +38,8 @@ def _list_statistics(comparison: Comparison, group: Group) -> list[float | None]
 
 def _list_group(comparison: Comparison, group: Group) -> list[Any]:
     """The numbers of one row, in the order of `_GROUP_HEADS`."""
-    seeds = " ".join(str(run.config.seed) for run in group.runs if run.config is not None)
-    recorded, counts = recorded_difference(group, comparison.baseline), pairs_of(comparison, group)
+    seeds = " ".join(str(run.config.seed) for run in group.runs)
+    recorded, counts = recorded_difference(group, comparison.baseline), count_pairs(comparison, group)
     memory = [run.megabytes for run in group.runs if run.megabytes]
     return [
         *(group.label, group.config.network.name, group.config.ablation, len(group.runs), seeds),
@@ -58,15 +58,18 @@ def groups_spreadsheet(comparison: Comparison) -> Table:
     return Table("Groups", _GROUP_HEADS, rows)
 
 
-def runs_spreadsheet(runs: Sequence[Found]) -> Table:
+def runs_spreadsheet(runs: Sequence[Trace]) -> Table:
     """A row for each run and job."""
     rows = []
     for run in runs:
-        config, errors, summary = run.config, run.errors or {}, run.summary or {}
-        names = [config.network.name, config.ablation, config.seed] if config is not None else [None] * 3
-        numbers = [errors[view][i] if view in errors else None for view in VIEWS for i in (0, 1)]
-        numbers += [summary.get(key) for key in _COSTS[:2]]
-        command = config.command if config is not None else None
+        names: list[Any] = [None] * 3
+        numbers: list[float | None] = [None] * (len(_ERRORS) + 2)
+        command = None
+        if isinstance(run, Run):
+            names, command = [run.config.network.name, run.config.ablation, run.config.seed], run.config.command
+        if isinstance(run, FinishedRun):
+            numbers = [run.errors[view][i] if view in run.errors else None for view in VIEWS for i in (0, 1)]
+            numbers += [run.summary.get(key) for key in _COSTS[:2]]
         texts = [None if number is None else f"{number:.6g}" for number in numbers]
         rows.append([plain_cell(content) for content in (run.name, run.status, *names, *texts, command, run.remark)])
     return Table("Runs", _RUN_HEADS, rows)
