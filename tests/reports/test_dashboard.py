@@ -12,7 +12,8 @@ from helpers.paths import ROOT
 from helpers.towers import load_network
 from twotower.config import DashboardConfig
 from twotower.reports import dashboard
-from twotower.reports.dashboard import build, check_metrics, describe, differences_of_2012, metrics_in, panels_of
+from twotower.reports.dashboard import build, check_metrics, describe, list_panel_metrics, list_panels
+from twotower.reports.dashboard_panels import differences_of_2012
 from twotower.reports.labbook import baseline_of, read_labbook
 from twotower.runs.mirrors.keys import FIGURES, list_figures, list_metrics, list_summary_keys
 
@@ -26,7 +27,8 @@ def test_what_is_logged_is_shown_and_what_is_shown_is_logged() -> None:
     for network in ("alexnet_2012", "one_tower", "cifar_four_layer"):
         wanted = settings(network)
         workspace = build(wanted)
-        shown = {metric for _, panel in panels_of(workspace) for metric in metrics_in(panel)} - {"train/step"}
+        panels = [panel for _, panel in list_panels(workspace)]
+        shown = {metric for panel in panels for metric in list_panel_metrics(panel)} - {"train/step"}
         logged = set(list_metrics(wanted.network))
         assert shown <= logged | {*list_summary_keys(), *list_figures()}
         assert logged - shown == {"validation/epoch", "validation/images_per_second"}
@@ -51,7 +53,7 @@ def test_the_figures_are_those_that_the_command_sends() -> None:
 def test_a_misspelt_metric_is_refused(kind: str, attribute: str, value: str | list[str]) -> None:
     wanted = settings()
     workspace = build(wanted)
-    panel = next(panel for _, panel in panels_of(workspace) if type(panel).__name__ == kind)
+    panel = next(panel for _, panel in list_panels(workspace) if type(panel).__name__ == kind)
     setattr(panel, attribute, value)
     name = value if isinstance(value, str) else value[0]
     with pytest.raises(ValueError, match=rf"a panel of the section '.*' shows {name}, which no run writes"):
