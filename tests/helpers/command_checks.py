@@ -58,7 +58,7 @@ WORK = {
         "twotower.evaluation.evaluate.prepare",
     ],
     "export": ["twotower.weights.export.open_subject", "twotower.weights.read.read_merged"],
-    "figure": ["read_history", "read_kernels", "open_subject"],
+    "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "labbook": ["twotower.reports.own_results.read_config", "render"],
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],

@@ -42,7 +42,7 @@ class Confusion:
         ]
 
 
-def confusion_of(log_probabilities: Tensor, labels: Tensor, classes: list[str]) -> Confusion:
+def count_confusion(log_probabilities: Tensor, labels: Tensor, classes: list[str]) -> Confusion:
     """From float32 [N, classes] and int64 [N]; of classes that tie, the first counts."""
     predicted = log_probabilities.argmax(1).numpy()
     counts = np.zeros((len(classes), len(classes)), np.int64)

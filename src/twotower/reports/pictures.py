@@ -6,13 +6,15 @@ from pathlib import Path
 from twotower.config import EvaluateConfig
 from twotower.evaluation import predictions
 from twotower.evaluation.evaluate import open_subject
-from twotower.figures.activations import make_activations, write_activations
 from twotower.figures.colour import Course, write_colour
-from twotower.figures.confusion import confusion_of, write_confusion
 from twotower.figures.curves import MAX_LINES, write_curves
-from twotower.figures.figure1 import LEVEL, curves_of, summarise, write_figure1
-from twotower.figures.figure3 import write_figure3
-from twotower.figures.figure4 import make_figure4, write_figure4
+from twotower.figures.prepare_figure import (
+    prepare_activations,
+    prepare_confusion,
+    prepare_figure1,
+    prepare_figure3,
+    prepare_figure4,
+)
 from twotower.reports.compare import VIEWS, Comparison
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
@@ -63,7 +65,7 @@ def draw(folder: Path, runs: Sequence[Trace], comparison: Comparison) -> tuple[d
         if example is None:
             continue
         name = f"figure3-{file_name(group.label)}"
-        write_figure3(read_kernels_once(example.run_dir), folder / f"{name}.png")
+        prepare_figure3(read_kernels_once(example.run_dir)).write(folder / f"{name}.png")
         figures["colour"].append(
             _figure(folder, name, f"conv1 of {group.label}", f"Run {example.name}; Figure 3 of the paper.")
         )
@@ -80,13 +82,11 @@ def _figure1(folder: Path, comparison: Comparison) -> list[Figure]:
     if any(history.config.network.name != "cifar_four_layer" for history in histories):
         return []
     try:
-        curves = curves_of(histories)
+        figure1 = prepare_figure1(histories)
     except ValueError:
         return []  # other things differ as well: then these runs are no Figure 1
-    write_figure1(curves, LEVEL, folder / "figure1.png")
-    ratios = summarise(curves)["ratios_to_relu"]
-    told = [f"{name} takes {one['mean']:.2f} times as many epochs to 25 % as ReLU" for name, one in ratios.items()]
-    return [_figure(folder, "figure1", "Figure 1: training error by epoch", "; ".join(told))]
+    figure1.write(folder / "figure1.png")
+    return [_figure(folder, "figure1", "Figure 1: training error by epoch", figure1.caption)]
 
 
 def _confusion(folder: Path, label: str, run: FinishedRun) -> list[Figure]:
@@ -96,11 +96,13 @@ def _confusion(folder: Path, label: str, run: FinishedRun) -> list[Figure]:
     identity, manifest = predictions.read_identity(stored), checkpoint.read_manifest(path)
     if identity is None or identity["checkpoint"] != manifest.sha256:
         return []
-    one = predictions.read(stored, identity)
-    assert one is not None
+    centre = predictions.read(stored, identity)
+    assert centre is not None
     name = f"confusion-{file_name(label)}"
-    confusion = confusion_of(one.log_probabilities, one.labels, manifest.classes)
-    write_confusion(confusion, f"{run.name}, centre crop", folder / f"{name}.png")
+    confusion = prepare_confusion(
+        f"{run.name}, centre crop", centre.log_probabilities, centre.labels, manifest.classes
+    )
+    confusion.write(folder / f"{name}.png")
     return [_figure(folder, name, f"Classes taken for each other: {label}", f"Run {run.name}.")]
 
 
@@ -131,6 +133,6 @@ def draw_of_run(run: Trace, data_root: str | None = None) -> None:
         subject = open_subject(str(run.run_dir), EvaluateConfig(run=str(run.run_dir), data_root=data_root))
         folder.mkdir(exist_ok=True)
         if "figure4" in missing:
-            write_figure4(make_figure4(subject, [], [], 0), folder / "figure4.png")
+            prepare_figure4(subject).write(folder / "figure4.png")
         if "activations" in missing:
-            write_activations(make_activations(subject, None, None), folder / "activations.png")
+            prepare_activations(subject).write(folder / "activations.png")
