@@ -20,7 +20,7 @@ UNITS = {"loss": "loss, nats", "top1_error": "top-1 error, %", "top5_error": "to
 
 
 def name_runs(histories: Sequence[History]) -> list[str]:
-    """The runs' folders without what all of them begin with."""
+    """The runs' folders without the part that all of them begin with."""
     _, leaves = split_common([history.run_dir for history in histories])
     return [leaf + ("" if h.finished else " (unfinished)") for leaf, h in zip(leaves, histories, strict=True)]
 
@@ -100,7 +100,7 @@ def _mean_windows(histories: Sequence[History]) -> list[TrainWindow]:
 
 
 def choose_rate_ticks(rates: Sequence[float]) -> list[float]:
-    """Where a logarithmic axis of rates is marked: at those that occur, or where they are many at 1, 2, 5, 10 ...
+    """The marks of a logarithmic axis of rates: the rates that occur or, where they are many, 1, 2, 5, 10 ...
 
     The highest rate has a mark, the lowest too unless the two are nearly alike, and no two marks are nearer than
     `TICK_ROOM` of the whole axis, so that their numbers do not run into each other.
