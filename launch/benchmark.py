@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from twotower.benchmarks.towers import benchmark
+from twotower.benchmarks.benchmark import benchmark
 from twotower.command_line.command import command
 from twotower.config import BenchmarkConfig
 from twotower.ground.screen import print_table
@@ -18,19 +18,19 @@ from twotower.ground.screen import print_table
 @command("benchmark")
 def main(settings: BenchmarkConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    found = benchmark(settings, console.print)
+    results = benchmark(settings, console.print)
     for part in ("input", "towers", "training"):
-        if part in found:
+        if part in results:
             table = Table(f"{part}, median of the rounds", "")
-            for name, value in found[part]["medians"].items():
+            for name, value in results[part]["medians"].items():
                 table.add_row(name.replace("_", " "), f"{value:.2f}")
             print_table(table)
-    if "parts_ms" in found:
+    if "parts_ms" in results:
         table = Table("part of a step, tower 0", "ms")
-        for name, value in found["parts_ms"].items():
+        for name, value in results["parts_ms"].items():
             table.add_row(name, f"{value:.1f}")
         print_table(table)
-    Path(settings.output).write_text(json.dumps(found, indent=1) + "\n")
+    Path(settings.output).write_text(json.dumps(results, indent=1) + "\n")
     console.print(f"written to {settings.output}")
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from twotower.command_line.arguments import name_paths, quote_paths
 from twotower.command_line.command import command
 from twotower.config import LabbookConfig
-from twotower.reports.labbook_page import make_page, render
+from twotower.reports.labbook_page import make_page
+from twotower.reports.labbook_tables import render
 
 WIDTH = 165  # characters; narrower terminals break the lines
 

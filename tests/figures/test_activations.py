@@ -1,4 +1,4 @@
-"""Activations of both towers: the oracle's values, the mosaic, the layers that there are, and the command."""
+"""Activations of both towers: the oracle's values, the tile_maps, the layers that there are, and the command."""
 
 import csv
 import runpy
@@ -22,12 +22,12 @@ from twotower.evaluation.evaluate import open_subject
 from twotower.figures.activations import (
     Activations,
     choose_layer,
+    choose_most_active,
+    count_silent,
     describe,
+    list_steps,
     make_activations,
-    mosaic,
-    most_active,
-    silent,
-    steps_of,
+    tile_maps,
     write_activations,
 )
 from twotower.figures.photographs import Photograph
@@ -71,15 +71,15 @@ def test_maps_are_those_that_the_next_layer_reads(run: Path) -> None:
 def test_the_most_active_maps_in_their_order() -> None:
     maps = torch.zeros(60, 3, 4)
     maps[::2] = torch.arange(30.0)[:, None, None] + torch.rand(30, 3, 4)
-    assert most_active(maps, 10) == list(range(40, 60, 2))
-    assert most_active(maps, 32) == sorted([*range(0, 60, 2), 1, 3]), "of silent ones the first"
-    assert silent(maps) == 30
+    assert choose_most_active(maps, 10) == list(range(40, 60, 2))
+    assert choose_most_active(maps, 32) == sorted([*range(0, 60, 2), 1, 3]), "of count_silent ones the first"
+    assert count_silent(maps) == 30
 
 
 @pytest.mark.parametrize(("count", "rows", "columns"), [(6, 1, 6), (16, 2, 8), (48, 4, 12), (25, 3, 9)])
 def test_a_mosaic_has_each_map_in_its_place(count: int, rows: int, columns: int) -> None:
     maps = torch.randn(count, 3, 5)
-    picture = mosaic(maps)
+    picture = tile_maps(maps)
     assert picture.shape == (rows * 4 + 1, columns * 6 + 1)
     for number in (0, columns - 1, count - 1):
         y, x = number // columns * 4 + 1, number % columns * 6 + 1
@@ -88,14 +88,14 @@ def test_a_mosaic_has_each_map_in_its_place(count: int, rows: int, columns: int)
 
 
 def test_steps_are_those_that_the_network_has() -> None:
-    assert steps_of(load_network("alexnet_2012"), "conv2") == [
+    assert list_steps(load_network("alexnet_2012"), "conv2") == [
         "ReLU",
         "response norm",
         "spatial norm",
         "max pooling",
     ]
-    assert steps_of(load_network("alexnet_2012", lrn=None, spatial_norm=None), "conv2") == ["ReLU", "max pooling"]
-    assert steps_of(load_network("cifar_four_layer", activation="tanh"), "conv3") == ["tanh", "average pooling"]
+    assert list_steps(load_network("alexnet_2012", lrn=None, spatial_norm=None), "conv2") == ["ReLU", "max pooling"]
+    assert list_steps(load_network("cifar_four_layer", activation="tanh"), "conv3") == ["tanh", "average pooling"]
 
 
 def test_a_layer_that_is_no_convolution_is_refused() -> None:

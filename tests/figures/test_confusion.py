@@ -13,13 +13,13 @@ from PIL import Image
 
 from helpers.fake_runs import NUM_CLASSES, draw_images, fake_run
 from helpers.paths import ROOT
-from twotower.figures.confusion import Confusion, confusion_of, summarise, write_confusion
+from twotower.figures.confusion import Confusion, count_confusion, summarise, write_confusion
 
 
 def test_counts_are_those_of_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     scores, labels = torch.randn(200, 5, generator=generator), torch.randint(5, (200,), generator=generator)
-    found = confusion_of(scores, labels, list("abcde"))
+    found = count_confusion(scores, labels, list("abcde"))
     expected = [[0] * 5 for _ in range(5)]
     for row, label in zip(scores.tolist(), labels.tolist(), strict=True):
         expected[label][row.index(max(row))] += 1

@@ -15,8 +15,8 @@ from PIL import Image
 from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
 from twotower.figures import figure1
-from twotower.figures.curves import names_of, write_curves
-from twotower.figures.figure1 import Curve, curves_of, describe, summarise, write_figure1
+from twotower.figures.curves import name_runs, write_curves
+from twotower.figures.figure1 import Curve, describe, make_curves, summarise, write_figure1
 from twotower.runs.failure import note_failure
 from twotower.runs.history import read_history
 
@@ -72,7 +72,7 @@ def test_an_epochs_error_is_the_mean_over_its_steps(tmp_path: Path) -> None:
 
 
 def test_epochs_to_a_level_and_their_ratio(tmp_path: Path) -> None:
-    curves = curves_of([read_history(run) for run in runs(tmp_path)])
+    curves = make_curves([read_history(run) for run in runs(tmp_path)])
     assert [(curve.activation, curve.seed) for curve in curves] == [
         ("relu", 0),
         ("relu", 1),
@@ -99,7 +99,7 @@ def test_a_part_of_an_epoch_is_no_epoch(tmp_path: Path) -> None:
     run = leave_run(tmp_path / "run", [80.0])
     journal = run / "metrics.jsonl"
     journal.write_text(journal.read_text().replace('"epoch": 1.0', '"epoch": 0.03'))
-    (read,) = curves_of([read_history(run)])
+    (read,) = make_curves([read_history(run)])
     assert (read.epochs, read.errors) == ([0.03], [80.0])
     _, table, _ = write_figure1([read], 85, tmp_path / "figure1.png")
     assert [row["epoch"] for row in csv.DictReader(table.open())] == ["0.03"]
@@ -158,7 +158,7 @@ def test_the_recorded_numbers_come_out_of_the_recorded_curves() -> None:
 
 
 def test_the_files_hold_what_was_drawn(tmp_path: Path) -> None:
-    curves = curves_of([read_history(run) for run in runs(tmp_path)])
+    curves = make_curves([read_history(run) for run in runs(tmp_path)])
     picture, table, numbers = write_figure1(curves, 25, tmp_path / "figure1.png")
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == sum(len(curve.errors) for curve in curves) == 21
@@ -187,14 +187,14 @@ def test_the_files_hold_what_was_drawn(tmp_path: Path) -> None:
 def test_what_must_not_be_compared_is_refused(overrides: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
     found = [*runs(tmp_path), leave_run(tmp_path / "other", [40.0], *overrides)]
     with pytest.raises(ValueError, match=sentence):
-        curves_of([read_history(run) for run in found])
+        make_curves([read_history(run) for run in found])
 
 
 def test_curves_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All epochs of all runs in the table; one that is unfinished is called so, and too many are refused."""
     folders = [*runs(tmp_path / "sweep"), leave_run(tmp_path / "sweep" / "begun", [40.0], finished=False)]
     histories = [read_history(folder) for folder in folders]
-    assert names_of(histories) == ["relu0", "tanh0", "relu1", "tanh1", "begun (unfinished)"]
+    assert name_runs(histories) == ["relu0", "tanh0", "relu1", "tanh1", "begun (unfinished)"]
     picture, table, _ = write_curves(histories, tmp_path / "curves.png")
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 22

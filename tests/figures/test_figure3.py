@@ -87,7 +87,7 @@ def test_the_command_writes_the_picture_and_its_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sent: list[tuple[Path, str, dict[str, Path]]] = []
-    target = "twotower.runs.mirrors.open_mirrors.log_figures"
+    target = "twotower.figures.draw_figure.log_figures"
     monkeypatch.setattr(target, lambda run, config, found: sent.append((run, config.name, found)))
     monkeypatch.setattr(sys, "argv", ["figure.py", "figure3", "runs=[run]", "output=kernels.png"])
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")

@@ -27,8 +27,8 @@ from twotower.evaluation.evaluate import Subject, open_subject
 from twotower.evaluation.features import FOLDER, features_of, last_hidden
 from twotower.evaluation.neighbours import nearest
 from twotower.figures import figure4
-from twotower.figures.figure4 import precision_of
-from twotower.figures.photographs import class_names, find_image, shorten
+from twotower.figures.photographs import find_image, read_class_names, shorten
+from twotower.figures.precision import count_precision
 from twotower.runs import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -233,7 +233,7 @@ def test_precision_is_that_of_a_loop() -> None:
     stream = np.random.default_rng(0)
     train_labels, labels = stream.integers(0, 3, 50), stream.integers(0, 3, 20)
     places = stream.integers(0, 50, (20, 6))
-    found = precision_of(places, labels, train_labels)
+    found = count_precision(places, labels, train_labels)
     firsts = sum(train_labels[places[i, 0]] == labels[i] for i in range(20))
     all_six = sum(train_labels[places[i, j]] == labels[i] for i in range(20) for j in range(6))
     chance = sum((train_labels == label).sum() for label in labels)
@@ -247,10 +247,10 @@ def test_names_are_for_people(paper_run: Path, tmp_path: Path) -> None:
         json.dumps({"format": 1, "classes": [{"name": "x", "words": w} for w in words]})
     )
     subject = open_run(paper_run)
-    assert class_names(subject) == subject.dataset.classes
+    assert read_class_names(subject) == subject.dataset.classes
     prepared = replace(subject.config.data, root=str(tmp_path))
     named = replace(subject, config=replace(subject.config, data=prepared))
-    assert class_names(named) == ["tench", "crane", "crane, bird", "n3", "English springer", "a", "b"]
+    assert read_class_names(named) == ["tench", "crane", "crane, bird", "n3", "English springer", "a", "b"]
     assert shorten("English springer spaniel", 16) == "English springe…"
     assert shorten("tench") == "tench"
 

@@ -49,7 +49,7 @@ VALUES = {"network=NAME": "network=alexnet", "source=NAME": "source=cifar10", "K
 # stops there. A script without an entry fails.
 OWN_SCRIPTS = ("docs/tables.py", "tests/helpers/record_numbers.py")  # run by those who change the project
 WORK = {
-    "benchmark": ["twotower.benchmarks.towers.make_files"],
+    "benchmark": ["twotower.benchmarks.benchmark.make_files"],
     "dashboard": ["build"],
     "describe": ["describe"],
     "evaluate": [
@@ -58,11 +58,11 @@ WORK = {
         "twotower.evaluation.evaluate.prepare",
     ],
     "export": ["twotower.weights.export.open_subject", "twotower.weights.read.read_merged"],
-    "figure": ["read_history", "read_kernels", "open_subject"],
-    "labbook": ["twotower.reports.labbook_page.read_config", "render"],
+    "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
+    "labbook": ["twotower.reports.own_results.read_config", "render"],
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
-    "report": ["twotower.reports.collect.look_at"],
+    "report": ["twotower.reports.collect.read_run"],
     "two_gpu": [],  # composed and checked as by its main()
 }
 # Programs that are not ours: their arguments are only read, and quoted rightly.

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
-from twotower.benchmarks.input import _link
+from twotower.benchmarks.input_files import link_file
 from twotower.config import MachineConfig
 from twotower.distributed import world
 from twotower.distributed.world import Place, choose_device, stay_on_this_host
@@ -53,7 +53,7 @@ from twotower.ground.memory import peak_megabytes
 from twotower.ground.processes import interrupts_held
 from twotower.distributed.world import cores, die_with_parent, stay_on_this_host
 
-found = {"modules": len(modules), "loader": choose_loader(InputConfig()), "cores": cores()}
+found = {"modules": len(modules), "loader": choose_loader("auto"), "cores": cores()}
 found["megabytes"] = peak_megabytes(torch.device("cpu"))
 stay_on_this_host()
 found["interface"] = os.environ.get("GLOO_SOCKET_IFNAME")
@@ -174,7 +174,7 @@ def test_images_are_copied_where_they_cannot_be_linked(monkeypatch: pytest.Monke
 
     (tmp_path / "a.jpg").write_bytes(b"pixels")
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    _link(tmp_path / "b.jpg", tmp_path / "a.jpg")
+    link_file(tmp_path / "b.jpg", tmp_path / "a.jpg")
     assert (tmp_path / "b.jpg").read_bytes() == b"pixels"
 
 

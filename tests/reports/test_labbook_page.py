@@ -18,7 +18,10 @@ from helpers.paths import ROOT
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import Predictions
 from twotower.ground.files import write_json
-from twotower.reports.labbook_page import Line, counts_for, images_of, make_page, render
+from twotower.reports.counterpart import find_counterpart
+from twotower.reports.labbook_page import Line, make_page
+from twotower.reports.labbook_tables import render
+from twotower.reports.own_results import describe_images
 from twotower.runs import checkpoint
 
 TABLE_1, TABLE_2, ABLATIONS, REST = 0, 1, 2, 3
@@ -229,15 +232,16 @@ def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
     """The name needs 1000 classes and 50,000 images; each set of images has a column of its own."""
     real = {"kind": "folder", "root": "/data/x", "source": None, "num_classes": 1000, "num_images": 50_000}
     whole = {"data": real, "split": "val", "width": 1.0}
-    assert images_of(whole) == ("ILSVRC-2012 val", True)
-    assert images_of(whole | {"data": real | {"source": "ilsvrc2010"}}) == ("ILSVRC-2010 val", True)
-    assert images_of(whole | {"data": real | {"num_images": 150_000}, "split": "test"}) == ("ILSVRC-2010 test", True)
-    assert images_of(whole | {"width": 0.5}) == ("ILSVRC-2012 val, width 0.5", False)
+    assert describe_images(whole) == ("ILSVRC-2012 val", True)
+    assert describe_images(whole | {"data": real | {"source": "ilsvrc2010"}}) == ("ILSVRC-2010 val", True)
+    test_set = {"data": real | {"num_images": 150_000}, "split": "test"}
+    assert describe_images(whole | test_set) == ("ILSVRC-2010 test", True)
+    assert describe_images(whole | {"width": 0.5}) == ("ILSVRC-2012 val, width 0.5", False)
     fewer = real | {"root": "/data/ILSVRC-2012", "num_images": 600}
-    assert images_of(whole | {"data": fewer}) == ("folder ILSVRC-2012, 1,000 classes, 600 images", False)
-    assert images_of(whole | {"data": real | {"kind": "synthetic"}}) == ("synthetic, 50,000 images", False)
+    assert describe_images(whole | {"data": fewer}) == ("folder ILSVRC-2012, 1,000 classes, 600 images", False)
+    assert describe_images(whole | {"data": real | {"kind": "synthetic"}}) == ("synthetic, 50,000 images", False)
     shapes = {"kind": "shapes", "num_classes": 12, "num_images": 600}
-    assert images_of(whole | {"data": real | shapes}) == ("shapes, 600 images", False)
+    assert describe_images(whole | {"data": real | shapes}) == ("shapes, 600 images", False)
     first, second = make_run("first"), make_run("second")
     store(first, "ten", 4)
     store(second, "ten", 3, kind="shapes")
@@ -263,7 +267,7 @@ def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
     ],
 )
 def test_which_run_counts_for_which_row(tmp_path: Path, overrides: tuple, name: str | None) -> None:
-    assert counts_for(fake_config(tmp_path, *overrides)) == name
+    assert find_counterpart(fake_config(tmp_path, *overrides)) == name
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 from PIL import Image
 
 from twotower.reports import page
-from twotower.reports.page import Cell, Figure, Page, Section, Table, render
+from twotower.reports.page import Figure, Page, Section, render
+from twotower.reports.table import Cell, Table
 
 pytestmark = pytest.mark.timeout(90)
 HOSTILE = """<script>window.taken=1</script><img src=x onerror="window.taken=1">"'&amp; </style></title>--><b>"""
@@ -128,7 +130,10 @@ def test_texts_are_escaped(png: Path) -> None:
 
 
 def test_a_page_that_does_not_escape_is_found(png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "escape", lambda text: text)
+    def make_environment(**options: Any) -> Environment:
+        return Environment(**(options | {"autoescape": False}))
+
+    monkeypatch.setattr(page, "Environment", make_environment)
     with pytest.raises(AssertionError):
         check_escaped(render(hostile(png)))
 

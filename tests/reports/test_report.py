@@ -21,10 +21,10 @@ from PIL import Image
 from helpers.fake_runs import fake_config, save_checkpoint
 from helpers.paths import ROOT
 from twotower.config import Config, ReportConfig
-from twotower.reports import labbook_page as tables
-from twotower.reports import make as report
-from twotower.reports.collect import check_one_data_set, find_runs
+from twotower.reports import contents, own_results
+from twotower.reports.collect import find_runs
 from twotower.reports.compare import compare, estimate, recorded_difference
+from twotower.reports.data_sets import check_one_data_set
 from twotower.reports.make import make_report
 from twotower.reports.tables import differences_table, errors_table, repeating_command, runs_table
 from twotower.runs import checkpoint
@@ -403,14 +403,13 @@ def test_the_lab_book_stands_where_it_can_be_compared(
     about = ("ILSVRC-2012 val", True)
     leave_run(tmp_path / "run", 43, ten=41, weights=checkpoint_folder)
     comparison = compare(find_runs([str(tmp_path)]))
-    section, remarks = report._labbook_section(comparison)
-    assert (section.tables, len(remarks)) == ([], 1)
-    monkeypatch.setattr(tables, "images_of", lambda identity: about)
-    section, remarks = report._labbook_section(comparison)
+    section, remarks = contents._make_labbook_section(comparison)
+    assert (section, len(remarks)) == (None, 1)
+    monkeypatch.setattr(own_results, "describe_images", lambda identity: about)
+    section, remarks = contents._make_labbook_section(comparison)
     assert remarks == []
-    assert [table.title for table in section.tables][
-        1
-    ] == "ILSVRC-2012, validation and test set (Table 2 of the paper)"
+    assert section is not None
+    assert section.tables[1].title == "ILSVRC-2012, validation and test set (Table 2 of the paper)"
     assert not any(table.title.startswith("Table") for table in section.tables)
     assert any(cell.text.startswith("41.00 / 1.00") for row in section.tables[1].rows for cell in row)
 

@@ -221,9 +221,9 @@ def test_each_outcome_is_told_noted_and_counted(tmp_path: Path, capsys: pytest.C
     assert "job 3 of 5: a=2" in output
     assert "error: The width is odd." in output
     assert "not applicable: Nothing of the kind is there." in output
-    assert re.search(r"1 of 5 done, 1 failed, 1 not applicable, about \d+ s left", output)
+    assert re.search(r"1 of 5 finished, 1 failed, 1 not applicable, about \d+ s left", output)
     assert [sweep.outcome(job).status for job in sweep.jobs] == [
-        *("done", "not applicable", "failed", "failed", "unfinished")
+        *("finished", "not applicable", "failed", "failed", "unfinished")
     ]
     failure = read_failure(tmp_path / "a=2")
     assert failure is not None
@@ -242,7 +242,7 @@ def test_each_outcome_is_told_noted_and_counted(tmp_path: Path, capsys: pytest.C
     for number in (2, 3, 4):
         again.run_job(number, lambda: config, finished)
     assert [again.outcome(job).status for job in again.jobs] == [
-        *("skipped", "not applicable", "done", "done", "done")
+        *("skipped", "not applicable", "finished", "finished", "finished")
     ]
     assert read_failure(tmp_path / "a=2") is None
     assert again.exit_status() == 0
@@ -295,15 +295,15 @@ def test_the_time_left_is_that_of_the_jobs_that_will_run(
 
     sweep = jobs_in(tmp_path, *(f"a={i}" for i in range(6)))
     sweep.run_job(0, lambda: config, lasting(1000))
-    assert "2 of 6 done\n" in capsys.readouterr().out
+    assert "2 of 6 finished\n" in capsys.readouterr().out
     sweep.run_job(1, lambda: config, lasting(40))
-    assert "3 of 6 done, about 2 h 00 min left" in capsys.readouterr().out  # 3 x 40 minutes
+    assert "3 of 6 finished, about 2 h 00 min left" in capsys.readouterr().out  # 3 x 40 minutes
     sweep.run_job(2, lambda: config, lasting(80))
-    assert "4 of 6 done, about 2 h 00 min left" in capsys.readouterr().out  # 2 x 60 minutes
+    assert "4 of 6 finished, about 2 h 00 min left" in capsys.readouterr().out  # 2 x 60 minutes
     sent: Sweep = pickle.loads(pickle.dumps(sweep))
     sent.elsewhere = True
     sent.run_job(3, lambda: config, lasting(1))
-    assert "5 of 6 done\n" in capsys.readouterr().out
+    assert "5 of 6 finished\n" in capsys.readouterr().out
 
 
 def test_notes_come_and_go(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_a_sweep_that_was_killed_goes_on_by_the_same_command(images: Path, tmp_p
     os.killpg(process.pid, signal.SIGKILL)
     output = process.communicate()[0]
     assert "job 1 of 3: optim.learning_rate=0.001" in output
-    assert re.search(r"1 of 3 done, about \d+ (s|min \d\d s) left", output)
+    assert re.search(r"1 of 3 finished, about \d+ (s|min \d\d s) left", output)
     assert (first / "summary.json").exists()
     assert not (second / "summary.json").exists()
     assert not third.exists()
@@ -385,13 +385,13 @@ def test_a_sweep_that_was_killed_goes_on_by_the_same_command(images: Path, tmp_p
     assert 3 <= int(resumed[1]) < 9
     assert [event["step"] for event in events(second) if event["event"] == "train"] == list(range(1, 10))
     assert not (second / "failure.json").exists()
-    assert re.search(r"2 of 3 done, about \d+ (s|min \d\d s) left", output)
+    assert re.search(r"2 of 3 finished, about \d+ (s|min \d\d s) left", output)
     failure = read_failure(third)
     assert failure is not None
     assert failure["error"].startswith("The loss is ")
     assert failure["job"] == "optim.learning_rate=1000000.0"
     rows = dict(re.findall(r"│ optim.learning_rate=(\S+) +│ (\w+)", output))
-    assert rows == {"0.001": "skipped", "0.002": "done", "1000000.0": "failed"}
+    assert rows == {"0.001": "skipped", "0.002": "finished", "1000000.0": "failed"}
 
 
 def test_a_job_runs_through_submitit(images: Path, tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_a_job_runs_through_submitit(images: Path, tmp_path: Path) -> None:
     status, output = finish(command(*arguments, cwd=tmp_path))
     assert status == 1, output
     rows = dict(re.findall(r"│ seed=(\S+) +│ (\w+)", output))
-    assert rows == {"0": "done", "-1": "failed"}, output
+    assert rows == {"0": "finished", "-1": "failed"}, output
     assert json.loads((tmp_path / "here" / "seed0" / "summary.json").read_text())["steps"] == 1
     failure = read_failure(tmp_path / "here" / "seed-1")
     assert failure is not None

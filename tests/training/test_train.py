@@ -282,7 +282,7 @@ def test_a_sweep_goes_on_after_a_failure_and_skips_what_is_finished(images: Path
     assert "network.width=0.3 gives conv1" in output
     finished = [path.parent for path in tmp_path.glob("sweeps/trial-network.width-*/*/summary.json")]
     assert [folder.name for folder in finished] == ["width0.0625"]
-    assert "done" in output
+    assert "finished" in output
     assert "failed" in output
     written = (finished[0] / "metrics.jsonl").stat().st_mtime_ns
     status, output = finish(command(*arguments, swept, cwd=tmp_path))

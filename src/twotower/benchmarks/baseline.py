@@ -1,7 +1,7 @@
 """The same network as people usually write it: one process, grouped convolutions, torch's own normalisation.
 
-For comparison in the benchmark only; training never runs it. With one `groups=2` convolution for two towers and
-`local_response_norm` over all maps it computes nearly the same function (the norm looks across the towers' edge).
+The benchmark compares the towers with it; training never runs it. With one `groups=2` convolution for two towers and
+`local_response_norm` over all maps it computes nearly the same function: its norm reaches across the towers' edge.
 """
 
 import torch.nn.functional as F

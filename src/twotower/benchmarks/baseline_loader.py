@@ -1,7 +1,7 @@
 """The input as people usually write it: a torch DataLoader whose workers decode with Pillow.
 
-For comparison in the benchmark only. It does what the pipeline does: centre square to 256 x 256 (raw images), crop,
-mirror, mean, colour noise, scale and std; one image at a time, on as many cores.
+The benchmark compares the pipeline with it. It takes the same steps, one image at a time, on as many cores: centre
+square to 256 x 256 (raw images), crop, mirror, mean, colour noise, scale and std.
 """
 
 import io
@@ -22,7 +22,7 @@ from twotower.data.normalise import choose_mean
 
 
 class PillowImages(Dataset[tuple[Tensor, int]]):
-    """Images of files, as the network is fed them: float32 [3, crop, crop] and the label."""
+    """Images of files as the network receives them: float32 [3, crop, crop] and the label."""
 
     def __init__(self, dataset: DataSet, files: FileSplit, config: InputConfig, training: bool) -> None:
         assert dataset.mean_image is not None
@@ -89,5 +89,5 @@ def open_loader(
     """Batches of images drawn at random. Take them all: a loader that is dropped while it works may abort."""
     images = PillowImages(dataset, files, config, training)
     sampler = RandomSampler(images, replacement=True, num_samples=num_batches * batch_size)
-    # Not forked: the process that calls this has threads of its own.
+    # The workers are not forked, because the process that calls this has threads of its own.
     return iter(DataLoader(images, batch_size, sampler=sampler, num_workers=workers, multiprocessing_context="spawn"))

@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import os
+import statistics
 import sys
 import time
 import traceback
@@ -15,7 +16,13 @@ import torch
 
 @dataclass(frozen=True)
 class Turn:
-    """The times of one process in its turn; `wait_ms` a step; `series`: seconds of each step, by what it was fed."""
+    """The times of one process in its turn.
+
+    Attributes:
+        wait_ms: milliseconds of each step that the tower waits for the other one.
+        parts_ms: milliseconds of each part of a step.
+        series: input -> seconds of each step.
+    """
 
     seconds_per_step: float
     wait_ms: float = 0.0
@@ -24,12 +31,18 @@ class Turn:
     series: dict[str, list[float]] | None = None
 
 
+def add_medians(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """The rounds with the median of each of their numbers."""
+    return {"medians": {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}, "rounds": rounds}
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(device: torch.device, steps: int, step: Callable[[], object]) -> float:
+    """Seconds of one step, the mean over `steps`."""
     synchronize(device)
     began = time.perf_counter()
     for _ in range(steps):
@@ -45,22 +58,22 @@ class Contestant:
         self, target: Callable[..., None], arguments: list[tuple[Any, ...]], threads: int, daemon: bool = True
     ) -> None:
         context = mp.get_context("spawn")
-        # Read when the child imports torch.
+        # The child reads it when it imports torch.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         self.pipes: list[Connection] = []
         self.processes = []
-        for one in arguments:
+        for own_arguments in arguments:
             ours, theirs = context.Pipe()
-            process = context.Process(target=guarded, args=(target, *one, theirs), daemon=daemon)
+            process = context.Process(target=guarded, args=(target, *own_arguments, theirs), daemon=daemon)
             process.start()
             theirs.close()
             self.pipes.append(ours)
             self.processes.append(process)
 
-    def turn(self, what: str) -> list[Turn]:
-        """Raises: ChildProcessError if a process has ended."""
+    def turn(self, request: str) -> list[Turn]:
+        """The answers of all processes. Raises: ChildProcessError if one has ended."""
         for pipe in self.pipes:
-            pipe.send(what)
+            pipe.send(request)
         try:
             return [pipe.recv() for pipe in self.pipes]
         except EOFError as error:

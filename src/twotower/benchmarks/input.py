@@ -1,4 +1,4 @@
-"""How fast the input is by itself, with DALI and without, beside a torch DataLoader with Pillow on as many cores."""
+"""The speed of the input by itself, with DALI and without, beside a torch DataLoader with Pillow on as many cores."""
 
 import shutil
 import time
@@ -14,88 +14,25 @@ import torch
 
 from twotower.benchmarks.baseline_loader import open_loader, prepare_with_pillow
 from twotower.benchmarks.contest import Contestant, Turn, timed
-from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig, SourceConfig
+from twotower.benchmarks.input_files import WARM
+from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig
 from twotower.data.batch import Share
 from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit
 from twotower.data.decode import cut_square, decode_image, encode_jpeg
 from twotower.data.feed import open_train, open_validation
-from twotower.data.folder import index_folder
 from twotower.data.load_data import load
 from twotower.data.loader import PREFETCH
-from twotower.data.prepared_set import is_prepared
-from twotower.data.preparing.build_set import build
-from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.mean_and_pca import Fit
-from twotower.data.shapes import CLASSES, draw_image
 from twotower.distributed.world import cores, die_with_parent
 from twotower.ground.devices import choose_device
-from twotower.ground.words import counted
 
-NUM_DRAWN = 256  # different pictures
-DRAWN_SIZE = (500, 375)  # pixels, the commonest size in ILSVRC
-WARM = 3  # batches before the clock starts: those that were read ahead
 REST = 0.5  # seconds between turns, for what runs on in the background
 PREPARING, NUM_PREPARED = "raw preparing", 200
 INPUTS = ("raw training", "raw centre", "prepared training", "prepared centre")
 
 
-def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], None]) -> dict[str, DataConfig]:
-    """`raw` images and the same `prepared`, enough for all turns.
-
-    They are those of data_root, linked again and again, or drawn.
-
-    Raises: ValueError if data_root cannot be used.
-    """
-    if settings.data_root is not None and is_prepared(Path(settings.data_root)):
-        return {"prepared": DataConfig(kind="folder", root=settings.data_root)}
-    raw, output = scratch / "raw", scratch / "prepared"
-    originals = _draw(scratch / "drawn", say) if settings.data_root is None else _list(Path(settings.data_root))
-    needed = settings.optim.batch_size * (WARM + settings.input_steps + PREFETCH + 2)
-    for split, count in (("train", needed), ("val", len(originals["val"]))):
-        for number in range(count):
-            name, path = originals[split][number % len(originals[split])]
-            link = raw / split / name / f"{number:06d}{path.suffix}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            _link(link, path.resolve())
-    files = {"raw": DataConfig(kind="folder", root=str(raw), on_error="skip")}
-    prepare(files["raw"])
-    began = time.perf_counter()
-    source = SourceConfig(name="folder", kind="tree", root=str(raw), splits={"train": "train", "val": "val"})
-    build(PrepareConfig(source=source, output=str(output), max_rejects=1.0), lambda line: None)
-    say(f"prepared {counted(needed, 'image')} in {time.perf_counter() - began:.1f} s on {counted(cores(), 'core')}")
-    return files | {"prepared": DataConfig(kind="folder", root=str(output))}
-
-
-def _link(link: Path, path: Path) -> None:
-    try:
-        link.symlink_to(path)
-    except OSError:  # Windows allows it to few
-        shutil.copy(path, link)
-
-
-def _draw(folder: Path, say: Callable[[str], None]) -> dict[str, list[tuple[str, Path]]]:
-    say(f"drawing {NUM_DRAWN} JPEGs of {DRAWN_SIZE[0]} x {DRAWN_SIZE[1]}; photographs: data_root=DIR")
-    folder.mkdir()
-    drawn: list[tuple[str, Path]] = []
-    for index in range(NUM_DRAWN):
-        path = folder / f"{index:04d}.jpg"
-        draw_image(CLASSES[index % len(CLASSES)], np.random.default_rng(index)).resize(DRAWN_SIZE).save(
-            path, quality=95
-        )
-        drawn.append((f"class{index % 2}", path))
-    return {"train": drawn, "val": drawn[:4]}
-
-
-def _list(root: Path) -> dict[str, list[tuple[str, Path]]]:
-    index = index_folder(root, "data_root")
-    return {
-        split: [(name, root / split / name / file) for name, files in by_class.items() for file in files]
-        for split, by_class in index.files.items()
-    }
-
-
-def _unpacked(dataset: DataSet, root: Path) -> FileSplit:
+def _unpack(dataset: DataSet, root: Path) -> FileSplit:
     """The images of a prepared set as single files, which is how a DataLoader has them."""
     paths = []
     for index in range(len(dataset.train)):
@@ -105,18 +42,18 @@ def _unpacked(dataset: DataSet, root: Path) -> FileSplit:
     return FileSplit(root, paths, dataset.train.labels)
 
 
-def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connection) -> None:
-    """This project's pipeline: answers the names of INPUTS with a Turn, and those with ` torch` without DALI."""
+def run_pipeline(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connection) -> None:
+    """This project's pipeline: answers the names of INPUTS with a Turn; with ` torch` behind them, without DALI."""
     die_with_parent()
     torch.set_num_threads(1)
     device = choose_device(settings.machine.device)
     share = Share(settings.optim.batch_size, 0, 1, device, settings.machine.loader_threads or cores())
-    datasets = {name: load(one) for name, one in files.items()}
-    while (what := pipe.recv()) != "end":
-        name, mode, *loader = what.split(" ")
+    datasets = {name: load(data) for name, data in files.items()}
+    while (request := pipe.recv()) != "end":
+        name, mode, *loader = request.split(" ")
         dataset = datasets[name]
-        if what == PREPARING:
-            pipe.send(_preparing(_contents(dataset), pillow=False))
+        if request == PREPARING:
+            pipe.send(_time_preparing(_read_contents(dataset), pillow=False))
             continue
         config = replace(settings.input, loader=loader[0]) if loader else settings.input
         if mode == "training":
@@ -129,7 +66,7 @@ def _ours(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connect
             pipe.send(Turn(timed(device, settings.input_steps, partial(next, feed))))
 
 
-def _preparing(images: list[bytes], pillow: bool) -> Turn:
+def _time_preparing(images: list[bytes], pillow: bool) -> Turn:
     """Seconds for each image, in one thread; `images` are read already."""
     size, quality = PREPARED_SIZE, PrepareConfig.quality
     fit, sums = Fit(size), [np.zeros((size, size, 3), np.int64), np.zeros((3, 3))]
@@ -144,29 +81,30 @@ def _preparing(images: list[bytes], pillow: bool) -> Turn:
     return Turn((time.perf_counter() - began) / len(images))
 
 
-def _contents(dataset: DataSet) -> list[bytes]:
+def _read_contents(dataset: DataSet) -> list[bytes]:
     return [dataset.train.read(i).tobytes() for i in range(min(NUM_PREPARED, len(dataset.train)))]
 
 
-def _theirs(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, pipe: Connection) -> None:
-    """The DataLoader: answers the same."""
+def run_loader(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, pipe: Connection) -> None:
+    """The DataLoader: answers the names of INPUTS with a Turn."""
     die_with_parent()
     torch.set_num_threads(1)
-    datasets = {name: load(one) for name, one in files.items()}
+    datasets = {name: load(data) for name, data in files.items()}
     splits: dict[str, FileSplit] = {}
     for name, dataset in datasets.items():
         if isinstance(dataset.train, FileSplit):
             splits[name] = dataset.train
         else:
             (scratch / "unpacked").mkdir()
-            splits[name] = _unpacked(dataset, scratch / "unpacked")
+            splits[name] = _unpack(dataset, scratch / "unpacked")
     workers, batch = settings.machine.loader_threads or cores(), settings.optim.batch_size
-    while (what := pipe.recv()) != "end":
-        name, _, mode = what.partition(" ")
-        if what == PREPARING:
-            pipe.send(_preparing(_contents(datasets[name]), pillow=True))
+    while (request := pipe.recv()) != "end":
+        name, _, mode = request.partition(" ")
+        if request == PREPARING:
+            pipe.send(_time_preparing(_read_contents(datasets[name]), pillow=True))
             continue
-        num_batches = WARM + settings.input_steps + PREFETCH * workers  # as many are worked on at the end as before
+        # Workers read ahead, so as many batches are in work at the end as before the clock started.
+        num_batches = WARM + settings.input_steps + PREFETCH * workers
         batches = open_loader(
             datasets[name], splits[name], settings.input, mode == "training", batch, workers, num_batches
         )
@@ -178,7 +116,7 @@ def _theirs(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Pa
         pipe.send(turn)
 
 
-def _preparing_speed(ours: Contestant, theirs: Contestant) -> dict[str, float]:
+def _measure_preparing(ours: Contestant, theirs: Contestant) -> dict[str, float]:
     pillow, here = (contestant.turn(PREPARING)[0].seconds_per_step for contestant in (theirs, ours))
     return {
         "preparing_pillow_images_per_second_per_core": 1 / pillow,
@@ -190,12 +128,12 @@ def _preparing_speed(ours: Contestant, theirs: Contestant) -> dict[str, float]:
 def benchmark_input(
     settings: BenchmarkConfig, files: dict[str, DataConfig], say: Callable[[str], None]
 ) -> list[dict[str, float]]:
-    """Images/s of all for each kind of input, and their ratios, for each round."""
+    """Images/s of each loader for each kind of input, and their ratios, for each round."""
     scratch = Path(next(iter(files.values())).root or ".").parent / "loader"
     scratch.mkdir(exist_ok=True)
     inputs = [name for name in INPUTS if name.split()[0] in files]
-    ours = Contestant(_ours, [(settings, files)], cores())
-    theirs = Contestant(_theirs, [(settings, files, scratch)], cores(), daemon=False)
+    ours = Contestant(run_pipeline, [(settings, files)], cores())
+    theirs = Contestant(run_loader, [(settings, files, scratch)], cores(), daemon=False)
     turns = [("dataloader", theirs, ""), ("twotower", ours, "")]
     if choose_loader(settings.input.loader) == "dali":
         turns.append(("torch_loader", ours, " torch"))
@@ -204,11 +142,11 @@ def benchmark_input(
         for number in range(settings.rounds):
             result: dict[str, float] = {}
             if "raw" in files:
-                result |= _preparing_speed(ours, theirs)
+                result |= _measure_preparing(ours, theirs)
             for name in inputs:
-                for who, contestant, loader in turns:
+                for label, contestant, loader in turns:
                     (turn,) = contestant.turn(name + loader)
-                    result[f"{_key(name)}_{who}_images_per_second"] = (
+                    result[f"{_key(name)}_{label}_images_per_second"] = (
                         settings.optim.batch_size / turn.seconds_per_step
                     )
                     time.sleep(REST)

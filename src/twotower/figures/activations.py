@@ -1,7 +1,7 @@
 """The maps that a convolution makes of one image: its maps in both towers, as the next layer reads them.
 
-That is after activation, norms and pooling, in the order of the network's table; zeros that the next layer adds at
-the edge are left out. One scale of greys for all maps of both towers, so that a faint map looks faint.
+The next layer reads them after activation, norms and pooling, in the order of the network's table; zeros that it adds
+at the edge are left out. All maps of both towers have one scale of greys, so that a faint map looks faint.
 """
 
 from contextlib import closing
@@ -22,7 +22,7 @@ from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import Subject, load_towers
 from twotower.evaluation.features import images_of, outputs_of
 from twotower.figures.drawing import open_pyplot, save, write_numbers
-from twotower.figures.photographs import Photograph, class_names, find_image, photograph, shorten
+from twotower.figures.photographs import Photograph, find_image, read_class_names, read_photograph, shorten
 
 MOST = 48  # maps of a tower that are drawn
 PER_ROW = 12
@@ -55,9 +55,9 @@ class Activations:
 
     Attributes:
         of_tower: float32 [C, H, W] of each tower.
-        steps: that follow the layer's sum, in their order; empty if the maps are the sum itself.
+        class_name: name of the image's class for people.
+        steps: steps that follow the layer's sum, in their order; empty if the maps are the sum itself.
         reader: the layer that reads them.
-        class_name: of the image, to be read by people.
     """
 
     title: str
@@ -82,10 +82,10 @@ def choose_layer(network: NetworkConfig, given: str | None) -> str:
 
 
 def _one_of(names: list[str]) -> str:
-    return f"one of {', '.join(names)}" if names else "another network, as it has none"
+    return f"one of {', '.join(names)}" if names else "another network, because it has none"
 
 
-def steps_of(network: NetworkConfig, layer: str) -> list[str]:
+def list_steps(network: NetworkConfig, layer: str) -> list[str]:
     """The steps after a layer's sum as it is evaluated: without dropout, and without norms that are left out."""
     left_out = {"dropout"}
     if network.lrn is None:
@@ -102,7 +102,7 @@ def steps_of(network: NetworkConfig, layer: str) -> list[str]:
 
 
 def make_activations(subject: Subject, layer: str | None, image: str | None) -> Activations:
-    """The maps for the centre crop of a validation image, given by place or name; None: the first one.
+    """The maps for the centre crop of a validation image, given by index or name; None: the first one.
 
     Raises: ValueError for a layer or an image that is not there, or a run on synthetic data.
     """
@@ -118,94 +118,95 @@ def make_activations(subject: Subject, layer: str | None, image: str | None) -> 
     towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
     exchange = InProcessExchange(config.network.exchange_precision)
     layers = list(config.network.layers)
-    shown = photograph(dataset, images, index, config.input.crop_size)
+    shown = read_photograph(dataset, images, index, config.input.crop_size)
     return Activations(
-        f"{subject.run_dir.resolve().name}, {subject.checkpoint.name}",
-        shown,
-        class_names(subject)[shown.label],
-        chosen,
-        steps_of(config.network, chosen),
-        layers[layers.index(chosen) + 1],
-        [output[0].contiguous() for output in outputs_of(towers, chosen, batch.images, exchange)],
+        title=f"{subject.run_dir.resolve().name}, {subject.checkpoint.name}",
+        image=shown,
+        class_name=read_class_names(subject)[shown.label],
+        layer=chosen,
+        steps=list_steps(config.network, chosen),
+        reader=layers[layers.index(chosen) + 1],
+        of_tower=[output[0].contiguous() for output in outputs_of(towers, chosen, batch.images, exchange)],
     )
 
 
-def most_active(maps: Tensor, most: int = MOST) -> list[int]:
-    """The places, in their order, of the maps [C, H, W] with the highest means; of equal ones the first."""
+def choose_most_active(maps: Tensor, most: int = MOST) -> list[int]:
+    """The indices, in their order, of the maps [C, H, W] with the highest means; of equal ones the first."""
     order = maps.flatten(1).double().mean(1).argsort(descending=True, stable=True)
     return sorted(order[:most].tolist())
 
 
-def silent(maps: Tensor) -> int:
-    """How many of the maps [C, H, W] have one value everywhere, as those of units that never fire."""
+def count_silent(maps: Tensor) -> int:
+    """Counts the maps [C, H, W] that have one value everywhere, like those of units that never fire."""
     flat = maps.flatten(1)
     return int((flat.amax(1) == flat.amin(1)).sum())
 
 
-def mosaic(maps: Tensor) -> NDArray[np.float32]:
+def tile_maps(maps: Tensor) -> NDArray[np.float32]:
     """Maps [C, H, W], at most `PER_ROW` in rows of equal length, with a pixel of NaN between and around them."""
     count, height, width = maps.shape
     rows = -(-count // PER_ROW)
     columns = -(-count // rows)
     picture = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan, np.float32)
-    for number, one in enumerate(maps):
+    for number, pixels in enumerate(maps):
         y, x = number // columns * (height + 1) + 1, number % columns * (width + 1) + 1
-        picture[y : y + height, x : x + width] = one.numpy()
+        picture[y : y + height, x : x + width] = pixels.numpy()
     return picture
 
 
-def write_activations(found: Activations, path: Path) -> list[Path]:
+def write_activations(activations: Activations, path: Path) -> list[Path]:
     """Writes the drawing and, beside it, NAME.csv: mean and maximum of every map, drawn or not."""
     rows = []
-    for tower, maps in enumerate(found.of_tower):
+    for tower, maps in enumerate(activations.of_tower):
         flat = maps.flatten(1).double()
         for number, (mean, largest) in enumerate(zip(flat.mean(1).tolist(), flat.amax(1).tolist(), strict=True)):
             rows.append([tower, number, f"{mean:.6g}", f"{largest:.6g}"])
     tables = write_numbers(path, ["tower", "map", "mean", "max"], rows)
-    _draw(found, path)
+    _draw(activations, path)
     return [path, *tables]
 
 
-def _draw(found: Activations, path: Path) -> None:
+def _draw(activations: Activations, path: Path) -> None:
     pyplot = open_pyplot("activations")
-    low = min(0.0, *(float(maps.min()) for maps in found.of_tower))
-    high = max(float(maps.max()) for maps in found.of_tower)
-    drawn = [most_active(maps) for maps in found.of_tower]
-    pictures = [mosaic(maps[places]) for maps, places in zip(found.of_tower, drawn, strict=True)]
+    low = min(0.0, *(float(maps.min()) for maps in activations.of_tower))
+    high = max(float(maps.max()) for maps in activations.of_tower)
+    drawn = [choose_most_active(maps) for maps in activations.of_tower]
+    pictures = [tile_maps(maps[indices]) for maps, indices in zip(activations.of_tower, drawn, strict=True)]
     width = 9.0
     heights = [width * len(picture) / picture.shape[1] for picture in pictures]
     total = max(sum(heights) + 0.4 * len(heights), 3.2)
     figure = pyplot.figure(figsize=(width + 4.4, total + 0.8), layout="constrained")
     grid = figure.add_gridspec(len(pictures), 2, width_ratios=[2.9, width], height_ratios=heights)
     image = figure.add_subplot(grid[:, 0])
-    image.imshow(found.image.pixels, interpolation="antialiased")
+    image.imshow(activations.image.pixels, interpolation="antialiased")
     image.axis("off")
-    image.set_title(f"{shorten(found.class_name)}\n{shorten(found.image.name.rpartition('/')[2], 30)}", size=9)
+    file_name = activations.image.name.rpartition("/")[2]
+    image.set_title(f"{shorten(activations.class_name)}\n{shorten(file_name, 30)}", size=9)
     panels, shown = [], None
-    for tower, (maps, places, picture) in enumerate(zip(found.of_tower, drawn, pictures, strict=True)):
+    for tower, (maps, indices, picture) in enumerate(zip(activations.of_tower, drawn, pictures, strict=True)):
         axes = figure.add_subplot(grid[tower, 1])
         shown = axes.imshow(
             picture, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest"
         )
         axes.axis("off")
-        count = (
-            f"{len(maps)} maps" if len(places) == len(maps) else f"the {len(places)} most active of {len(maps)} maps"
-        )
+        count = f"{len(maps)} maps"
+        if len(indices) < len(maps):
+            count = f"the {len(indices)} most active of {count}"
         size = f"{maps.shape[1]} x {maps.shape[2]}"
         axes.set_title(f"tower {tower}: {count} of {size}", size=10, loc="left")
         panels.append(axes)
     figure.colorbar(shown, ax=panels, label="value", shrink=0.7, pad=0.01)
-    after = " after " + ", ".join(found.steps) if found.steps else ""
-    figure.suptitle(f"{found.layer}{after}, as {found.reader} reads it: {found.title}", size=11)
+    after = " after " + ", ".join(activations.steps) if activations.steps else ""
+    figure.suptitle(f"{activations.layer}{after}, as {activations.reader} reads it: {activations.title}", size=11)
     save(figure, path)
 
 
-def describe(found: Activations) -> list[str]:
+def describe(activations: Activations) -> list[str]:
     """A line for each tower."""
     lines = []
-    for tower, maps in enumerate(found.of_tower):
+    for tower, maps in enumerate(activations.of_tower):
         lines.append(
             f"tower {tower}: {len(maps)} maps, mean {float(maps.mean()):.4g}, maximum {float(maps.max()):.4g}, "
-            f"{silent(maps)} with one value everywhere"
+            f"{count_silent(maps)} with one value everywhere"
         )
     return lines

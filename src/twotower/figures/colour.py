@@ -1,4 +1,4 @@
-"""How the towers part in colour: the mean colour selectivity of conv1 in both of them, over the steps of each run."""
+"""The mean colour selectivity of conv1 in both towers, over the steps of each run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from twotower.model.kernels import RANDOM
 
 @dataclass(frozen=True)
 class Course:
-    """The colour of one run over its steps: (step, [tower 0, tower 1]) from the journal; its group and seed."""
+    """The colour selectivity of one run, from its journal: (step, [tower 0, tower 1]) of each point."""
 
     group: str
     seed: int

@@ -6,11 +6,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from twotower.figures.common_points import gather_common
 from twotower.figures.drawing import LINES, mark_steps, open_pyplot, remove_frame, save, write_numbers
 from twotower.ground.words import split_common
 from twotower.runs.history import QUANTITIES, Epoch, History, TrainWindow, mean_of
 
-MAX_LINES = 2 * len(LINES)  # From the ninth line on the colours come again, dashed.
+MAX_LINES = 2 * len(LINES)  # the colours come again from the ninth line on, dashed
 MAX_POINTS = 500  # points of a training line: about one for each two pixels of the drawing
 MAX_MARKERS = 40  # markers of a validation line; more would hide it
 RATE_MARGIN = 1.5  # factor between the rates and the edges of their axis
@@ -18,8 +19,8 @@ TICK_ROOM = 1 / 6  # part of the axis of rates that a number beside it needs
 UNITS = {"loss": "loss, nats", "top1_error": "top-1 error, %", "top5_error": "top-5 error, %"}
 
 
-def names_of(histories: Sequence[History]) -> list[str]:
-    """The runs' folders without what all of them begin with."""
+def name_runs(histories: Sequence[History]) -> list[str]:
+    """The runs' folders without the part that all of them begin with."""
     _, leaves = split_common([history.run_dir for history in histories])
     return [leaf + ("" if h.finished else " (unfinished)") for leaf, h in zip(leaves, histories, strict=True)]
 
@@ -34,7 +35,7 @@ def write_curves(histories: Sequence[History], path: Path, groups: Sequence[str]
 
     Raises: ValueError for more lines than a drawing can show.
     """
-    labels = list(groups) if groups is not None else names_of(histories)
+    labels = list(groups) if groups is not None else name_runs(histories)
     lines = len(set(labels)) if groups is not None else len(histories)
     if lines > MAX_LINES:
         raise ValueError(f"runs= has {lines} runs, and one drawing shows at most {MAX_LINES}; give fewer.")
@@ -70,42 +71,36 @@ def _write_steps(histories: Sequence[History], labels: Sequence[str], path: Path
 
 def _mean_epochs(histories: Sequence[History]) -> list[Epoch]:
     """The mean of the runs after each epoch that all of them have."""
-    found = []
-    by_epoch = [{epoch.epoch: epoch for epoch in history.epochs} for history in histories]
-    for first in histories[0].epochs:
-        same = [epochs[first.epoch] for epochs in by_epoch if first.epoch in epochs]
-        if len(same) == len(histories):
-            train = {key: mean(epoch.train[key] for epoch in same) for key in QUANTITIES}
-            validation = {key: mean(epoch.validation[key] for epoch in same) for key in QUANTITIES}
-            found.append(Epoch(first.epoch, train, validation, first.learning_rate))
-    return found
+    means, courses = [], [{epoch.epoch: epoch for epoch in history.epochs} for history in histories]
+    for epochs in gather_common(courses).values():
+        train = {key: mean(epoch.train[key] for epoch in epochs) for key in QUANTITIES}
+        validation = {key: mean(epoch.validation[key] for epoch in epochs) for key in QUANTITIES}
+        means.append(Epoch(epochs[0].epoch, train, validation, epochs[0].learning_rate))
+    return means
 
 
 def _mean_windows(histories: Sequence[History]) -> list[TrainWindow]:
     """The mean of the runs' training at each step at which all of them left a line, in at most MAX_POINTS points."""
-    found = []
-    by_step = [{window.step: window for window in history.windows} for history in histories]
-    for first in histories[0].windows:
-        same = [windows[first.step] for windows in by_step if first.step in windows]
-        if len(same) == len(histories):
-            train = {key: mean(window.train[key] for window in same) for key in QUANTITIES}
-            found.append(TrainWindow(first.step, first.epoch, first.num_steps, train, first.learning_rate))
-    size = -(-len(found) // MAX_POINTS)
-    parts = [found[begin : begin + size] for begin in range(0, len(found), max(size, 1))]
+    means, courses = [], [{window.step: window for window in history.windows} for history in histories]
+    for windows in gather_common(courses).values():
+        first, train = windows[0], {key: mean(window.train[key] for window in windows) for key in QUANTITIES}
+        means.append(TrainWindow(first.step, first.epoch, first.num_steps, train, first.learning_rate))
+    size = -(-len(means) // MAX_POINTS)
+    parts = [means[begin : begin + size] for begin in range(0, len(means), max(size, 1))]
     return [
         TrainWindow(
-            part[-1].step,
-            part[-1].epoch,
-            sum(one.num_steps for one in part),
-            mean_of(part),
-            part[-1].learning_rate,
+            step=part[-1].step,
+            epoch=part[-1].epoch,
+            num_steps=sum(window.num_steps for window in part),
+            train=mean_of(part),
+            learning_rate=part[-1].learning_rate,
         )
         for part in parts
     ]
 
 
 def choose_rate_ticks(rates: Sequence[float]) -> list[float]:
-    """Where a logarithmic axis of rates is marked: at those that occur, or where they are many at 1, 2, 5, 10 ...
+    """The marks of a logarithmic axis of rates: the rates that occur or, where they are many, 1, 2, 5, 10 ...
 
     The highest rate has a mark, the lowest too unless the two are nearly alike, and no two marks are nearer than
     `TICK_ROOM` of the whole axis, so that their numbers do not run into each other.
@@ -121,11 +116,11 @@ def choose_rate_ticks(rates: Sequence[float]) -> list[float]:
     if len(occurring) > MAX_LINES:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         occurring = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    found = [low]
+    ticks = [low]
     for rate in occurring:
-        if rate > low and math.log(rate / found[-1]) >= least and math.log(high / rate) >= least:
-            found.append(rate)
-    return [*found, high]
+        if rate > low and math.log(rate / ticks[-1]) >= least and math.log(high / rate) >= least:
+            ticks.append(rate)
+    return [*ticks, high]
 
 
 def _draw_rates(axes: Any, courses: Sequence[Sequence[TrainWindow]], lines: Sequence[dict[str, Any]]) -> None:
@@ -154,18 +149,18 @@ def _draw_quantity(
     """Training thin, validation as points that are joined; between runs of one name the space is shaded."""
     for histories, line in zip(members, lines, strict=True):
         windows, epochs = _mean_windows(histories), _mean_epochs(histories)
-        trained = [one.train[key] for one in windows]
-        mark_steps(axes, [one.epoch for one in windows], trained, MAX_MARKERS, lw=0.8, ms=2, alpha=0.6, **line)
-        places = [epoch.epoch for epoch in epochs]
+        train = [window.train[key] for window in windows]
+        mark_steps(axes, [window.epoch for window in windows], train, MAX_MARKERS, lw=0.8, ms=2, alpha=0.6, **line)
+        xs = [epoch.epoch for epoch in epochs]
         if len(histories) > 1:
-            values = [{epoch.epoch: epoch.validation[key] for epoch in history.epochs} for history in histories]
-            low, high = ([bound(one[place] for one in values) for place in places] for bound in (min, max))
-            axes.fill_between(places, low, high, color=line["color"], alpha=0.15, lw=0)
-            if len(places) == 1:  # a band without a width
-                axes.vlines(places, low, high, color=line["color"], alpha=0.3, lw=4)
+            by_run = [{epoch.epoch: epoch.validation[key] for epoch in history.epochs} for history in histories]
+            low, high = ([bound(values[x] for values in by_run) for x in xs] for bound in (min, max))
+            axes.fill_between(xs, low, high, color=line["color"], alpha=0.15, lw=0)
+            if len(xs) == 1:  # a band without a width
+                axes.vlines(xs, low, high, color=line["color"], alpha=0.3, lw=4)
         validation = [epoch.validation[key] for epoch in epochs]
-        # Whole points, also on an axis.
-        mark_steps(axes, places, validation, MAX_MARKERS, lw=1.8, ms=5, clip_on=False, **line)
+        # Points stay whole on an axis, too.
+        mark_steps(axes, xs, validation, MAX_MARKERS, lw=1.8, ms=5, clip_on=False, **line)
 
 
 def _draw(members: dict[str, list[History]], path: Path) -> None:
@@ -191,11 +186,14 @@ def _draw(members: dict[str, list[History]], path: Path) -> None:
     panels[-1].set_xlabel("epochs")
     panels[-1].set_xlim(0, 1.02 * max(history.windows[-1].epoch for histories in runs for history in histories))
     panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
-    shaded = "; shaded: lowest to highest run" if any(len(one) > 1 for one in runs) else ""
+    shaded = "; shaded: lowest to highest run" if any(len(histories) > 1 for histories in runs) else ""
     panels[0].set_title(f"points: validation; thin: training, with dropout and random crops{shaded}", size=9)
     for axes in panels:
         remove_frame(axes)
-    names = [f"{label} (mean of {len(one)} runs)" if len(one) > 1 else label for label, one in members.items()]
+    names = [
+        f"{label} (mean of {len(histories)} runs)" if len(histories) > 1 else label
+        for label, histories in members.items()
+    ]
     handles = [pyplot.Line2D([], [], marker="o", ms=5, lw=1.8, **line) for line in lines]
     figure.legend(handles, names, loc="outside lower center", ncols=1, frameon=False, fontsize=8)
     save(figure, path)

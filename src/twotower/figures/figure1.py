@@ -12,6 +12,7 @@ from typing import Any
 
 from twotower.config import Config
 from twotower.config.roles import Role, select_settings
+from twotower.figures.common_points import gather_common
 from twotower.figures.drawing import (
     ACTIVATIONS,
     REFERENCE,
@@ -48,7 +49,7 @@ class Curve:
     def epochs_to(self, level: float) -> float | None:
         """The epochs until the error is `level` for the first time, between two epochs linearly; None: never.
 
-        An epoch's error is the mean over its steps, so it is reached about half an epoch earlier; all curves alike.
+        An epoch's error is the mean over its steps, so that it is reached about half an epoch earlier in all curves.
         """
         for number, (epoch, error) in enumerate(zip(self.epochs, self.errors, strict=True)):
             if error <= level:
@@ -59,7 +60,7 @@ class Curve:
         return None
 
 
-def _same_but(config: Config) -> dict[str, Any]:
+def _settings_in_common(config: Config) -> dict[str, Any]:
     """Collects the settings that must be the same for activations to be compared."""
     settings = select_settings(config, (Role.NUMBERS, Role.TRAINING, Role.IMAGES))
     free = ("network.activation", "network.name", "optim.learning_rate")
@@ -70,17 +71,17 @@ def _same_but(config: Config) -> dict[str, Any]:
     }
 
 
-def curves_of(histories: Sequence[History]) -> list[Curve]:
+def make_curves(histories: Sequence[History]) -> list[Curve]:
     """One curve for each run, by activation and seed.
 
     Raises: ValueError if the runs differ in more than activation, learning rate and seed, or if runs with the same
     activation have different learning rates or the same seed.
     """
-    first = _same_but(histories[0].config)
+    first = _settings_in_common(histories[0].config)
     curves: list[Curve] = []
     for history in histories:
-        config, ours = history.config, _same_but(history.config)
-        differing = [key for key in ours if ours[key] != first[key]]
+        config, settings = history.config, _settings_in_common(history.config)
+        differing = [key for key in settings if settings[key] != first[key]]
         if differing:
             raise ValueError(
                 f"{history.run_dir} differs from {histories[0].run_dir} in {differing[0]}; Figure 1 compares runs "
@@ -111,29 +112,38 @@ def summarise(curves: Sequence[Curve], level: float = LEVEL) -> dict[str, Any]:
         activation: [curve.epochs_to(level) for curve in curves if curve.activation == activation]
         for activation in ACTIVATIONS
     }
-    found: dict[str, Any] = {"level": level, "activations": {}, "ratios_to_relu": {}}
+    summary: dict[str, Any] = {"level": level, "activations": {}, "ratios_to_relu": {}}
     for activation, epochs in reached.items():
         if epochs:
-            whole = [one for one in epochs if one is not None]
-            of_all = mean(whole) if len(whole) == len(epochs) else None
+            complete = _without_gaps(epochs)
             rate = next(curve.learning_rate for curve in curves if curve.activation == activation)
-            found["activations"][activation] = {"learning_rate": rate, "epochs": epochs, "mean": of_all}
-    relu = [one for one in reached["relu"] if one is not None]
+            summary["activations"][activation] = {
+                "learning_rate": rate,
+                "epochs": epochs,
+                "mean": mean(complete) if complete else None,
+            }
+    relu = _without_gaps(reached["relu"])
     for activation in ("tanh", "sigmoid"):
-        others = [one for one in reached[activation] if one is not None]
-        if relu and others and len(relu) == len(reached["relu"]) and len(others) == len(reached[activation]):
-            ratios = [other / one for other in others for one in relu]
-            found["ratios_to_relu"][activation] = {
-                "mean": mean(others) / mean(relu),
+        slower = _without_gaps(reached[activation])
+        if relu and slower:
+            ratios = [epochs / relu_epochs for epochs in slower for relu_epochs in relu]
+            summary["ratios_to_relu"][activation] = {
+                "mean": mean(slower) / mean(relu),
                 "lowest": min(ratios),
                 "highest": max(ratios),
             }
-    return found
+    return summary
+
+
+def _without_gaps(epochs: Sequence[float | None]) -> list[float]:
+    """The epochs of all runs; empty if one of them never reached the level."""
+    reached = [count for count in epochs if count is not None]
+    return reached if len(reached) == len(epochs) else []
 
 
 def describe(curves: Sequence[Curve], level: float) -> list[str]:
     """A sentence for each activation: "ReLU, rate 0.003: 25 % after 6.99, 7.00 epochs", or not within how many."""
-    found = []
+    lines = []
     for activation in ACTIVATIONS:
         runs = [curve for curve in curves if curve.activation == activation]
         if not runs:
@@ -144,8 +154,8 @@ def describe(curves: Sequence[Curve], level: float) -> list[str]:
         for length in dict.fromkeys(lengths):
             times = f" ({counted(lengths.count(length), 'run')})" if len(runs) > 1 else ""
             parts.append(f"not within {length}{times}")
-        found.append(f"{NAMES[activation]}, rate {runs[0].learning_rate:g}: {level:g} % {', '.join(parts)}")
-    return found
+        lines.append(f"{NAMES[activation]}, rate {runs[0].learning_rate:g}: {level:g} % {', '.join(parts)}")
+    return lines
 
 
 def _with_digits(epochs: float) -> str:
@@ -167,9 +177,8 @@ def write_figure1(curves: Sequence[Curve], level: float, path: Path) -> list[Pat
 
 def _mean_curve(runs: Sequence[Curve]) -> tuple[list[float], list[float]]:
     """The mean error of the runs after each epoch that all of them have."""
-    by_epoch = [dict(zip(curve.epochs, curve.errors, strict=True)) for curve in runs]
-    places = [epoch for epoch in by_epoch[0] if all(epoch in errors for errors in by_epoch)]
-    return places, [mean(errors[epoch] for errors in by_epoch) for epoch in places]
+    common = gather_common([dict(zip(curve.epochs, curve.errors, strict=True)) for curve in runs])
+    return list(common), [mean(errors) for errors in common.values()]
 
 
 def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
@@ -182,10 +191,10 @@ def _draw(curves: Sequence[Curve], level: float, path: Path) -> None:
         style: dict[str, Any] = {"ls": LINES[activation], "color": colour}
         for curve in runs:
             mark_steps(axes, curve.epochs, curve.errors, lw=0.8, alpha=0.5, ms=2.5, **style)
-        places, means = _mean_curve(runs)
+        epochs, means = _mean_curve(runs)
         seeds = f"mean of {len(runs)} runs" if len(runs) > 1 else "1 run"
         label = f"{NAMES[activation]}, rate {runs[0].learning_rate:g} ({seeds})"
-        mark_steps(axes, places, means, lw=2.2, ms=4, label=label, **style)
+        mark_steps(axes, epochs, means, lw=2.2, ms=4, label=label, **style)
     axes.axhline(level, color=REFERENCE, lw=0.8)
     axes.text(0.005, level + 0.8, f"{level:g} %", ha="left", transform=axes.get_yaxis_transform(), size=9)
     axes.set_xlabel("epochs")

@@ -1,4 +1,4 @@
-"""The columns of Figure 2, drawn from a network's numbers: what each tower computes, and where halves cross."""
+"""Figure 2, drawn from a network's numbers: the layers of each tower, and where halves cross."""
 
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def _draw_heads(axes: Any, columns: tuple[float, ...], image_size: int) -> None:
 
 
 def _draw_layer(axes: Any, layer: LayerNumbers, number: int, columns: tuple[float, ...], colours: Diagram) -> None:
-    """A box for each tower with the arrows that lead to it, what crosses between them, and the layer's numbers."""
+    """A box for each tower with the arrows that lead to it, the bytes that cross, and the layer's numbers."""
     from matplotlib.patches import FancyBboxPatch
 
     centred: dict[str, Any] = {"ha": "center", "va": "center"}

@@ -1,7 +1,7 @@
-"""Figure 3: the kernels of the first layer, tower 0 above tower 1, and how much colour each of them sees.
+"""Figure 3: the kernels of the first layer, tower 0 above tower 1, and the colour selectivity of each.
 
 The paper (section 6.1) says that in every run the kernels of one tower become largely colour-agnostic, those of the
-other one largely colour-specific. `kernels.colour_selectivity` is the number for it; the journal has it over time.
+other one largely colour-specific. `kernels.colour_selectivity` measures it; the journal has its mean over time.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from twotower.figures.drawing import CHANCE, TOWERS, mark_steps, open_pyplot, re
 from twotower.model.kernels import RANDOM, colour_selectivity, mosaic
 from twotower.runs import checkpoint
 from twotower.runs.events import read_events
-from twotower.weights import read as weights
+from twotower.weights.read import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Kernels:
     """The first layer of a run's last checkpoint.
 
     Attributes:
-        of_tower: float32 [K, 3, S, S] of each tower, for R, G, B.
+        of_tower: kernels of each tower, float32 [K, 3, S, S], for R, G, B.
         history: step and mean selectivity of each tower, from the journal.
     """
 
@@ -40,10 +40,10 @@ class Kernels:
 
 
 def read_kernels(run_dir: Path) -> Kernels:
-    """Raises: ValueError for a folder without a complete checkpoint."""
+    """The first layer of the last checkpoint. Raises: ValueError for a folder without a complete one."""
     path = checkpoint.find(run_dir)
     manifest = checkpoint.verify_checkpoint(path)
-    imported = weights.read_checkpoint(path, manifest)
+    imported = read_checkpoint(path, manifest)
     assert imported.network is not None
     layer = next(iter(imported.network.layers))
     towers = list(imported.tensors[f"{layer}.weight"].chunk(imported.network.towers))
@@ -56,28 +56,28 @@ def read_kernels(run_dir: Path) -> Kernels:
 
 
 def summarise(kernels: Kernels) -> dict[str, Any]:
-    """Mean selectivity of each tower, and how often a kernel of the one exceeds a kernel of the other.
+    """Mean selectivity of each tower, and the probability that a kernel of one tower exceeds a kernel of the other.
 
-    `more_colour` is that probability for the tower for which it is higher (the area under the ROC curve, ties count
-    half): 0.5 for towers that do not differ, 1 for towers that differ in every kernel. `p_value` is how often towers
-    that share one distribution would come out as far apart (Mann and Whitney's test, two-sided).
+    `more_colour` has that probability for the tower for which it is higher (the area under the ROC curve, ties count
+    half): 0.5 for towers that do not differ, 1 for towers that differ in every kernel. `p_value` is the probability
+    that towers of one distribution come out as far apart (Mann and Whitney's test, two-sided).
     """
     towers = kernels.selectivity()
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "run": kernels.run_dir.name,
         "step": kernels.step,
-        "mean_selectivity": [float(np.mean(one)) for one in towers],
+        "mean_selectivity": [float(np.mean(values)) for values in towers],
     }
     if len(towers) == 2:
-        first, second = (np.array(one) for one in towers)
+        first, second = (np.array(values) for values in towers)
         wins = (second[:, None] > first[None]).mean() + 0.5 * (second[:, None] == first[None]).mean()
         p_value = float(stats.mannwhitneyu(first, second).pvalue)
-        found["more_colour"] = {
+        summary["more_colour"] = {
             "tower": int(wins >= 0.5),
             "probability": float(max(wins, 1 - wins)),
             "p_value": p_value,
         }
-    return found
+    return summary
 
 
 def write_figure3(kernels: Kernels, path: Path) -> list[Path]:
@@ -97,10 +97,10 @@ def _draw(kernels: Kernels, path: Path) -> None:
 
     pyplot = open_pyplot("figure3")
     # One scale for all kernels, so that a faint one looks faint (shownet.py).
-    low = min(float(one.min()) for one in kernels.of_tower)
-    high = max(float(one.max()) for one in kernels.of_tower)
+    low = min(float(weights.min()) for weights in kernels.of_tower)
+    high = max(float(weights.max()) for weights in kernels.of_tower)
     count = len(kernels.of_tower)
-    pictures = [mosaic(one, low, high) for one in kernels.of_tower]
+    pictures = [mosaic(weights, low, high) for weights in kernels.of_tower]
     heights = [picture.shape[0] / picture.shape[1] * 8 for picture in pictures]
     figure = pyplot.figure(figsize=(8.4, sum(heights) + 0.5 * count + 3.4), layout="constrained")
     grid = figure.add_gridspec(count + 1, 2, height_ratios=[*heights, 2.8])
@@ -116,8 +116,8 @@ def _draw(kernels: Kernels, path: Path) -> None:
         sorted_axes.plot(ranks, sorted(values), ".-", color=TOWERS[tower], ms=3, lw=1, label=f"tower {tower}")
         if kernels.history:
             steps = [step for step, _ in kernels.history]
-            course = [values_then[tower] for _, values_then in kernels.history]
-            # Of two sizes, as the towers begin alike and one point would hide the other.
+            course = [means[tower] for _, means in kernels.history]
+            # The points have two sizes, because the towers begin alike and one point would hide the other.
             mark_steps(time_axes, steps, course, color=TOWERS[tower], lw=1.6, ms=(7, 4)[tower])
     for axes in (sorted_axes, time_axes):
         axes.axhline(RANDOM, color=CHANCE, lw=0.8, ls=":")

@@ -1,9 +1,9 @@
 """Figure 4: test images with their five most likely classes, and training images that the network finds alike.
 
-Left, as in the paper: photographs of the validation set, and what the network takes them for. Right: photographs of
-the validation set, each with the six training images whose vectors in the last hidden layer are nearest to its own
-by Euclidean distance (section 6.1). How often the neighbours have the class of the query is the number for it
-(precision), counted over the shown queries and over the validation set.
+The left half shows, as in the paper, photographs of the validation set and their most likely classes. The right half
+shows others, each with the six training images whose vectors in the last hidden layer are nearest to its own by
+Euclidean distance (section 6.1). The share of neighbours with the class of the query measures it (precision), over
+the shown queries and over the validation set.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,12 @@ from twotower.figures.photographs import (
     Guesses,
     Photograph,
     choose_images,
-    class_names,
     draw_guesses,
-    photograph,
+    read_class_names,
+    read_photograph,
     shorten,
 )
+from twotower.figures.precision import Precision, count_precision
 from twotower.ground.streams import numpy_stream
 from twotower.ground.words import counted
 
@@ -50,21 +51,8 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Precision:
-    """In percent: neighbours that have their query's class, the nearest and the `k` nearest, and training images
-    that have it (`by_chance`).
-    """
-
-    at_1: float
-    at_k: float
-    k: int
-    by_chance: float
-    num_queries: int
-
-
-@dataclass(frozen=True)
 class Figure4:
-    """All that is drawn and counted. `names`: words for the classes."""
+    """All that is drawn and counted. `names` are the classes in words."""
 
     title: str
     layer: str
@@ -76,26 +64,13 @@ class Figure4:
     validation: Precision
 
 
-def precision_of(places: NDArray[np.int64], labels: NDArray[np.int64], train_labels: NDArray[np.int64]) -> Precision:
-    """Counts how often neighbours have a query's class: indices in the training set [Q, k], labels of queries [Q]."""
-    same = train_labels[places] == labels[:, None]
-    shares = np.bincount(train_labels, minlength=int(max(labels.max(), train_labels.max())) + 1) / len(train_labels)
-    return Precision(
-        at_1=float(100 * same[:, 0].mean()),
-        at_k=float(100 * same.mean()),
-        k=places.shape[1],
-        by_chance=float(100 * shares[labels].mean()),
-        num_queries=len(labels),
-    )
-
-
 def make_figure4(subject: Subject, images: Sequence[str], queries: Sequence[str], seed: int) -> Figure4:
-    """Computes what is not stored yet: predictions, and the last hidden layer of both splits.
+    """Computes predictions and the last hidden layer of both splits, unless they are stored.
 
     The validation set's precision is over all of its images, or over as many, drawn with `seed`, as `WORK` allows.
 
     Args:
-        images, queries: places or names of validation images, for the left and the right; none: they are drawn.
+        images, queries: indices or names of validation images, for the left and the right; none: they are drawn.
 
     Raises: ValueError for a run on synthetic data, a network of one layer, an image that is not there.
     """
@@ -107,53 +82,55 @@ def make_figure4(subject: Subject, images: Sequence[str], queries: Sequence[str]
     centre = predictions_of(subject, EvaluateConfig(run=str(subject.run_dir)))["centre"]
     of_val, of_train = features_of(subject, "val", layer), features_of(subject, "train", layer)
     k = min(NUM_NEIGHBOURS, len(train))
-    counted = _counted(len(val), of_train, seed)
-    wanted = np.union1d(counted, asked)
-    places, distances = nearest(of_val.values[wanted], of_train.values, k)
+    evaluated = _choose_evaluated(len(val), of_train, seed)
+    wanted = np.union1d(evaluated, asked)
+    neighbours, distances = nearest(of_val.values[wanted], of_train.values, k)
     row_of = {int(index): row for row, index in enumerate(wanted)}
     rows = np.array([row_of[index] for index in asked])
-    in_count = np.isin(wanted, counted)
+    is_evaluated = np.isin(wanted, evaluated)
 
     def photo(split: Split, index: int) -> Photograph:
-        return photograph(dataset, split, index, crop_size)
+        return read_photograph(dataset, split, index, crop_size)
 
     tests = []
     for index in tested:
         probabilities, classes = centre.log_probabilities[index].exp().sort(descending=True, stable=True)
         tests.append(Guesses(photo(val, index), classes[:NUM_GUESSES].tolist(), probabilities[:NUM_GUESSES].tolist()))
     return Figure4(
-        f"{subject.run_dir.resolve().name}, {subject.checkpoint.name}",
-        layer,
-        of_val.values.shape[1],
-        class_names(subject),
-        tests,
-        [
-            Neighbours(photo(val, index), [photo(train, int(one)) for one in places[row]], distances[row].tolist())
+        title=f"{subject.run_dir.resolve().name}, {subject.checkpoint.name}",
+        layer=layer,
+        dimensions=of_val.values.shape[1],
+        names=read_class_names(subject),
+        tests=tests,
+        queries=[
+            Neighbours(
+                photo(val, index), [photo(train, int(near)) for near in neighbours[row]], distances[row].tolist()
+            )
             for index, row in zip(asked, rows, strict=True)
         ],
-        precision_of(places[rows], val.labels[asked], train.labels),
-        precision_of(places[in_count], val.labels[wanted[in_count]], train.labels),
+        shown=count_precision(neighbours[rows], val.labels[asked], train.labels),
+        validation=count_precision(neighbours[is_evaluated], val.labels[wanted[is_evaluated]], train.labels),
     )
 
 
-def _counted(num_images: int, base: Features, seed: int) -> NDArray[np.int64]:
-    """The validation images whose neighbours are counted."""
+def _choose_evaluated(num_images: int, base: Features, seed: int) -> NDArray[np.int64]:
+    """Indices of the validation images whose neighbours are counted."""
     count = min(num_images, max(1, int(WORK / base.values.size)))
     drawn = numpy_stream("figure4", seed, "counted").choice(num_images, count, replace=False)
     return np.sort(drawn).astype(np.int64)
 
 
 def summarise(figure: Figure4) -> dict[str, Any]:
-    """How often the class is right, and how often neighbours have the query's class, in percent."""
+    """Numbers of images whose class is right, and shares in percent of neighbours with the query's class."""
     right = [test.photograph.label in test.classes[:1] for test in figure.tests]
     among = [test.photograph.label in test.classes for test in figure.tests]
 
-    def numbers(one: Precision) -> dict[str, float]:
+    def list_numbers(precision: Precision) -> dict[str, float]:
         return {
-            "precision_at_1": one.at_1,
-            f"precision_at_{one.k}": one.at_k,
-            "by_chance": one.by_chance,
-            "queries": one.num_queries,
+            "precision_at_1": precision.at_1,
+            f"precision_at_{precision.k}": precision.at_k,
+            "by_chance": precision.by_chance,
+            "queries": precision.num_queries,
         }
 
     return {
@@ -163,8 +140,8 @@ def summarise(figure: Figure4) -> dict[str, Any]:
         "images": len(figure.tests),
         "images_right": sum(right),
         "images_right_among_5": sum(among),
-        "shown": numbers(figure.shown),
-        "validation": numbers(figure.validation),
+        "shown": list_numbers(figure.shown),
+        "validation": list_numbers(figure.validation),
     }
 
 
@@ -176,9 +153,9 @@ def write_figure4(figure: Figure4, path: Path) -> list[Path]:
         for rank, (label, p) in enumerate(zip(test.classes, test.probabilities, strict=True), 1):
             is_right = int(label == image.label)
             rows.append(["classes", image.name, rank, figure.names[label], "", f"{p:.6g}", "", is_right])
-    for found in figure.queries:
-        query = found.query
-        for rank, (near, distance) in enumerate(zip(found.nearest, found.distances, strict=True), 1):
+    for neighbours in figure.queries:
+        query = neighbours.query
+        for rank, (near, distance) in enumerate(zip(neighbours.nearest, neighbours.distances, strict=True), 1):
             name, is_right = figure.names[near.label], int(near.label == query.label)
             rows.append(["neighbours", query.name, rank, name, near.name, "", f"{distance:.6g}", is_right])
     heads = ["part", "image", "rank", "class", "neighbour", "probability", "distance", "is_right"]
@@ -220,20 +197,21 @@ def _draw_tests(panel: Any, figure: Figure4, rows: int) -> None:
 
 
 def _draw_queries(panel: Any, figure: Figure4) -> None:
-    one = figure.validation
+    precision = figure.validation
     panel.suptitle(
         f"validation images (first column) and the training images nearest to them in {figure.layer}\n"
-        f"bold: the query's class; of {counted(one.num_queries, 'validation image')}, {one.at_1:.0f} % of the "
-        f"nearest have it and {one.at_k:.0f} % of the {one.k} nearest (by chance {one.by_chance:.0f} %)",
+        f"bold: the query's class; of {counted(precision.num_queries, 'validation image')}, {precision.at_1:.0f} % "
+        f"of the nearest have it and {precision.at_k:.0f} % of the {precision.k} nearest (by chance "
+        f"{precision.by_chance:.0f} %)",
         size=9.5,
     )
     # An empty column keeps the queries apart.
     count = len(figure.queries[0].nearest)
     grid = panel.add_gridspec(len(figure.queries), count + 2, width_ratios=[1, 0.08] + [1] * count)
-    for row, found in enumerate(figure.queries):
-        for column, shown in enumerate([found.query, *found.nearest]):
+    for row, neighbours in enumerate(figure.queries):
+        for column, shown in enumerate([neighbours.query, *neighbours.nearest]):
             axes = panel.add_subplot(grid[row, column + (column > 0)])
             axes.imshow(shown.pixels, interpolation="antialiased")
             axes.axis("off")
-            weight = "bold" if shown.label == found.query.label else "normal"
+            weight = "bold" if shown.label == neighbours.query.label else "normal"
             axes.set_title(shorten(figure.names[shown.label], 16), size=7.5, weight=weight, pad=2)

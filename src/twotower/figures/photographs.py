@@ -1,4 +1,4 @@
-"""Photographs in figures: read, named, chosen, and drawn with what a network takes them for."""
+"""Photographs in figures: read, named, chosen, and drawn with their most likely classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,11 +39,12 @@ class Guesses:
     probabilities: list[float]
 
 
-def class_names(subject: Subject) -> list[str]:
+def read_class_names(subject: Subject) -> list[str]:
     """Names that people understand, from the words of the data set where it has them (`name_classes`)."""
     root, classes = find_root(subject.config.data), subject.dataset.classes
     described = read_dataset_json(root)["classes"] if is_prepared(root) else []
-    words = {name: one["words"] for name, one in zip(classes, described, strict=False) if one.get("words")}
+    described_classes = zip(classes, described, strict=False)
+    words = {name: entry["words"] for name, entry in described_classes if entry.get("words")}
     return name_classes(classes, words)
 
 
@@ -52,19 +53,19 @@ def shorten(name: str, longest: int = LONGEST) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}…"
 
 
-def photograph(dataset: DataSet, images: Split, index: int, crop_size: int) -> Photograph:
-    """Raises: ValueError naming a file that cannot be decoded."""
+def read_photograph(dataset: DataSet, images: Split, index: int, crop_size: int) -> Photograph:
+    """The image as the network sees it. Raises: ValueError naming a file that cannot be decoded."""
     try:
-        whole = cut_square(decode_image(images.read(index).tobytes()), dataset.size)
+        square = cut_square(decode_image(images.read(index).tobytes()), dataset.size)
     except UnusableError as error:
         raise ValueError(f"{images.name(index)} cannot be drawn ({error}); choose another image.") from error
     begin = (dataset.size - crop_size) // 2
-    pixels = whole[begin : begin + crop_size, begin : begin + crop_size]
+    pixels = square[begin : begin + crop_size, begin : begin + crop_size]
     return Photograph(pixels, images.name(index), int(images.labels[index]))
 
 
 def find_image(images: Split, given: str) -> int:
-    """The place of an image of a split that is given by its place, or by its name with or without folder and ending.
+    """The index of an image of a split that is given by its index, or by its name with or without folder and ending.
 
     Raises: ValueError if there is none, or there are several.
     """
@@ -74,20 +75,20 @@ def find_image(images: Split, given: str) -> int:
         return int(given)
 
     def is_meant(name: str) -> bool:
-        return any(f"/{one}".endswith(f"/{given}") for one in (name, name.rpartition(".")[0]))
+        return any(f"/{form}".endswith(f"/{given}") for form in (name, name.rpartition(".")[0]))
 
-    found = [index for index in range(len(images)) if is_meant(images.name(index))]
-    if not found:
+    matches = [index for index in range(len(images)) if is_meant(images.name(index))]
+    if not matches:
         raise ValueError(
-            f"no image of the validation set is called {given}; give a name such as {images.name(0)}, or a place "
+            f"no image of the validation set is called {given}; give a name such as {images.name(0)}, or an index "
             f"from 0 to {len(images) - 1}."
         )
-    if len(found) > 1:
+    if len(matches) > 1:
         raise ValueError(
-            f"{len(found)} images of the validation set are called {given}; give the folder too, as in "
-            f"{images.name(found[0])}."
+            f"{len(matches)} images of the validation set are called {given}; give the folder too, as in "
+            f"{images.name(matches[0])}."
         )
-    return found[0]
+    return matches[0]
 
 
 def choose_images(images: Split, given: Sequence[str], count: int, seed: int, purpose: str) -> list[int]:
@@ -96,9 +97,9 @@ def choose_images(images: Split, given: Sequence[str], count: int, seed: int, pu
     Raises: ValueError for an image that is not there.
     """
     if given:
-        return [find_image(images, one) for one in given]
+        return [find_image(images, name) for name in given]
     stream = numpy_stream("figure4", seed, purpose)
-    return sorted(int(one) for one in stream.choice(len(images), min(count, len(images)), replace=False))
+    return sorted(int(index) for index in stream.choice(len(images), min(count, len(images)), replace=False))
 
 
 def draw_guesses(
@@ -107,7 +108,7 @@ def draw_guesses(
     """An image above the bars of its most likely classes, as on the left of the paper's figure.
 
     Args:
-        axes: of the image, and of the bars.
+        axes: axes of the image, and of the bars.
         guesses: a class's name, its probability 0..1, and whether it is known to be the right one.
     """
     image, bars = axes

@@ -9,11 +9,11 @@ from twotower.evaluation.trained import TrainedNetwork
 from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import PER_ROW, draw_guesses
 
-MOST_DRAWN = 64  # photographs in a picture; a taller one is too large to be looked at
+MOST_DRAWN = 64  # most photographs of a picture; a taller one cannot be taken in
 
 
 def write_predictions(predictions: Sequence[Prediction], trained: TrainedNetwork, path: Path) -> list[Path]:
-    """Writes the drawing and, beside it, NAME.csv: each photograph's likeliest classes. Returns what was written."""
+    """Writes the drawing and, beside it, NAME.csv: each photograph's likeliest classes. Returns their paths."""
     names = name_classes(trained.classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = (
@@ -32,11 +32,12 @@ def _draw(predictions: Sequence[Prediction], names: Sequence[str], title: str, p
     rows = -(-len(predictions) // columns)
     figure = pyplot.figure(figsize=(max(2.3 * columns, 3.4), 3.3 * rows + 0.5), layout="constrained")
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[1.9, 1] * rows)
-    for number, one in enumerate(predictions):
+    for number, prediction in enumerate(predictions):
         row, column = divmod(number, columns)
         axes = figure.add_subplot(grid[2 * row, column]), figure.add_subplot(grid[2 * row + 1, column])
-        guesses = [(names[place], p, False) for place, p in zip(one.classes, one.probabilities, strict=True)]
-        draw_guesses(axes, one.pixels, Path(one.file).name, guesses)
+        likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
+        guesses = [(names[label], probability, False) for label, probability in likeliest]
+        draw_guesses(axes, prediction.pixels, Path(prediction.file).name, guesses)
         if number + columns >= len(predictions):
             axes[1].set_xlabel("probability", size=8)
     figure.suptitle(title, size=9)

@@ -49,3 +49,8 @@ def split_common(paths: Sequence[Path]) -> tuple[str, list[str]]:
         common += 1
     folder = str(Path(*parts[0][:common])) if common else ""
     return folder, [str(Path(*names[common:])) for names in parts]
+
+
+def signed(difference: float) -> str:
+    """`+1.70`, `-0.16`, `0.00`: two digits, and a sign unless they are all zero."""
+    return f"{difference:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")

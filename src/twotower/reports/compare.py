@@ -15,16 +15,16 @@ from scipy import stats
 
 from twotower.config import Config
 from twotower.ground.words import counted
-from twotower.reports.collect import FINISHED, Found
+from twotower.reports.counterpart import BASELINE, COUNTERPARTS, find_counterpart, list_overridden
 from twotower.reports.labbook import difference_of, read_labbook
-from twotower.reports.labbook_page import BASELINE, COUNTS_FOR, counts_for, overridden
+from twotower.reports.run import FinishedRun, Run, Trace, list_finished
 from twotower.runs.variants import changes_of, labels_of, names_of, settings_of
 
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
 VIEWS = ("centre", "ten")
 TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
-_TOLD = 3  # runs that are named where none is finished
+_NAMED = 3  # most runs that an error names where none is finished
 _ALIKE = 1e-9  # difference of errors in percent that rounding leaves
 
 
@@ -32,8 +32,8 @@ _ALIKE = 1e-9  # difference of errors in percent that rounding leaves
 class Estimate:
     """Statistics of `count` values: mean, standard deviation (n - 1), and the interval of the mean; in percent.
 
-    One value has neither spread nor interval; values that are all alike have no interval, as errors come in steps and
-    their agreement is chance.
+    One value has neither spread nor interval. Values that are all alike have no interval: errors come in steps, so
+    that their agreement is chance.
     """
 
     mean: float
@@ -73,19 +73,14 @@ class Group:
 
     label: str
     config: Config
-    runs: list[Found]
+    runs: list[FinishedRun]
     changes: list[str]
     unfinished: int = 0
 
     def values(self, view: str, measure: str) -> dict[int, float]:
         """Seed -> error in percent, of the runs that were evaluated in this view."""
-        found = {}
-        for run in self.runs:
-            assert run.config is not None
-            assert run.errors is not None
-            if view in run.errors:
-                found[run.config.seed] = run.errors[view][MEASURES.index(measure)]
-        return found
+        index = MEASURES.index(measure)
+        return {run.config.seed: run.errors[view][index] for run in self.runs if view in run.errors}
 
     def error(self, view: str, measure: str) -> Estimate | None:
         values = list(self.values(view, measure).values())
@@ -93,7 +88,7 @@ class Group:
 
     def mean_of(self, key: str) -> float:
         """The mean of one value of summary.json over the group's runs."""
-        return mean(run.summary[key] for run in self.runs if run.summary is not None)
+        return mean(run.summary[key] for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class Comparison:
 
     @property
     def baseline_name(self) -> str:
-        """The baseline in a title: its network where it has no ablation, as its label `none` would say nothing."""
+        """The baseline in a title: its label, or its network where the label would be `none`, which says nothing."""
         return self.baseline.config.network.name if self.baseline.label == "none" else self.baseline.label
 
     def difference(self, group: Group, view: str, measure: str) -> Estimate | None:
@@ -131,17 +126,19 @@ class Recorded:
 
 
 def recorded_difference(group: Group, baseline: Group) -> Recorded | None:
-    """What the lab book has for this network or ablation, where nothing else was changed, and where the baseline is
-    the run of 2012 that the lab book compares with.
+    """The difference that the lab book has for this network or ablation.
+
+    None where something else was changed as well, or the baseline is not the run of 2012 that the lab book compares
+    with.
     """
-    name = counts_for(group.config)
-    is_paper = counts_for(baseline.config) == BASELINE and not overridden(baseline.config)
-    if name is None or name == BASELINE or not is_paper or group.changes or overridden(group.config):
+    name = find_counterpart(group.config)
+    is_paper = find_counterpart(baseline.config) == BASELINE and not list_overridden(baseline.config)
+    if name is None or name == BASELINE or not is_paper or group.changes or list_overridden(group.config):
         return None
     entries = read_labbook()
     for entry in entries:
         points = difference_of(entry, entries)
-        if entry.run in COUNTS_FOR[name] and entry.view == "10-view" and points is not None:
+        if entry.run in COUNTERPARTS[name] and entry.view == "10-view" and points is not None:
             return Recorded(entry.run, *points)
     return None
 
@@ -153,7 +150,7 @@ def _choose_baseline(configs: list[Config]) -> int:
     return (paper or plain or [0])[0]
 
 
-def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
+def compare(runs: Sequence[Trace], baseline: str | None = None) -> Comparison:
     """Groups the finished runs.
 
     Args:
@@ -163,33 +160,23 @@ def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
     Raises: ValueError if no run is finished, two runs are the same experiment with the same seed, or no group has
     the label.
     """
-    gathered: list[tuple[dict[str, Any], list[Found]]] = []
-    for run in runs:
-        if run.config is None:
-            continue
-        settings = settings_of(run.config)
-        same = next((members for one, members in gathered if one == settings), None)
-        if same is None:
-            gathered.append((settings, [run]))
-        else:
-            same.append(run)
-    done = [(settings, members) for settings, members in gathered if any(m.status == FINISHED for m in members)]
-    if not done:
-        reasons = [f"{run.name} is {run.status}: {run.remark}" for run in runs[:_TOLD]]
+    experiments = [members for members in _gather(runs) if list_finished(members)]
+    if not experiments:
+        reasons = [f"{run.name} is {run.status}: {run.remark}" for run in runs[:_NAMED]]
         raise ValueError(
             f"of {counted(len(runs), 'run')} none is finished, so there is nothing to compare "
             f"({'; '.join(reasons)}); the command that started them goes on with those that were stopped."
         )
-    for _, members in done:
-        _check_seeds([run for run in members if run.status == FINISHED])
-    configs = [members[0].config for _, members in done if members[0].config is not None]
+    for members in experiments:
+        _check_seeds(list_finished(members))
+    configs = [members[0].config for members in experiments]
     first = _choose_baseline(configs)
     if baseline is not None:
         labels = labels_of(configs, configs[first])
         if baseline not in labels:
             raise ValueError(f"baseline={baseline} is no group of these runs; choose one of {', '.join(labels)}.")
         first = labels.index(baseline)
-    groups = _grouped([members for _, members in done], configs, configs[first])
+    groups = _make_groups(experiments, configs, configs[first])
     ordered = [groups[first], *(group for i, group in enumerate(groups) if i != first)]
     remarks = [
         f"{group.label} differs from the baseline in more than its name says, so its difference has two causes"
@@ -199,10 +186,24 @@ def compare(runs: Sequence[Found], baseline: str | None = None) -> Comparison:
     return Comparison(ordered, remarks)
 
 
-def _check_seeds(runs: Sequence[Found]) -> None:
-    by_seed: dict[int, Found] = {}
+def _gather(runs: Sequence[Trace]) -> list[list[Run]]:
+    """The runs that differ in the seed alone, together."""
+    experiments: list[tuple[dict[str, Any], list[Run]]] = []
     for run in runs:
-        assert run.config is not None
+        if not isinstance(run, Run):
+            continue
+        settings = settings_of(run.config)
+        same = next((members for known, members in experiments if known == settings), None)
+        if same is None:
+            experiments.append((settings, [run]))
+        else:
+            same.append(run)
+    return [members for _, members in experiments]
+
+
+def _check_seeds(runs: Sequence[FinishedRun]) -> None:
+    by_seed: dict[int, FinishedRun] = {}
+    for run in runs:
         twin = by_seed.setdefault(run.config.seed, run)
         if twin is not run:
             raise ValueError(
@@ -211,10 +212,9 @@ def _check_seeds(runs: Sequence[Found]) -> None:
             )
 
 
-def _grouped(done: list[list[Found]], configs: list[Config], base: Config) -> list[Group]:
+def _make_groups(experiments: list[list[Run]], configs: list[Config], base: Config) -> list[Group]:
     groups = []
-    for members, config, label in zip(done, configs, labels_of(configs, base), strict=True):
-        finished = [run for run in members if run.status == FINISHED]
-        finished.sort(key=lambda run: run.config.seed if run.config is not None else 0)
+    for members, config, label in zip(experiments, configs, labels_of(configs, base), strict=True):
+        finished = sorted(list_finished(members), key=lambda run: run.config.seed)
         groups.append(Group(label, config, finished, changes_of(config, base), len(members) - len(finished)))
     return groups

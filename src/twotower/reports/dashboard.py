@@ -1,7 +1,7 @@
-"""The W&B dashboard of a project of runs, as code: what is shown, of which metrics, in which order.
+"""The W&B dashboard of a project of runs, as code; its panels are in `dashboard_panels`.
 
-Built with the wandb-workspaces package (`pip install -e '.[dashboard]'`), which needs neither key nor network until
-a workspace is saved. A panel can only show what `wandb_mirror` writes: `check_metrics` compares the two.
+It is built with the wandb-workspaces package (`pip install -e '.[dashboard]'`), which needs neither key nor network
+until a workspace is saved. A panel can show only what `wandb_mirror` writes; `check_metrics` compares the two.
 """
 
 import os
@@ -10,46 +10,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
-from twotower.reports.labbook import difference_of, read_labbook
-from twotower.reports.labbook_page import COUNTS_FOR, signed
-from twotower.runs.mirrors.keys import (
-    DIFFERENCES,
-    FIGURES,
-    IMAGES,
-    PICTURE,
-    PREDICTIONS,
-    SIZES,
-    kernels_key,
-    list_figures,
-    list_metrics,
-    list_summary_keys,
-)
+from twotower.reports.dashboard_panels import STEP, VARIANT, Panels, PanelSection
+from twotower.runs.mirrors.keys import list_figures, list_metrics, list_summary_keys
 from twotower.runs.mirrors.wandb_settings import DEFAULT_PROJECT
 
-STEP = "train/step"
-VARIANT = "variant"  # the key of a run's configuration that colours and bars stand for
 
-
-def differences_of_2012() -> str:
-    """Markdown: what each change cost in 2012, in points of error against its baseline, from the lab book."""
-    entries = read_labbook()
-    ours = {run: name for name, runs in COUNTS_FOR.items() for run in runs}
-    lines = ["### 2012: differences to the baseline", ""]
-    lines += ["| here | 2012: run and change | view | top-1 | top-5 |", "|---|---|---|---|---|"]
-    for entry in entries:
-        points = difference_of(entry, entries)
-        if points is not None:
-            top1, top5 = (signed(one) for one in points)
-            about = f"{entry.run} against {entry.baseline}: {entry.change}"
-            lines.append(f"| {ours.get(entry.run, '')} | {about} | {entry.view} | {top1} | {top5} |")
-    lines += [
-        "",
-        "Points of error in percent; ILSVRC-2010 and 2012, as the lab book says. Other images, other errors.",
-    ]
-    return "\n".join(lines)
-
-
-def _packages() -> tuple[Any, Any]:
+def _import_packages() -> tuple[Any, Any]:
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces
@@ -65,95 +31,12 @@ def build(settings: DashboardConfig) -> Any:
 
     Raises: ValueError if wandb-workspaces is not installed, or a panel shows what no run of the network writes.
     """
-    workspaces, panels = _packages()
-    network = settings.network
-    layers, towers = list(network.layers), [f"tower{tower}" for tower in range(network.towers)]
-    by_variant = {"groupby": panels.Config(VARIANT), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-
-    def line(title: str, unit: str, *metrics: str, **options: Any) -> Any:
-        return panels.LinePlot(title=title, x=STEP, y=list(metrics), title_x="steps", title_y=unit, **options)
-
-    def bars(title: str, metric: str, unit: str = "%") -> Any:
-        return panels.BarPlot(title=title, metrics=[metric], title_x=unit, **by_variant)
-
-    def media(title: str, *keys: str) -> Any:
-        return panels.MediaBrowser(title=title, media_keys=list(keys), gallery_axis="step")
-
-    sweep = [
-        line("validation top-1 error by network and ablation", "%", "validation/top1_error", **by_variant),
-        line("validation top-5 error by network and ablation", "%", "validation/top5_error", **by_variant),
-        line("validation loss by network and ablation", "nats", "validation/loss", **by_variant),
-        bars("lowest validation top-1 error", "best_top1_error"),
-        bars("lowest validation top-5 error", "best_top5_error"),
-        bars("time of the training steps", "seconds", "seconds"),
-    ]
-    training = [
-        line("train loss", "nats", "train/loss"),
-        line("train top-1 error", "%", "train/top1_error"),
-        line("train top-5 error", "%", "train/top5_error"),
-        line("learning rate", "", "train/learning_rate", log_y=True),
-        line("speed", "images/s", "train/images_per_second"),
-        line("epochs", "", "train/epoch"),
-    ]
-    side_by_side = [
-        line(
-            f"{tower}: mean {size}",
-            f"mean |{size}|",
-            *(f"scales/{tower}/{layer}/{size}" for layer in layers),
-            log_y=True,
-        )
-        for size in SIZES
-        for tower in towers
-    ]
-    for title, unit, key in (
-        (f"colour selectivity of {layers[0]}", "0 grey, 0.667 random, 1 colour", f"scales/%s/{layers[0]}/colour"),
-        ("peak memory", "MiB", "memory/%s"),
-    ):
-        side_by_side += [line(f"{tower}: {title}", unit, key % tower) for tower in towers]
-    exchange = [
-        line("wait for the other tower, a step", "ms", "train/exchange_wait_ms"),
-        line("bytes from tower 0 to tower 1, a step", "bytes", "train/exchange_bytes"),
-        line("wait for images, a step", "ms", "train/input_wait_ms"),
-    ]
-    pictures = [
-        media(f"{layers[0]}: tower 0 above tower 1" if len(towers) == 2 else layers[0], kernels_key(network)),
-        media("validation images with the likeliest classes", IMAGES),
-        panels.WeavePanelSummaryTable(table_name=PREDICTIONS),
-        media("what the network is fed", PICTURE),
-        media("drawn afterwards by launch/figure.py", *(f"figures/{name}" for name in FIGURES)),
-    ]
-    ablations = [
-        bars("top-1 error, centre crop", "centre/top1_error"),
-        bars("top-1 error, mean of ten crops", "ten/top1_error"),
-        bars("top-5 error, centre crop", "centre/top5_error"),
-        bars("top-5 error, mean of ten crops", "ten/top5_error"),
-        media(
-            "differences with intervals, and those of 2012, by launch/report.py",
-            *(f"figures/{name}" for name in DIFFERENCES),
-        ),
-        panels.MarkdownPanel(markdown=differences_of_2012()),
-    ]
-    sections = [
-        ("Sweep: networks and ablations compared", sweep, 3),
-        ("Training", training, 3),
-        ("The two towers side by side" if len(towers) == 2 else "The tower", side_by_side, len(towers)),
-        ("The exchange", exchange, 3),
-        ("Kernels and images", pictures, 2),
-        ("Ablations: ours, and the differences of 2012", ablations, 2),
-    ]
-    found = workspaces.Workspace(
+    workspaces, panels = _import_packages()
+    workspace = workspaces.Workspace(
         entity=settings.entity or os.environ.get("WANDB_ENTITY") or "",
         project=settings.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
         name=settings.name,
-        sections=[
-            workspaces.Section(
-                name=name,
-                panels=part,
-                is_open=True,
-                layout_settings=workspaces.SectionLayoutSettings(columns=columns, rows=-(-len(part) // columns)),
-            )
-            for name, part, columns in sections
-        ],
+        sections=[_lay_out(section, workspaces) for section in Panels(panels, settings.network).make_sections()],
         settings=workspaces.WorkspaceSettings(x_axis=STEP),
         runset_settings=workspaces.RunsetSettings(
             filters="" if settings.group is None else workspaces.And(workspaces.Metric("Group") == settings.group),
@@ -161,11 +44,21 @@ def build(settings: DashboardConfig) -> Any:
             pinned_columns=["summary:best_top1_error", "summary:ten/top1_error", "config:seed.value"],
         ),
     )
-    check_metrics(found, network)
-    return found
+    check_metrics(workspace, settings.network)
+    return workspace
 
 
-def metrics_in(panel: Any) -> list[str]:
+def _lay_out(section: PanelSection, workspaces: Any) -> Any:
+    rows = -(-len(section.panels) // section.columns)
+    return workspaces.Section(
+        name=section.title,
+        panels=section.panels,
+        is_open=True,
+        layout_settings=workspaces.SectionLayoutSettings(columns=section.columns, rows=rows),
+    )
+
+
+def list_panel_metrics(panel: Any) -> list[str]:
     """The metrics, pictures and tables that a panel shows; the x axis is one of them."""
     kind = type(panel).__name__
     if kind == "LinePlot":
@@ -175,7 +68,7 @@ def metrics_in(panel: Any) -> list[str]:
     return [shown] if isinstance(shown, str) else list(shown)
 
 
-def panels_of(workspace: Any) -> Iterator[tuple[str, Any]]:
+def list_panels(workspace: Any) -> Iterator[tuple[str, Any]]:
     """Each section's name with each of its panels."""
     for section in workspace.sections:
         for panel in section.panels:
@@ -185,8 +78,8 @@ def panels_of(workspace: Any) -> Iterator[tuple[str, Any]]:
 def check_metrics(workspace: Any, network: NetworkConfig) -> None:
     """Raises: ValueError naming the first panel with a metric that no run of the network writes."""
     known = {STEP, *list_metrics(network), *list_summary_keys(), *list_figures()}
-    for section, panel in panels_of(workspace):
-        for metric in metrics_in(panel):
+    for section, panel in list_panels(workspace):
+        for metric in list_panel_metrics(panel):
             if metric not in known:
                 near = get_close_matches(metric, known, 1)
                 meant = f"; {near[0]} may be meant" if near else ""
@@ -196,11 +89,11 @@ def check_metrics(workspace: Any, network: NetworkConfig) -> None:
 def describe(workspace: Any) -> list[str]:
     """A line for each section, and an indented one for each of its panels: kind, title, metrics."""
     lines, last = [], None
-    for section, panel in panels_of(workspace):
+    for section, panel in list_panels(workspace):
         if section != last:
             lines.append(section)
             last = section
-        shown = metrics_in(panel)
+        shown = list_panel_metrics(panel)
         if type(panel).__name__ == "LinePlot":
             shown = [metric for metric in shown if metric != STEP]
         text = ", ".join(shown) if len(shown) < 4 else f"{shown[0]}, ... {shown[-1]} ({len(shown)} metrics)"

@@ -1,13 +1,11 @@
 """The report of sweeps and runs, in one folder: report.html, table.md, table.csv, runs.csv, summary.json, pictures.
 
 Runs (`collect`) become groups and differences (`compare`), tables and pictures (`tables`, `spreadsheets`,
-`summary`, `pictures`), and then a page (`page`).
+`summary`, `pictures`), and then a page (`contents`, `page`).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -16,104 +14,51 @@ from twotower.config import Config, EvaluateConfig, ReportConfig
 from twotower.config.places import short_place
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.ground.files import write_json
-from twotower.ground.words import counted, counted_epochs
-from twotower.reports.collect import FINISHED, Found, check_one_data_set, describe_data, find_runs
+from twotower.reports.collect import find_runs
 from twotower.reports.compare import Comparison, compare
-from twotower.reports.labbook_page import as_rows, make_page
-from twotower.reports.page import MARK, Cell, Page, Section, Table, render
-from twotower.reports.pictures import draw, draw_of_run
-from twotower.reports.spreadsheets import write_runs_csv, write_table_csv
+from twotower.reports.contents import Contents, gather_contents
+from twotower.reports.data_sets import check_one_data_set
+from twotower.reports.page import MARK, render
+from twotower.reports.pictures import draw_of_run, draw_pictures
+from twotower.reports.run import Run, Trace, list_finished
+from twotower.reports.spreadsheets import groups_spreadsheet, runs_spreadsheet
 from twotower.reports.summary import summarise
-from twotower.reports.tables import (
-    as_markdown,
-    colour_table,
-    commands_table,
-    differences_table,
-    errors_table,
-    has_kernels,
-    runs_table,
-)
+from twotower.reports.table import as_csv
+from twotower.reports.tables import has_kernels
 from twotower.runs.mirrors.open_mirrors import log_figures_of_several
 from twotower.training.sweep import file_name
 
 PAGE = "report.html"
-# Tells an earlier report from a folder of something else, also when it was interrupted.
+# It distinguishes an earlier report from a folder of something else, also when the report was interrupted.
 _UNFINISHED = f"<!DOCTYPE html>{MARK}<title>unfinished</title><p>The same command makes this report again.</p>"
 
 
-def _labbook_section(comparison: Comparison) -> tuple[Section, list[str]]:
-    """Lists groups that differ from the baseline in their names alone: others are no run of the lab book.
+def make_report(settings: ReportConfig) -> Path:
+    """Writes the report. Returns the path of its page.
 
-    Without tables, and with a remark, where none of ours was measured on the paper's images: what is left of them
-    would be the lab book alone.
+    Raises: ValueError for a folder without runs, runs of different data sets, no finished run, an unknown baseline,
+    or an output that holds something else.
     """
-    runs = [run for group in comparison.groups if not group.changes for run in group.runs if has_kernels(run)]
-    page = make_page([str(run.run_dir) for run in runs])
-    title = "The lab book of 2012, and ours"
-    if not page.has_comparable:
-        remark = (
-            "The lab book of 2012 is left out, as none of these runs was evaluated on the images of ILSVRC; python "
-            "launch/labbook.py prints it."
-        )
-        return Section(title), [remark]
-    tables = []
-    for name, heads, rows in as_rows(page):
-        # A report numbers its tables itself, so the paper's numbers stand behind.
-        name = re.sub(r"^(Table \d+): (.*)", r"\2 (\1 of the paper)", name)
-        tables.append(Table(name, heads, [[Cell(text) for text in row] for row in rows]))
-    what = "Top-1 / top-5 error in percent. Ours are headed by the images that they were measured on."
-    return Section(title, [what, *page.remarks], tables, []), []
-
-
-def _complete(runs: Sequence[Found], settings: ReportConfig) -> list[str]:
-    """Evaluates and draws what was asked for and is missing. Returns what could not be done."""
-    remarks = []
-    for run in runs:
-        if run.status != FINISHED or not has_kernels(run) or run.errors is None:
-            continue
-        try:
-            if settings.evaluate and "ten" not in run.errors:
-                print(f"evaluating {run.name} in ten crops", flush=True)
-                evaluate_run(EvaluateConfig(run=str(run.run_dir), crops="ten", data_root=settings.data_root))
-            if settings.figures:
-                print(f"drawing {run.name}", flush=True)
-                draw_of_run(run, settings.data_root)
-        except (ValueError, OSError) as error:
-            remarks.append(f"{run.name}: {error}")
-    return remarks
-
-
-def _lead(runs: Sequence[Found], comparison: Comparison, roots: Sequence[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    for run in runs:
-        counts[run.status] = counts.get(run.status, 0) + 1
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    base = comparison.baseline
-    config = base.config
-    name = f"{config.network.name}, {base.label}"
-    if base.label == "none":
-        name = f"{config.network.name} without an ablation (none in the tables)"
-    how = f"width {config.network.width:g}, batches of {counted(config.optim.batch_size, 'image')}"
-    return [
-        f"{counted(len(runs), 'run')} in {', '.join(roots)}: {told}. Trained on {describe_data(base.runs[0])}.",
-        f"The baseline is {name}: {how}, {counted_epochs(base.mean_of('epochs'))}.",
-        f"Made on {datetime.now():%Y-%m-%d %H:%M}.",
-    ]
-
-
-def _write_config(config: Config, path: Path) -> None:
-    """Without the places where runs and data happened to lie."""
-    root, weights = config.data.root, config.initial_weights
-    name = None if root is None or config.data.kind == "shapes" else Path(root).name
-    here = replace(
-        config,
-        data=replace(config.data, root=name, cache=None),
-        initial_weights=replace(weights, path=None if weights.path is None else short_place(weights.path)),
-        run_dir=None,
-        sweep_dir=None,
-        resume="none",
-    )
-    OmegaConf.save(OmegaConf.structured(here), path)
+    folder = Path(settings.output)
+    if folder.exists() and not _may_be_written(folder):
+        raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
+    folders = _without_files(settings.folders)
+    runs = find_runs(folders, settings.data_root)
+    check_one_data_set(runs)
+    compare(runs, settings.baseline)  # raises for runs that cannot be compared, before anything is computed
+    undone = _complete(runs, settings)
+    if settings.evaluate or settings.figures:
+        verified = {run.run_dir: run.manifest for run in runs if isinstance(run, Run)}
+        runs = find_runs(folders, settings.data_root, verified)
+    comparison = compare(runs, settings.baseline)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PAGE).write_text(_UNFINISHED, encoding="utf-8")
+    pictures = draw_pictures(folder, runs, comparison)
+    contents = gather_contents(folders, runs, comparison, pictures, undone)
+    _write(folder, runs, comparison, contents)
+    drawn, base = {figure.png.stem: figure.png for figure in pictures.list_figures()}, comparison.baseline
+    log_figures_of_several(base.runs[0].run_dir, base.config, folder, drawn, name=folder.resolve().name)
+    return folder / PAGE
 
 
 def _may_be_written(folder: Path) -> bool:
@@ -136,56 +81,49 @@ def _without_files(folders: Sequence[str]) -> list[str]:
     return [path for path in folders if path not in files]
 
 
-def make_report(settings: ReportConfig) -> Path:
-    """Writes the report. Returns the path of its page.
+def _complete(runs: Sequence[Trace], settings: ReportConfig) -> list[str]:
+    """Makes missing evaluations and drawings that are asked for. Returns remarks on those that failed."""
+    remarks = []
+    for run in list_finished(runs):
+        if not has_kernels(run):
+            continue
+        try:
+            if settings.evaluate and "ten" not in run.errors:
+                print(f"evaluating {run.name} in ten crops", flush=True)
+                evaluate_run(EvaluateConfig(run=str(run.run_dir), crops="ten", data_root=settings.data_root))
+            if settings.figures:
+                print(f"drawing {run.name}", flush=True)
+                draw_of_run(run, settings.data_root)
+        except (ValueError, OSError) as error:
+            remarks.append(f"{run.name}: {error}")
+    return remarks
 
-    Raises: ValueError for a folder without runs, runs of different data sets, no finished run, an unknown baseline,
-    or an output that holds something else.
-    """
-    folder = Path(settings.output)
-    if folder.exists() and not _may_be_written(folder):
-        raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
-    folders = _without_files(settings.folders)
-    runs = find_runs(folders, settings.data_root)
-    check_one_data_set(runs)
-    compare(runs, settings.baseline)  # what is wrong with them is said before anything is computed
-    undone = _complete(runs, settings)
-    if settings.evaluate or settings.figures:
-        runs = find_runs(folders, settings.data_root, {run.run_dir: run.manifest for run in runs})
-    comparison = compare(runs, settings.baseline)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PAGE).write_text(_UNFINISHED, encoding="utf-8")
-    figures, remarks = draw(folder, runs, comparison)
-    errors, differences, commands = (
-        errors_table(comparison),
-        differences_table(comparison),
-        commands_table(comparison),
-    )
-    all_runs, colour, (labbook, left_out) = runs_table(runs), colour_table(runs), _labbook_section(comparison)
-    main_tables = [errors, *([differences] if len(comparison.groups) > 1 else [])]
-    sections = [
-        Section("Comparison", [*comparison.remarks, *remarks, *undone], main_tables, figures["comparison"]),
-        Section("Curves", [], [], figures["curves"]),
-        Section("Colour in the first layer", [], [colour] if colour is not None else [], figures["colour"]),
-        Section("More of these runs", [], [], figures["runs"]),
-        Section("Runs and commands", [], [all_runs, commands], []),
-        labbook,
-    ]
-    lead = [*_lead(runs, comparison, folders), *left_out]
-    kept = [section for section in sections if section.tables or section.figures]
-    page = Page("twotower: " + ", ".join(Path(root).resolve().name for root in folders), lead, kept)
-    write_table_csv(comparison, folder / "table.csv")
-    write_runs_csv(runs, folder / "runs.csv")
+
+def _write(folder: Path, runs: Sequence[Trace], comparison: Comparison, contents: Contents) -> None:
+    """Writes all files but the pictures, the page last."""
+    texts = {
+        "table.csv": as_csv(groups_spreadsheet(comparison)),
+        "runs.csv": as_csv(runs_spreadsheet(runs)),
+        "table.md": contents.as_markdown(),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     write_json(folder / "summary.json", summarise(runs, comparison))
     for group in comparison.groups:
         _write_config(group.config, folder / f"config-{file_name(group.label)}.yaml")
-    parts = [*lead, *comparison.remarks, *remarks, *undone, *(as_markdown(one) for one in main_tables)]
-    parts += [as_markdown(one) for one in (all_runs, commands, *([colour] if colour is not None else []))]
-    parts += [as_markdown(table) for table in labbook.tables]
-    text = f"# {page.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n"
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    (folder / PAGE).write_text(render(page), encoding="utf-8")
-    drawn = {figure.png.stem: figure.png for several in figures.values() for figure in several}
-    base = comparison.baseline
-    log_figures_of_several(base.runs[0].run_dir, base.config, folder, drawn, name=folder.resolve().name)
-    return folder / PAGE
+    (folder / PAGE).write_text(render(contents.make_page()), encoding="utf-8")
+
+
+def _write_config(config: Config, path: Path) -> None:
+    """Writes the configuration without the places where runs and data happened to lie."""
+    root, weights = config.data.root, config.initial_weights
+    name = None if root is None or config.data.kind == "shapes" else Path(root).name
+    without_places = replace(
+        config,
+        data=replace(config.data, root=name, cache=None),
+        initial_weights=replace(weights, path=None if weights.path is None else short_place(weights.path)),
+        run_dir=None,
+        sweep_dir=None,
+        resume="none",
+    )
+    OmegaConf.save(OmegaConf.structured(without_places), path)

@@ -1,123 +1,160 @@
-"""The pictures of a report, drawn from its runs or taken from what launch/figure.py left in them."""
+"""The pictures of a report: drawn from its runs, or copied from the figures that launch/figure.py left in them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from twotower.config import EvaluateConfig
 from twotower.evaluation import predictions
 from twotower.evaluation.evaluate import open_subject
-from twotower.figures.activations import make_activations, write_activations
 from twotower.figures.colour import Course, write_colour
-from twotower.figures.confusion import confusion_of, write_confusion
 from twotower.figures.curves import MAX_LINES, write_curves
-from twotower.figures.figure1 import LEVEL, curves_of, summarise, write_figure1
-from twotower.figures.figure3 import write_figure3
-from twotower.figures.figure4 import make_figure4, write_figure4
-from twotower.reports.collect import FINISHED, Found
-from twotower.reports.compare import VIEWS, Comparison
+from twotower.figures.prepare_figure import (
+    prepare_activations,
+    prepare_confusion,
+    prepare_figure1,
+    prepare_figure3,
+    prepare_figure4,
+)
+from twotower.reports.compare import VIEWS, Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
-from twotower.reports.tables import CROPS, colour_of, has_kernels, kernels_of
-from twotower.runs import checkpoint
+from twotower.reports.run import FinishedRun, Run, Trace
+from twotower.reports.tables import CROPS, has_kernels, measure_colour, read_kernels_once
+from twotower.runs.checkpoint import find, read_manifest
+from twotower.runs.history import History
 from twotower.training.sweep import file_name
 
-OWN = ("figure3", "confusion")  # figures of one run that a report draws afresh
+DRAWN_HERE = ("figure3", "confusion")  # figures of one run that a report draws afresh
 
 
-def _figure(folder: Path, name: str, title: str, caption: str = "") -> Figure:
-    return Figure(title, folder / f"{name}.png", caption, f"{name}.csv" if (folder / f"{name}.csv").exists() else "")
+@dataclass(frozen=True)
+class Pictures:
+    """Figures by the section of the report that shows them, and remarks on what they leave out."""
+
+    comparison: list[Figure]
+    curves: list[Figure]
+    colour: list[Figure]
+    runs: list[Figure]
+    remarks: list[str]
+
+    def list_figures(self) -> list[Figure]:
+        return [*self.comparison, *self.curves, *self.colour, *self.runs]
 
 
-def draw(folder: Path, runs: Sequence[Found], comparison: Comparison) -> tuple[dict[str, list[Figure]], list[str]]:
-    """Draws what the runs allow. Returns figures by section, and what could not be drawn."""
-    figures: dict[str, list[Figure]] = {"comparison": [], "curves": [], "colour": [], "runs": []}
-    remarks = []
+def draw_pictures(folder: Path, runs: Sequence[Trace], comparison: Comparison) -> Pictures:
+    """Draws all pictures that the runs allow, as NAME.png with their numbers beside them."""
+    curves, remarks = _draw_curves(folder, runs, comparison)
+    kernels, confusions = [], []
+    for group in comparison.groups:
+        example = next((run for run in group.runs if has_kernels(run)), None)
+        if example is not None:
+            kernels.append(_draw_kernels(folder, group, example))
+            confusions += _draw_confusion(folder, group, example)
+    copies = [figure for group in comparison.groups for run in group.runs for figure in _copy(folder, group, run)]
+    return Pictures(
+        comparison=_draw_differences(folder, comparison),
+        curves=[curves, *_draw_figure1(folder, comparison)],
+        colour=[*_draw_courses(folder, comparison), *kernels],
+        runs=[*confusions, *copies],
+        remarks=remarks,
+    )
+
+
+def _make_figure(folder: Path, name: str, title: str, caption: str = "") -> Figure:
+    """The figure that is drawn at NAME.png, with NAME.csv where it has one."""
+    data = f"{name}.csv" if (folder / f"{name}.csv").exists() else ""
+    return Figure(title, folder / f"{name}.png", caption, data)
+
+
+def _draw_differences(folder: Path, comparison: Comparison) -> list[Figure]:
+    figures = []
     for view in VIEWS:
         if any(comparison.difference(group, view, "top1_error") for group in comparison.groups[1:]):
             name = f"differences-{view}"
             draw_differences(comparison, view, folder / f"{name}.png")
             caption = "Lines: 95 % confidence intervals of the mean over seeds; diamonds: the lab book of 2012."
-            figures["comparison"].append(_figure(folder, name, f"What each change costs, {CROPS[view]}", caption))
-    histories = [(run.history, group.label) for group in comparison.groups for run in group.runs]
-    begun = [(run.history, f"{run.name} ({run.status})") for run in runs if run.status != FINISHED]
-    drawn = [(history, label) for history, label in histories + begun if history is not None]
-    if len({label for _, label in drawn}) > MAX_LINES:
-        remarks.append(f"the curves show the first {MAX_LINES} groups")
-        shown = list(dict.fromkeys(label for _, label in drawn))[:MAX_LINES]
-        drawn = [(history, label) for history, label in drawn if label in shown]
-    write_curves([history for history, _ in drawn], folder / "curves.png", [label for _, label in drawn])
-    figures["curves"].append(_figure(folder, "curves", "Loss, errors and learning rate by epoch"))
-    figures["curves"] += _figure1(folder, comparison)
-    courses = [
-        Course(group.label, run.config.seed, kernels_of(run.run_dir).history)
-        for group in comparison.groups
-        for run in group.runs
-        if run.config is not None and colour_of(run) is not None and kernels_of(run.run_dir).history
+            figures.append(_make_figure(folder, name, f"What each change costs, {CROPS[view]}", caption))
+    return figures
+
+
+def _draw_curves(folder: Path, runs: Sequence[Trace], comparison: Comparison) -> tuple[Figure, list[str]]:
+    """The curves of all groups and of the runs that have not finished, and a remark if there are too many."""
+    drawn: list[tuple[History, str]] = [
+        (run.history, group.label) for group in comparison.groups for run in group.runs
     ]
-    if courses:
-        write_colour(courses, folder / "colour.png")
-        figures["colour"].append(_figure(folder, "colour", "Colour selectivity of both towers by step"))
-    for group in comparison.groups:
-        run = next((run for run in group.runs if has_kernels(run)), None)
-        if run is None:
-            continue
-        name = f"figure3-{file_name(group.label)}"
-        write_figure3(kernels_of(run.run_dir), folder / f"{name}.png")
-        figures["colour"].append(
-            _figure(folder, name, f"conv1 of {group.label}", f"Run {run.name}; Figure 3 of the paper.")
-        )
-        figures["runs"] += _confusion(folder, group.label, run)
-    for group in comparison.groups:
-        for run in group.runs:
-            figures["runs"] += _drawn_before(folder, group.label, run)
-    return figures, remarks
+    for run in runs:
+        if isinstance(run, Run) and not isinstance(run, FinishedRun) and run.history is not None:
+            drawn.append((run.history, f"{run.name} ({run.status})"))
+    labels, remarks = list(dict.fromkeys(label for _, label in drawn)), []
+    if len(labels) > MAX_LINES:
+        remarks.append(f"the curves show the first {MAX_LINES} groups")
+        drawn = [(history, label) for history, label in drawn if label in labels[:MAX_LINES]]
+    write_curves([history for history, _ in drawn], folder / "curves.png", [label for _, label in drawn])
+    return _make_figure(folder, "curves", "Loss, errors and learning rate by epoch"), remarks
 
 
-def _figure1(folder: Path, comparison: Comparison) -> list[Figure]:
+def _draw_figure1(folder: Path, comparison: Comparison) -> list[Figure]:
     """Figure 1, where the runs are of its network."""
-    histories = [run.history for group in comparison.groups for run in group.runs if run.history is not None]
+    histories = [run.history for group in comparison.groups for run in group.runs]
     if any(history.config.network.name != "cifar_four_layer" for history in histories):
         return []
     try:
-        curves = curves_of(histories)
+        figure1 = prepare_figure1(histories)
     except ValueError:
         return []  # other things differ as well: then these runs are no Figure 1
-    write_figure1(curves, LEVEL, folder / "figure1.png")
-    ratios = summarise(curves)["ratios_to_relu"]
-    told = [f"{name} takes {one['mean']:.2f} times as many epochs to 25 % as ReLU" for name, one in ratios.items()]
-    return [_figure(folder, "figure1", "Figure 1: training error by epoch", "; ".join(told))]
+    figure1.write(folder / "figure1.png")
+    return [_make_figure(folder, "figure1", "Figure 1: training error by epoch", figure1.caption)]
 
 
-def _confusion(folder: Path, label: str, run: Found) -> list[Figure]:
-    """From stored predictions, where the run has them."""
-    path = checkpoint.find(run.run_dir)
-    stored = predictions.path_of(run.run_dir, path.name, "val", "centre")
-    identity, manifest = predictions.read_identity(stored), checkpoint.read_manifest(path)
+def _draw_courses(folder: Path, comparison: Comparison) -> list[Figure]:
+    courses = [
+        Course(group.label, run.config.seed, read_kernels_once(run.run_dir).history)
+        for group in comparison.groups
+        for run in group.runs
+        if measure_colour(run) is not None and read_kernels_once(run.run_dir).history
+    ]
+    if not courses:
+        return []
+    write_colour(courses, folder / "colour.png")
+    return [_make_figure(folder, "colour", "Colour selectivity of both towers by step")]
+
+
+def _draw_kernels(folder: Path, group: Group, run: FinishedRun) -> Figure:
+    name = f"figure3-{file_name(group.label)}"
+    prepare_figure3(read_kernels_once(run.run_dir)).write(folder / f"{name}.png")
+    return _make_figure(folder, name, f"conv1 of {group.label}", f"Run {run.name}; Figure 3 of the paper.")
+
+
+def _draw_confusion(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
+    """The confusion of a run whose predictions of its last checkpoint are stored."""
+    path = find(run.run_dir)
+    file = predictions.path_of(run.run_dir, path.name, "val", "centre")
+    identity, manifest = predictions.read_identity(file), read_manifest(path)
     if identity is None or identity["checkpoint"] != manifest.sha256:
         return []
-    one = predictions.read(stored, identity)
-    assert one is not None
-    name = f"confusion-{file_name(label)}"
-    confusion = confusion_of(one.log_probabilities, one.labels, manifest.classes)
-    write_confusion(confusion, f"{run.name}, centre crop", folder / f"{name}.png")
-    return [_figure(folder, name, f"Classes taken for each other: {label}", f"Run {run.name}.")]
+    centre = predictions.read(file, identity)
+    assert centre is not None
+    name, title = f"confusion-{file_name(group.label)}", f"{run.name}, centre crop"
+    confusion = prepare_confusion(title, centre.log_probabilities, centre.labels, manifest.classes)
+    confusion.write(folder / f"{name}.png")
+    return [_make_figure(folder, name, f"Classes taken for each other: {group.label}", f"Run {run.name}.")]
 
 
-def _drawn_before(folder: Path, label: str, run: Found) -> list[Figure]:
-    """Lists what launch/figure.py drew of a run, except what the report draws itself."""
-    found = []
+def _copy(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
+    """Copies the figures that launch/figure.py drew of a run, except those that the report draws itself."""
+    figures = []
     for picture in sorted((run.run_dir / "figures").glob("*.png")):
-        if picture.stem in OWN:
+        if picture.stem in DRAWN_HERE:
             continue
-        assert run.config is not None
-        name = f"{picture.stem}-{file_name(f'{label},seed={run.config.seed}')}"
+        name = f"{picture.stem}-{file_name(f'{group.label},seed={run.config.seed}')}"
         for file in picture.parent.glob(f"{picture.stem}.*"):
             (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
-        found.append(_figure(folder, name, f"{picture.stem}: {label}", f"Run {run.name}."))
-    return found
+        figures.append(_make_figure(folder, name, f"{picture.stem}: {group.label}", f"Run {run.name}."))
+    return figures
 
 
-def draw_of_run(run: Found, data_root: str | None = None) -> None:
+def draw_of_run(run: Trace, data_root: str | None = None) -> None:
     """Figure 4 and the maps of the first layer, as launch/figure.py draws them, unless they are there.
 
     Args:
@@ -131,6 +168,6 @@ def draw_of_run(run: Found, data_root: str | None = None) -> None:
         subject = open_subject(str(run.run_dir), EvaluateConfig(run=str(run.run_dir), data_root=data_root))
         folder.mkdir(exist_ok=True)
         if "figure4" in missing:
-            write_figure4(make_figure4(subject, [], [], 0), folder / "figure4.png")
+            prepare_figure4(subject).write(folder / "figure4.png")
         if "activations" in missing:
-            write_activations(make_activations(subject, None, None), folder / "activations.png")
+            prepare_activations(subject).write(folder / "activations.png")

@@ -36,7 +36,7 @@ def other_training(config: Config, name: str) -> list[str]:
     """Rate, batch and schedule where the run of 2012 had others.
 
     Args:
-        name: the key of `labbook_page.COUNTS_FOR`.
+        name: the key of `counterpart.COUNTERPARTS`.
 
     Returns: "optim.batch_size=512 for 128" and the like.
     """

@@ -5,71 +5,74 @@ from collections.abc import Sequence
 from typing import Any
 
 from twotower.figures import figure3
-from twotower.reports.collect import FINISHED, Found, describe_data
 from twotower.reports.compare import MEASURES, VIEWS, Comparison, Estimate, Group, recorded_difference
-from twotower.reports.tables import colour_of, kernels_of, repeating_command
+from twotower.reports.data_sets import describe_data
+from twotower.reports.run import FinishedRun, Trace, list_finished
+from twotower.reports.tables import measure_colour, read_kernels_once, repeating_command
 
 
-def _rounded(one: Estimate) -> dict[str, Any]:
+def _round(estimate: Estimate) -> dict[str, Any]:
     return {
-        "runs": one.count,
-        "mean": round(one.mean, 4),
-        "spread": None if one.spread is None else round(one.spread, 4),
+        "runs": estimate.count,
+        "mean": round(estimate.mean, 4),
+        "spread": None if estimate.spread is None else round(estimate.spread, 4),
     }
 
 
-def _error(one: Estimate | None) -> dict[str, Any] | None:
-    return None if one is None else _rounded(one)
+def _summarise_error(error: Estimate | None) -> dict[str, Any] | None:
+    return None if error is None else _round(error)
 
 
-def _difference(one: Estimate | None) -> dict[str, Any] | None:
-    if one is None:
+def _summarise_difference(difference: Estimate | None) -> dict[str, Any] | None:
+    if difference is None:
         return None
-    low, high = (None, None) if one.interval is None else (round(bound, 4) for bound in one.interval)
-    return _rounded(one) | {"low": low, "high": high}
+    low, high = (None, None) if difference.interval is None else (round(bound, 4) for bound in difference.interval)
+    return _round(difference) | {"low": low, "high": high}
 
 
-def _colour(run: Found) -> dict[str, Any]:
-    found = figure3.summarise(kernels_of(run.run_dir))
-    return {key: found[key] for key in ("mean_selectivity", "more_colour")}
+def _summarise_colour(run: FinishedRun) -> dict[str, Any]:
+    summary = figure3.summarise(read_kernels_once(run.run_dir))
+    return {key: summary[key] for key in ("mean_selectivity", "more_colour")}
 
 
-def _group(comparison: Comparison, group: Group) -> dict[str, Any]:
+def _summarise_group(comparison: Comparison, group: Group) -> dict[str, Any]:
     recorded = recorded_difference(group, comparison.baseline)
     keys = [(view, measure) for view in VIEWS for measure in MEASURES]
     return {
         "network": group.config.network.name,
         "ablation": group.config.ablation,
-        "seeds": [run.config.seed for run in group.runs if run.config is not None],
-        "errors": {f"{measure}_{view}": _error(group.error(view, measure)) for view, measure in keys},
+        "seeds": [run.config.seed for run in group.runs],
+        "errors": {f"{measure}_{view}": _summarise_error(group.error(view, measure)) for view, measure in keys},
         "differences": {
-            f"{measure}_{view}": _difference(comparison.difference(group, view, measure)) for view, measure in keys
+            f"{measure}_{view}": _summarise_difference(comparison.difference(group, view, measure))
+            for view, measure in keys
         },
         "recorded_2012": None
         if recorded is None
         else {"run": recorded.run} | {measure: round(getattr(recorded, measure), 4) for measure in MEASURES},
-        "colour_selectivity": {run.name: _colour(run) for run in group.runs if colour_of(run) is not None},
+        "colour_selectivity": {
+            run.name: _summarise_colour(run) for run in group.runs if measure_colour(run) is not None
+        },
         "images_per_second": round(group.mean_of("images_per_second"), 1),
         "seconds": round(group.mean_of("seconds"), 1),
         "command": repeating_command(group),
     }
 
 
-def _versions(runs: Sequence[Found]) -> list[dict[str, str]]:
-    """Each combination of versions that the runs were made with, once."""
-    found: list[dict[str, str]] = []
-    for run in runs:
-        path = run.run_dir / "versions.json"
+def _list_versions(runs: Sequence[Trace]) -> list[dict[str, str]]:
+    """Each combination of versions that the finished runs were made with, once."""
+    combinations: list[dict[str, str]] = []
+    for run in list_finished(runs):
         try:
-            versions = json.loads(path.read_text()) if run.status == FINISHED else {}
+            versions = json.loads((run.run_dir / "versions.json").read_text())
         except (OSError, ValueError):
-            versions = {}
-        if versions and versions not in found:
-            found.append(versions)
-    return found
+            continue
+        if versions and versions not in combinations:
+            combinations.append(versions)
+    return combinations
 
 
-def summarise(runs: Sequence[Found], comparison: Comparison) -> dict[str, Any]:
+def summarise(runs: Sequence[Trace], comparison: Comparison) -> dict[str, Any]:
     """Errors in percent, differences in percentage points, colour selectivity of tower 0 and tower 1 of each run."""
     counts: dict[str, int] = {}
     for run in runs:
@@ -78,6 +81,6 @@ def summarise(runs: Sequence[Found], comparison: Comparison) -> dict[str, Any]:
         "data": describe_data(comparison.baseline.runs[0]),
         "runs": counts,
         "baseline": comparison.baseline.label,
-        "groups": {group.label: _group(comparison, group) for group in comparison.groups},
-        "versions": _versions(runs),
+        "groups": {group.label: _summarise_group(comparison, group) for group in comparison.groups},
+        "versions": _list_versions(runs),
     }

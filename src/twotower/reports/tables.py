@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from twotower.figures.figure3 import Kernels, read_kernels, summarise
-from twotower.ground.words import counted, epochs_done, format_duration
-from twotower.reports.collect import FINISHED, NOT_APPLICABLE, Found
+from twotower.ground.words import counted, epochs_done, format_duration, signed
 from twotower.reports.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, recorded_difference
-from twotower.reports.labbook_page import signed
-from twotower.reports.page import Cell, Table
+from twotower.reports.run import FinishedRun, Run, Trace, list_finished
+from twotower.reports.table import Cell, Table
+from twotower.runs.status import Status
 
 CROPS = {"centre": "centre", "ten": "ten crops"}
 
@@ -19,19 +19,26 @@ def percent(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _estimate_cell(one: Estimate | None, *, is_difference: bool = False) -> Cell:
-    """Mean and spread, or a difference with its interval."""
-    if one is None:
+def _error_cell(error: Estimate | None) -> Cell:
+    """Mean and spread."""
+    if error is None:
         return Cell("")
-    if not is_difference:
-        return Cell(percent(one.mean), one.mean, "" if one.spread is None else f"± {one.spread:.2f}")
-    kind = ("good" if one.mean < 0 else "bad") if one.excludes_zero else ""
-    if one.interval is None:
-        why = "one seed: no interval" if one.count == 1 else f"{counted(one.count, 'seed')} alike: no interval"
-        return Cell(signed(one.mean), one.mean, why)
-    low, high = one.interval
-    text = f"{signed(one.mean)} *" if one.excludes_zero else signed(one.mean)
-    return Cell(text, one.mean, f"{signed(low)} to {signed(high)}", kind)
+    return Cell(percent(error.mean), error.mean, "" if error.spread is None else f"± {error.spread:.2f}")
+
+
+def _difference_cell(difference: Estimate | None) -> Cell:
+    """Mean and interval."""
+    if difference is None:
+        return Cell("")
+    mean, count = difference.mean, difference.count
+    if difference.interval is None:
+        why = "one seed: no interval" if count == 1 else f"{counted(count, 'seed')} alike: no interval"
+        return Cell(signed(mean), mean, why)
+    low, high = difference.interval
+    interval = f"{signed(low)} to {signed(high)}"
+    if not difference.excludes_zero:
+        return Cell(signed(mean), mean, interval)
+    return Cell(f"{signed(mean)} *", mean, interval, "good" if mean < 0 else "bad")
 
 
 def repeating_command(group: Group) -> str:
@@ -39,11 +46,11 @@ def repeating_command(group: Group) -> str:
     config = group.config
     if config.command is None:
         return ""
-    kept = [word for word in shlex.split(config.command) if not word.startswith("seed=")]
-    seeds = [run.config.seed for run in group.runs if run.config is not None]
+    words = [word for word in shlex.split(config.command) if not word.startswith("seed=")]
+    seeds = [run.config.seed for run in group.runs]
     if len(seeds) > 1:
-        kept.insert(2, "-m")
-    return shlex.join([*kept, f"seed={','.join(str(seed) for seed in seeds)}"])
+        words.insert(2, "-m")
+    return shlex.join([*words, f"seed={','.join(str(seed) for seed in seeds)}"])
 
 
 def errors_table(comparison: Comparison) -> Table:
@@ -53,9 +60,9 @@ def errors_table(comparison: Comparison) -> Table:
     for group in comparison.groups:
         count, memory = len(group.runs), [run.megabytes for run in group.runs if run.megabytes]
         note = f"{group.unfinished} more not finished" if group.unfinished else ""
-        seeds = ", ".join(str(run.config.seed) for run in group.runs if run.config is not None)
-        errors = [_estimate_cell(group.error(view, measure)) for view in VIEWS for measure in MEASURES]
-        peaks = [max(one[tower] for one in memory) for tower in range(len(memory[0]))] if memory else []
+        seeds = ", ".join(str(run.config.seed) for run in group.runs)
+        errors = [_error_cell(group.error(view, measure)) for view in VIEWS for measure in MEASURES]
+        peaks = [max(towers[tower] for towers in memory) for tower in range(len(memory[0]))] if memory else []
         megabytes = Cell(" / ".join(f"{peak:.0f}" for peak in peaks), peaks[0] if peaks else None)
         speed, seconds = group.mean_of("images_per_second"), group.mean_of("seconds")
         rows.append(
@@ -77,10 +84,10 @@ def errors_table(comparison: Comparison) -> Table:
     return Table("Errors", heads, rows, note)
 
 
-def pairs_of(comparison: Comparison, group: Group) -> list[int]:
-    """How many seeds the difference to the baseline has, in the centre crop and in ten crops."""
-    found = [comparison.difference(group, view, MEASURES[0]) for view in VIEWS]
-    counts = [0 if one is None else one.count for one in found]
+def count_pairs(comparison: Comparison, group: Group) -> list[int]:
+    """Numbers of seeds that the difference to the baseline has: in the centre crop and, if there are any, in ten."""
+    differences = [comparison.difference(group, view, MEASURES[0]) for view in VIEWS]
+    counts = [0 if difference is None else difference.count for difference in differences]
     return counts if counts[1] else counts[:1]
 
 
@@ -97,9 +104,9 @@ def differences_table(comparison: Comparison) -> Table:
             values = (recorded.top1_error, recorded.top5_error)
             of_2012 = [Cell(signed(value), value, f"run {recorded.run}") for value in values]
         differences = [comparison.difference(group, view, measure) for view in VIEWS for measure in MEASURES]
-        pairs = pairs_of(comparison, group)
+        pairs = count_pairs(comparison, group)
         shown = " / ".join(str(count) for count in dict.fromkeys(pairs))
-        cells = [_estimate_cell(one, is_difference=True) for one in differences]
+        cells = [_difference_cell(difference) for difference in differences]
         rows.append(
             [
                 Cell(group.label),
@@ -127,64 +134,70 @@ def commands_table(comparison: Comparison) -> Table:
     return Table("Commands that repeat them", ["network, ablation", "command"], rows)
 
 
-def runs_table(runs: Sequence[Found]) -> Table:
+_KINDS = {Status.FINISHED: "", Status.NOT_APPLICABLE: "muted"}  # kinds of the cells of a status; all others are bad
+
+
+def _result_cells(run: FinishedRun) -> list[Cell]:
+    """Errors in both views, lowest top-1 error, speed and time."""
+    pairs = [run.errors.get(view) for view in VIEWS]
+    errors = [Cell("") if pair is None else Cell(percent(pair[i]), pair[i]) for pair in pairs for i in (0, 1)]
+    best, speed, seconds = (run.summary.get(key) for key in ("best_top1_error", "images_per_second", "seconds"))
+    return [
+        *errors,
+        Cell("") if best is None else Cell(percent(best), best),
+        Cell("") if speed is None else Cell(f"{speed:.0f}", speed),
+        Cell("") if seconds is None else Cell(format_duration(seconds), seconds),
+    ]
+
+
+def runs_table(runs: Sequence[Trace]) -> Table:
     """A row for each run and job, whatever became of it."""
-    heads = ["run", "status", "seed", *(f"{TITLES[m]} %, {CROPS[v]}" for v in VIEWS for m in MEASURES)]
-    heads += ["best top-1 %", "images/s", "time", "remark"]
-    rows = []
-    for run in runs:
-        errors = run.errors or {}
-        pairs = [errors.get(view) for view in VIEWS]
-        cells = [Cell("") if pair is None else Cell(percent(pair[i]), pair[i]) for pair in pairs for i in (0, 1)]
-        summary, kind = run.summary or {}, "" if run.status == FINISHED else "bad"
-        best, speed, seconds = (summary.get(key) for key in ("best_top1_error", "images_per_second", "seconds"))
-        rows.append(
-            [
-                Cell(run.name),
-                Cell(run.status, kind="muted" if run.status == NOT_APPLICABLE else kind),
-                Cell("") if run.config is None else Cell(str(run.config.seed), run.config.seed),
-                *cells,
-                Cell("") if best is None else Cell(percent(best), best),
-                Cell("") if speed is None else Cell(f"{speed:.0f}", speed),
-                Cell("") if seconds is None else Cell(format_duration(seconds), seconds),
-                Cell(run.remark),
-            ]
-        )
-    return Table("All runs", heads, rows)
+    results = [*(f"{TITLES[m]} %, {CROPS[v]}" for v in VIEWS for m in MEASURES), "best top-1 %", "images/s", "time"]
+    rows = [
+        [
+            Cell(run.name),
+            Cell(run.status, kind=_KINDS.get(run.status, "bad")),
+            Cell(str(run.config.seed), run.config.seed) if isinstance(run, Run) else Cell(""),
+            *(_result_cells(run) if isinstance(run, FinishedRun) else [Cell("")] * len(results)),
+            Cell(run.remark),
+        ]
+        for run in runs
+    ]
+    return Table("All runs", ["run", "status", "seed", *results, "remark"], rows)
 
 
 @cache
-def kernels_of(run_dir: Path) -> Kernels:
-    """Read once, as several tables and pictures need them."""
+def read_kernels_once(run_dir: Path) -> Kernels:
+    """`read_kernels` for the several tables and pictures that need them."""
     return read_kernels(run_dir)
 
 
-def has_kernels(run: Found) -> bool:
+def has_kernels(run: FinishedRun) -> bool:
     """Whether a run has a checkpoint that can be read."""
-    if run.status != FINISHED or not run.has_checkpoint:
+    if not run.has_checkpoint:
         return False
     try:
-        kernels_of(run.run_dir)
+        read_kernels_once(run.run_dir)
     except ValueError:
         return False
     return True
 
 
-def colour_of(run: Found) -> list[float] | None:
+def measure_colour(run: FinishedRun) -> list[float] | None:
     """Mean colour selectivity of conv1 in tower 0 and tower 1; None without two towers or a checkpoint."""
-    if not has_kernels(run) or run.config is None or run.config.network.towers != 2:
+    if not has_kernels(run) or run.config.network.towers != 2:
         return None
-    means: list[float] = summarise(kernels_of(run.run_dir))["mean_selectivity"]
+    means: list[float] = summarise(read_kernels_once(run.run_dir))["mean_selectivity"]
     return means
 
 
-def colour_table(runs: Sequence[Found]) -> Table | None:
+def colour_table(runs: Sequence[Trace]) -> Table | None:
     """Colour selectivity of conv1 in both towers, a row for each run that has it."""
     rows = []
-    for run in runs:
-        means = colour_of(run)
+    for run in list_finished(runs):
+        means = measure_colour(run)
         if means is not None:
-            more = summarise(kernels_of(run.run_dir))["more_colour"]
+            more = summarise(read_kernels_once(run.run_dir))["more_colour"]
             values = (*means, abs(means[0] - means[1]), more["probability"], more["p_value"])
             rows.append([Cell(run.name), *(Cell(f"{value:.3f}", value) for value in values)])
     if not rows:
@@ -197,17 +210,3 @@ def colour_table(runs: Sequence[Found]) -> Table | None:
         "paper says that one tower becomes colour-agnostic and the other colour-specific in every run."
     )
     return Table("Colour selectivity of the towers", heads, rows, note)
-
-
-def as_markdown(table: Table) -> str:
-    """A table of GitHub's Markdown; small print stands in brackets."""
-
-    def text(cell: Cell) -> str:
-        shown = f"`{cell.text}`" if cell.kind == "command" else cell.text
-        return (f"{shown} ({cell.note})" if cell.note else shown).replace("|", "\\|")
-
-    numeric = [any(row[i].value is not None for row in table.rows) for i in range(len(table.heads))]
-    ruler = ["---:" if one else "---" for one in numeric]
-    lines = [table.heads, ruler, *([text(cell) for cell in row] for row in table.rows)]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"### {table.title}\n\n{body}\n" + (f"\n{table.note}\n" if table.note else "")

@@ -41,6 +41,7 @@ from twotower.runs.failure import (
 from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import group_in, settle
 from twotower.runs.rundir import LOCK
+from twotower.runs.status import Status
 
 SWEEPS = Path("sweeps")
 MAX_NAME = 120  # characters; file systems stop at 255 bytes
@@ -53,11 +54,10 @@ class Outcome:
     """The outcome of one job.
 
     Attributes:
-        status: done | skipped (it was done before) | not applicable | failed | unfinished (stopped, or not begun).
-        summary: what summary.json holds, of a job that is done.
+        summary: content of summary.json, of a job that is finished.
     """
 
-    status: str
+    status: Status
     summary: dict[str, Any] | None = None
     error: str = ""
 
@@ -188,13 +188,13 @@ class Sweep:
         """Reads the outcome of a job from its folder."""
         not_applicable, failure = read_not_applicable(job.run_dir), read_failure(job.run_dir)
         if not_applicable is not None:
-            return Outcome("not applicable", error=not_applicable["not_applicable"])
+            return Outcome(Status.NOT_APPLICABLE, error=not_applicable["not_applicable"])
         if failure is not None:
-            return Outcome("failed", error=failure["error"])
+            return Outcome(Status.FAILED, error=failure["error"])
         if not (job.run_dir / "summary.json").exists():
-            return Outcome("unfinished")
+            return Outcome(Status.UNFINISHED)
         summary = json.loads((job.run_dir / "summary.json").read_text())
-        return Outcome("skipped" if job.run_dir in self.done_before else "done", summary)
+        return Outcome(Status.SKIPPED if job.run_dir in self.done_before else Status.FINISHED, summary)
 
     def run_job(self, number: int, compose: Callable[[], Config], run: Callable[[Config], dict[str, Any]]) -> None:
         """Runs a job, or finds that it is finished; a failure is noted and told, and the sweep goes on.
@@ -247,12 +247,13 @@ class Sweep:
 
     def _progress(self, behind: int) -> str:
         outcomes = [self.outcome(job) for job in self.jobs]
-        count = {status: sum(one.status == status for one in outcomes) for status in ("failed", "not applicable")}
-        parts = [f"{sum(one.summary is not None for one in outcomes)} of {len(self.jobs)} done"]
-        parts += [f"{number} {status}" for status, number in count.items() if number]
+        parts = [f"{sum(outcome.summary is not None for outcome in outcomes)} of {len(self.jobs)} finished"]
+        for status in (Status.FAILED, Status.NOT_APPLICABLE):
+            count = sum(outcome.status == status for outcome in outcomes)
+            parts += [f"{count} {status}"] if count else []
         # Side by side, no job knows how long the others will take.
         if self.seconds and not self.elsewhere:
-            left = sum(one.status in ("unfinished", "failed") for one in outcomes[behind:])
+            left = sum(outcome.status in (Status.UNFINISHED, Status.FAILED) for outcome in outcomes[behind:])
             parts.append(f"about {format_duration(left * sum(self.seconds) / len(self.seconds))} left")
         return ", ".join(parts)
 
@@ -272,6 +273,8 @@ class Sweep:
         print_table(table, f"runs in {self.folder}")
 
     def exit_status(self) -> int:
-        """0 if all jobs are done, or at least one is and the others are not applicable."""
+        """0 if all jobs are finished, or at least one is and the others are not applicable."""
         statuses = {self.outcome(job).status for job in self.jobs}
-        return 0 if statuses & {"done", "skipped"} and not statuses & {"failed", "unfinished"} else 1
+        if statuses & {Status.FAILED, Status.UNFINISHED}:
+            return 1
+        return 0 if statuses & {Status.FINISHED, Status.SKIPPED} else 1

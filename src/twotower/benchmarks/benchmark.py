@@ -1,0 +1,43 @@
+"""All benchmarks: the input by itself, the two towers against one process, and training from each kind of input."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twotower.benchmarks.baseline import build_baseline
+from twotower.benchmarks.contest import add_medians
+from twotower.benchmarks.input import benchmark_input
+from twotower.benchmarks.input_files import make_files
+from twotower.benchmarks.tower_process import TOWERS
+from twotower.benchmarks.towers import benchmark_towers
+from twotower.config import BenchmarkConfig, check_bounds
+from twotower.distributed.world import cores
+from twotower.model.table import plan
+
+
+def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str, Any]:
+    """Runs all rounds. Returns the content of benchmark.json: per round and medians, units in the names.
+
+    Raises: ValueError for a part that is not known, or a folder that cannot be used.
+    """
+    check_bounds(settings)
+    plan(settings.network, settings.num_classes)
+    if settings.network.towers != TOWERS and settings.part != "input":
+        raise ValueError(
+            f"network={settings.network.name} is one tower, and there is nothing to compare it with; choose a "
+            "network of two towers, or part=input."
+        )
+    if settings.part in ("all", "towers"):
+        with torch.device("meta"):
+            build_baseline(settings.network, settings.num_classes)
+    results: dict[str, Any] = {"cores": cores()}
+    with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as scratch:
+        files = make_files(settings, Path(scratch), say)
+        if settings.part in ("all", "input"):
+            results["input"] = add_medians(benchmark_input(settings, files, say))
+        if settings.part in ("all", "towers", "training"):
+            results |= benchmark_towers(settings, files, Path(scratch), say)
+    return results

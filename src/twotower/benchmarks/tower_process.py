@@ -1,0 +1,106 @@
+"""The process of one of the two towers: it trains, and answers with the times of its turns."""
+
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from twotower.benchmarks.contest import Turn, timed
+from twotower.benchmarks.step_parts import time_parts
+from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, ScheduleConfig
+from twotower.data.batch import Feed
+from twotower.data.dataset import DataSet
+from twotower.data.feed import open_train
+from twotower.data.load_data import load
+from twotower.distributed.world import Place, die_with_parent, open_world
+from twotower.ground.memory import peak_megabytes
+from twotower.training.trainer import Trainer
+
+TOWERS = 2
+RATE = 1e-6  # learning rate at which the weights stay finite over any number of steps
+
+# Inputs of the towers in their turns. With `once` each tower decodes half of a batch, with `twice` both decode all.
+FEEDS = ("prepared once", "prepared twice", "raw once", "raw twice")
+
+
+def _trainer_config(settings: BenchmarkConfig, data: DataConfig) -> Config:
+    return Config(
+        network=settings.network,
+        data=data,
+        input=settings.input,
+        optim=settings.optim,
+        schedule=ScheduleConfig(rule="fixed", epochs=1_000_000),
+        logging=LoggingConfig(wandb="disabled"),
+        machine=settings.machine,
+        name="benchmark",
+    )
+
+
+def _synthetic(settings: BenchmarkConfig) -> DataConfig:
+    batch = settings.optim.batch_size
+    return DataConfig(kind="synthetic", num_train=batch * 100, num_val=batch, num_classes=settings.num_classes)
+
+
+def run_tower(
+    tower: int, settings: BenchmarkConfig, files: dict[str, DataConfig], rendezvous: str, pipe: Connection
+) -> None:
+    """Answers `synthetic`, `training` and `parts` with a Turn, until `end`."""
+    die_with_parent()
+    with open_world(settings.machine, Place(tower, TOWERS, tower, TOWERS), rendezvous) as world:
+        datasets = {name: load(data) for name, data in {"synthetic": _synthetic(settings), **files}.items()}
+        # One network serves all inputs, so that memory is that of one training.
+        config = _trainer_config(settings, _synthetic(settings))
+        trainer = Trainer(config, world, datasets["synthetic"], Path("."), None)
+        trainer.optimiser.set_rate(RATE)
+        while (request := pipe.recv()) != "end":
+            if request == "parts":
+                parts = time_parts(trainer, settings)
+                pipe.send(Turn(0.0, parts_ms=parts, peak_megabytes=peak_megabytes(world.device)))
+            elif request == "training":
+                pipe.send(Turn(0.0, series=_alternate(trainer, datasets, settings)))
+            else:
+                pipe.send(_time_steps(trainer, datasets[request], settings))
+
+
+def _step(trainer: Trainer, feed: Feed) -> None:
+    trainer.train_step(next(feed))
+
+
+def _time_steps(trainer: Trainer, dataset: DataSet, settings: BenchmarkConfig) -> Turn:
+    """Steps on one input, and the part of them that the tower waits for the other."""
+    world = trainer.world
+    with closing(open_train(dataset, settings.input, trainer.share, seed=0, first_step=0)) as feed:
+        step = partial(_step, trainer, feed)
+        step()  # fills buffers and caches
+        world.link.read_waited_ms()
+        seconds = timed(world.device, settings.steps, step)
+    waited = world.link.read_waited_ms() / settings.steps
+    trainer.window.pending.clear()
+    return Turn(seconds, waited, peak_megabytes=peak_megabytes(world.device))
+
+
+def _alternate(trainer: Trainer, datasets: dict[str, DataSet], settings: BenchmarkConfig) -> dict[str, list[float]]:
+    """Single steps from each kind of input in turn, so that a slow second of the machine hits all of them.
+
+    A step takes a batch out of a feed, which replaces it while that same step computes: its cost falls into the step.
+    """
+    world, series = trainer.world, {}
+    with ExitStack() as stack:
+        feeds = {}
+        for name in ("synthetic", *FEEDS):
+            kind, _, decoding = name.partition(" ")
+            if kind in datasets:
+                share = replace(trainer.share, partner=world.link if decoding == "once" else None)
+                feed = open_train(datasets[kind], settings.input, share, seed=0, first_step=0)
+                feeds[name] = stack.enter_context(closing(feed))
+                _step(trainer, feed)
+                series[name] = list[float]()
+        names = list(feeds)
+        for cycle in range(settings.steps):
+            for index in range(len(names)):
+                name = names[(index + cycle) % len(names)]  # none always follows the same one
+                series[name].append(timed(world.device, 1, partial(_step, trainer, feeds[name])))
+                trainer.window.pending.clear()
+    world.link.read_waited_ms()
+    return series

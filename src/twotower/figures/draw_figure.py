@@ -1,0 +1,162 @@
+"""Draws the figure that launch/figure.py is asked for: finds the runs, draws, writes, and hands it to the mirrors."""
+
+import glob
+from collections.abc import Callable
+from pathlib import Path
+
+from twotower.config import EvaluateConfig, FigureConfig
+from twotower.config.stored import read_config
+from twotower.evaluation.evaluate import Subject, open_subject, predictions_of
+from twotower.figures.figure3 import read_kernels
+from twotower.figures.prepare_figure import (
+    PreparedFigure,
+    prepare_activations,
+    prepare_confusion,
+    prepare_curves,
+    prepare_figure1,
+    prepare_figure3,
+    prepare_figure4,
+)
+from twotower.runs.failure import has_note
+from twotower.runs.history import History, read_history
+from twotower.runs.mirrors.open_mirrors import log_figures, log_figures_of_several
+
+SUFFIXES = (".png", ".svg", ".pdf")
+FOLDER = "figures"  # folder within a run
+
+
+def _open(settings: FigureConfig, run: Path) -> Subject:
+    return open_subject(str(run), EvaluateConfig(run=str(run), data_root=settings.data_root))
+
+
+def _read_histories(runs: list[Path]) -> list[History]:
+    return [read_history(run) for run in runs]
+
+
+def _prepare_confusion(settings: FigureConfig, run: Path) -> PreparedFigure:
+    subject = _open(settings, run)
+    centre = predictions_of(subject, EvaluateConfig(run=str(run)))["centre"]
+    title = f"{run.resolve().name}, {subject.checkpoint.name}, centre crop"
+    return prepare_confusion(title, centre.log_probabilities, centre.labels, subject.dataset.classes)
+
+
+OF_ONE_RUN: dict[str, Callable[[FigureConfig, Path], PreparedFigure]] = {
+    "figure3": lambda settings, run: prepare_figure3(read_kernels(run)),
+    "figure4": lambda settings, run: prepare_figure4(
+        _open(settings, run), settings.images, settings.queries, settings.seed
+    ),
+    "activations": lambda settings, run: prepare_activations(_open(settings, run), settings.layer, settings.image),
+    "confusion": _prepare_confusion,
+}
+OF_RUNS: dict[str, Callable[[FigureConfig, list[Path]], PreparedFigure]] = {
+    "figure1": lambda settings, runs: prepare_figure1(_read_histories(runs), settings.level),
+    "curves": lambda settings, runs: prepare_curves(_read_histories(runs)),
+}
+FIGURES = (*OF_RUNS, *OF_ONE_RUN)
+OPTIONS = {  # option -> figures that have it, where not every figure has
+    "level": ("figure1",),
+    "images": ("figure4",),
+    "queries": ("figure4",),
+    "seed": ("figure4",),
+    "layer": ("activations",),
+    "image": ("activations",),
+    "data_root": ("figure4", "activations", "confusion"),
+}
+
+
+def draw_figure(settings: FigureConfig, say: Callable[[str], None]) -> None:
+    """Draws the figure, says its numbers, and says which files were written.
+
+    Raises: ValueError for settings that fit no figure, or runs that cannot be drawn; OSError for a file that cannot
+    be written.
+    """
+    _check(settings)
+    folders = _find_folders(settings)
+    if settings.figure in OF_RUNS:
+        figure, path = OF_RUNS[settings.figure](settings, folders), Path(f"{settings.figure}.png")
+    else:
+        _check_one_run(settings, folders)
+        figure = OF_ONE_RUN[settings.figure](settings, folders[0])
+        path = Path()
+    for line in figure.lines:
+        say(line)
+    if settings.output is not None:
+        path = Path(settings.output)
+    elif settings.figure in OF_ONE_RUN:
+        # The folder is made when there is something to put into it.
+        path = _make_place(folders[0], _name_file(settings))
+    written = figure.write(path)
+    say(f"written: {', '.join(str(path) for path in written)}")
+    if (folders[0] / "config.yaml").exists():  # figure3 also draws bare checkpoints
+        run, drawn = folders[0].resolve(), {settings.figure: written[0]}
+        if settings.figure in OF_RUNS:
+            log_figures_of_several(run, read_config(run), run, drawn)  # the first run stands for all
+        else:
+            log_figures(run, read_config(run), drawn)
+
+
+def _check(settings: FigureConfig) -> None:
+    """Raises: ValueError for a figure, an option or a file that is not possible."""
+    if settings.figure not in FIGURES:
+        raise ValueError(f"{settings.figure} is not known; choose one of {', '.join(FIGURES)}.")
+    for option, figures in OPTIONS.items():
+        if settings.figure not in figures and getattr(settings, option) != getattr(FigureConfig(), option):
+            raise ValueError(f"{option}= is for {', '.join(figures)}; {settings.figure} has no such option.")
+    if settings.output is not None:
+        output = Path(settings.output)
+        if output.suffix not in SUFFIXES or not output.absolute().parent.is_dir():
+            raise ValueError(f"output={output} must end in one of {', '.join(SUFFIXES)}, in a folder that exists.")
+
+
+def _check_one_run(settings: FigureConfig, folders: list[Path]) -> None:
+    """Raises: ValueError for several runs, or a sweep."""
+    if len(folders) > 1:
+        raise ValueError(
+            f"{settings.figure} draws one run, and {len(folders)} were given, the first two {folders[0]} and "
+            f"{folders[1]}; give one."
+        )
+    if not (folders[0] / "config.yaml").exists() and any(folders[0].glob("*/config.yaml")):
+        raise ValueError(f"{folders[0]} is a sweep, and {settings.figure} draws one run; give one of its runs.")
+
+
+def _match(key: str, pattern: str) -> list[Path]:
+    """The folder itself, or the runs that the pattern matches. Raises: ValueError if there are none."""
+    if Path(pattern).is_dir():
+        return [Path(pattern)]
+    # Jobs of a sweep that never began have folders as well, with a note and no config.yaml.
+    matches = [Path(name) for name in sorted(glob.glob(pattern)) if (Path(name) / "config.yaml").exists()]
+    if not matches:
+        raise ValueError(f"{key}={pattern} matches no run; give the folder of a run, or a pattern of such.")
+    return matches
+
+
+def _find_folders(settings: FigureConfig) -> list[Path]:
+    """The runs that are given by run= or runs=. Raises: ValueError for both or none, or a pattern without a match."""
+    if settings.run is not None and settings.runs:
+        raise ValueError("give run=RUN or 'runs=[A,B,...]', not both.")
+    if settings.run is not None:
+        return _match("run", settings.run)
+    if not settings.runs:
+        usual = "RUN" if settings.figure in OF_ONE_RUN else "A B ..."
+        raise ValueError(f"give the runs to draw: python launch/figure.py {settings.figure} {usual}")
+    folders = [folder for pattern in settings.runs for folder in _match("runs", pattern)]
+    # A pattern that the shell has expanded brings along the jobs that never began.
+    return [folder for folder in folders if (folder / "config.yaml").exists() or not has_note(folder)] or folders
+
+
+def _name_file(settings: FigureConfig) -> str:
+    """The stem of a figure's file; maps of several layers and images do not overwrite each other."""
+    chosen = [Path(text).stem for text in (settings.layer, settings.image) if text is not None]
+    return "-".join([settings.figure, *chosen])
+
+
+def _make_place(run: Path, name: str) -> Path:
+    """RUN/figures/NAME.png, in a folder that exists. Raises: ValueError if the folder cannot be made."""
+    folder = run / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be made ({error.strerror}); give output=FILE.png in another folder."
+        ) from error
+    return folder / f"{name}.png"

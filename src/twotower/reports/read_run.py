@@ -1,0 +1,174 @@
+"""Reads one run from its folder, and says what became of it and why."""
+
+import hashlib
+import json
+import math
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from twotower.config import Config
+from twotower.config.stored import read_config
+from twotower.data.folder_cache import find_root
+from twotower.ground.words import epochs_done
+from twotower.reports.run import FinishedRun, Run, Trace
+from twotower.reports.stored_results import read_stored_results
+from twotower.runs import checkpoint, failure
+from twotower.runs.events import read_events
+from twotower.runs.history import read_history
+from twotower.runs.rundir import MEAN_IMAGE, own_mean
+from twotower.runs.status import Status
+
+_NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # keys of summary.json
+
+
+def read_run(
+    run_dir: Path, name: str, data_root: str | None = None, verified: checkpoint.Manifest | None = None
+) -> Trace:
+    """Reads one run; the remark names whatever is wrong with it.
+
+    Args:
+        data_root: where the images are now; None: where the run was trained on them.
+        verified: manifest of its last checkpoint, if that has been verified already.
+
+    Returns: a `FinishedRun`, a `Run` that has not finished, or the bare `Trace` of one that cannot be read.
+    """
+    try:
+        ended = _read_trace(run_dir, name)
+        return ended if ended is not None else _read_begun(run_dir, name, data_root, verified)
+    except OmegaConfBaseException as error:
+        reason = f"config.yaml does not fit ({str(error).splitlines()[0]})"
+    except ValueError as error:
+        reason = str(error)
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"its files lack something, or have it otherwise ({error})"
+    except YAMLError:
+        reason = "config.yaml cannot be read"
+    return Trace(run_dir=run_dir, name=name, status=Status.DAMAGED, remark=f"left out: {reason}")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Raises: ValueError for a file that is no JSON object."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} cannot be read (it is no object)")
+    return content
+
+
+def _find_last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
+    return next((event for event in reversed(events) if event["event"] == kind), None)
+
+
+def _read_trace(run_dir: Path, name: str) -> Trace | None:
+    """The trace of a job that never began; None for a run."""
+    failed, inapplicable = _read_json(run_dir / failure.FAILURE), _read_json(run_dir / failure.NOT_APPLICABLE)
+    if inapplicable is not None:
+        reason = inapplicable["not_applicable"]
+        return Trace(run_dir=run_dir, name=name, status=Status.NOT_APPLICABLE, remark=reason)
+    if failed is not None and not (run_dir / "config.yaml").exists():
+        return Trace(run_dir=run_dir, name=name, status=Status.FAILED, remark=failed["error"])
+    return None
+
+
+def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: checkpoint.Manifest | None) -> Run:
+    config, summary = read_config(run_dir), _read_json(run_dir / "summary.json")
+    events = read_events(run_dir / "metrics.jsonl")
+    memory, last = _find_last(events, "memory") or {}, _find_last(events, "train")
+    reached = "before its first steps"
+    if last is not None:
+        reached = f"at epoch {epochs_done(last['epoch'])} of {config.schedule.epochs}"
+    mean_image = run_dir / MEAN_IMAGE
+    own_mean(run_dir)  # raises for a damaged one, which would be taken for that of another data set
+    manifest = _read_manifest(run_dir, verified)
+    begun = Run(
+        run_dir=run_dir,
+        name=name,
+        status=Status.UNFINISHED,
+        remark=f"stopped, or still training, {reached}",
+        config=config,
+        history=read_history(run_dir) if _find_last(events, "validation") is not None else None,
+        megabytes=tuple(memory[key] for key in ("tower0", "tower1") if key in memory),
+        mean_image=hashlib.sha256(mean_image.read_bytes()).hexdigest() if mean_image.exists() else None,
+        num_val=manifest.identity.get("num_val") if manifest is not None else None,
+        manifest=manifest,
+    )
+    failed = _read_json(run_dir / failure.FAILURE)
+    if failed is not None:
+        return replace(begun, status=Status.FAILED, remark=f"{failed['error']} It stopped {reached}.")
+    return begun if summary is None else _read_finished(begun, summary, data_root)
+
+
+def _read_manifest(run_dir: Path, verified: checkpoint.Manifest | None) -> checkpoint.Manifest | None:
+    """The manifest of the last checkpoint. Raises: ValueError if that is damaged."""
+    folder = run_dir / "checkpoints"
+    steps = checkpoint.checkpoint_steps(folder)
+    if not steps:
+        return None
+    if verified is not None and verified.step == steps[-1]:
+        return verified
+    return checkpoint.verify_checkpoint(checkpoint.place(folder, steps[-1]))
+
+
+def _read_finished(begun: Run, summary: dict[str, Any], data_root: str | None) -> Run:
+    """The run with its errors on the validation set of its own data."""
+    if begun.history is None:
+        reason = "summary.json is there, metrics.jsonl has no epoch"
+        return replace(begun, status=Status.DAMAGED, remark=f"left out: {reason}")
+    missing = [key for key in _NEEDED if not math.isfinite(summary.get(key, math.nan))]
+    if missing:
+        reason = f"summary.json has no finite {missing[0]}"
+        return replace(begun, status=Status.DAMAGED, remark=f"left out: {reason}")
+    errors, remark = _read_errors(begun, summary, data_root)
+    return FinishedRun(
+        run_dir=begun.run_dir,
+        name=begun.name,
+        status=Status.FINISHED,
+        remark=remark,
+        config=begun.config,
+        history=begun.history,
+        megabytes=begun.megabytes,
+        mean_image=begun.mean_image,
+        num_val=begun.num_val,
+        manifest=begun.manifest,
+        summary=summary,
+        errors=errors,
+    )
+
+
+def _read_errors(
+    run: Run, summary: dict[str, Any], data_root: str | None
+) -> tuple[dict[str, tuple[float, float]], str]:
+    """Top-1 and top-5 error by view, and a remark on a missing view."""
+    errors = {"centre": (summary["top1_error"], summary["top5_error"])}
+    if not run.has_checkpoint:
+        return errors, "no checkpoint: no ten crops, no kernels"
+    remark, evaluate = "", f"python launch/evaluate.py {shlex.quote(str(run.run_dir))} crops=ten"
+    try:
+        for result in read_stored_results(run.run_dir):
+            identity = result.identity
+            if identity["split"] == "val" and _is_same_root(identity["data"]["root"], run.config, data_root):
+                errors[result.crops] = (result.top1_error, result.top5_error)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        remark = f"its evaluation cannot be read ({error}); {evaluate}"
+    if "ten" not in errors:
+        remark = remark or f"ten crops not evaluated: {evaluate}"
+    return errors, remark
+
+
+def _is_same_root(stored: str, config: Config, data_root: str | None) -> bool:
+    """Whether predictions were made on the run's own data, wherever the command that reads them is given."""
+    if data_root is not None and stored == str(Path(data_root).resolve()):
+        return True
+    root = Path(config.data.root) if config.data.root is not None else find_root(config.data)
+    if root.is_absolute():
+        return stored in (str(root), str(root.resolve()))
+    return Path(stored).match(str(root))  # a run of earlier versions
