@@ -12,8 +12,8 @@ from twotower.config import DashboardConfig
 from twotower.figures.draw_figure import OF_ONE_RUN
 from twotower.reports import dashboard
 from twotower.reports.dashboard import build, check_metrics, describe, list_panel_metrics, list_panels
-from twotower.reports.dashboard_panels import differences_of_2012
-from twotower.reports.labbook import baseline_of, read_labbook
+from twotower.reports.dashboard_panels import format_differences_of_2012
+from twotower.reports.labbook import find_baseline, read_labbook
 from twotower.runs.mirrors.keys import FIGURES, list_figures, list_metrics, list_summary_keys
 
 
@@ -102,9 +102,9 @@ def test_variables_of_wandb_count_where_a_key_was_not_given(monkeypatch: pytest.
 
 def test_the_differences_of_2012_are_those_of_the_lab_book() -> None:
     entries = read_labbook()
-    lines = differences_of_2012().splitlines()
+    lines = format_differences_of_2012().splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
-    changed = [(entry, baseline_of(entry, entries)) for entry in entries]
+    changed = [(entry, find_baseline(entry, entries)) for entry in entries]
     wanted = [(entry, base) for entry, base in changed if base is not None and entry.top1_error is not None]
     assert len(rows) == len(wanted) > 10
     for row, (entry, base) in zip(rows, wanted, strict=True):

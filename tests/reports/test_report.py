@@ -23,10 +23,10 @@ from helpers.paths import ROOT
 from twotower.config import Config, ReportConfig
 from twotower.reports import contents, own_results
 from twotower.reports.collect import find_runs
-from twotower.reports.compare import compare, estimate, recorded_difference
+from twotower.reports.compare import compare, estimate, find_recorded_difference
 from twotower.reports.data_sets import check_one_data_set
 from twotower.reports.make import make_report
-from twotower.reports.tables import differences_table, errors_table, repeating_command, runs_table
+from twotower.reports.tables import make_differences_table, make_errors_table, make_repeating_command, make_runs_table
 from twotower.runs import checkpoint
 
 # Quantiles of Student's t for 95 %, from a printed table.
@@ -161,7 +161,7 @@ def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path:
     comparison = compare(find_runs([str(tmp_path)]))
     labels = [group.label for group in comparison.groups]
     assert labels == ["none", "no_lrn", "no_lrn, optim.learning_rate=0.3"]
-    recorded = [recorded_difference(group, comparison.baseline) for group in comparison.groups]
+    recorded = [find_recorded_difference(group, comparison.baseline) for group in comparison.groups]
     assert recorded[0] is None
     assert recorded[2] is None
     assert recorded[1] is not None
@@ -180,11 +180,11 @@ def test_the_difference_of_2012_is_to_the_run_of_2012(tmp_path: Path) -> None:
     leave_run(tmp_path / "b", 42, "ablation=no_overlap")
     comparison = compare(find_runs([str(tmp_path)]))
     assert comparison.baseline.label == "no_lrn"
-    assert [recorded_difference(group, comparison.baseline) for group in comparison.groups] == [None, None]
+    assert [find_recorded_difference(group, comparison.baseline) for group in comparison.groups] == [None, None]
     leave_run(tmp_path / "c", 40)
-    assert recorded_difference(*reversed(compare(find_runs([str(tmp_path)])).groups[:2])) is not None
+    assert find_recorded_difference(*reversed(compare(find_runs([str(tmp_path)])).groups[:2])) is not None
     other = compare(find_runs([str(tmp_path)]), "no_lrn")
-    assert [recorded_difference(group, other.baseline) for group in other.groups] == [None, None, None]
+    assert [find_recorded_difference(group, other.baseline) for group in other.groups] == [None, None, None]
 
 
 def test_what_was_changed_beside_an_ablation_is_named(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_what_was_changed_beside_an_ablation_is_named(tmp_path: Path) -> None:
         "no_exchange",
     ]
     assert len(comparison.remarks) == 2
-    recorded = [recorded_difference(group, comparison.baseline) for group in comparison.groups]
+    recorded = [find_recorded_difference(group, comparison.baseline) for group in comparison.groups]
     assert [one.run if one is not None else None for one in recorded] == [None, None, None, "148", None, "150"]
 
 
@@ -343,16 +343,16 @@ def test_each_run_is_shown_as_what_it_is(tmp_path: Path, checkpoint_folder: Path
     counted = [run.name for group in comparison.groups for run in group.runs]
     assert not {"stopped", "cut", "damaged", "nan", "never", "odd", "foreign"} & set(counted)
     assert comparison.baseline.unfinished == 3
-    shown = {row[0].text: row[1].text for row in runs_table(list(runs.values())).rows}
+    shown = {row[0].text: row[1].text for row in make_runs_table(list(runs.values())).rows}
     assert shown == {name: run.status for name, run in runs.items()}
 
 
 def test_commands_repeat_a_group(tmp_path: Path) -> None:
     comparison = compare(find_runs([str(sweep(tmp_path))]))
-    assert repeating_command(comparison.groups[1]) == ("python launch/two_gpu.py -m ablation=no_lrn seed=0,1,2")
+    assert make_repeating_command(comparison.groups[1]) == ("python launch/two_gpu.py -m ablation=no_lrn seed=0,1,2")
     leave_run(tmp_path / "single", 3, "seed=4", "optim.momentum=0.5")
     single = compare(find_runs([str(tmp_path / "single")]))
-    assert repeating_command(single.baseline) == "python launch/two_gpu.py optim.momentum=0.5 seed=4"
+    assert make_repeating_command(single.baseline) == "python launch/two_gpu.py optim.momentum=0.5 seed=4"
 
 
 def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
@@ -437,10 +437,10 @@ def test_an_unpaired_table_would_be_wrong(tmp_path: Path) -> None:
         leave_run(tmp_path / f"a{seed}", level, f"seed={seed}")
         leave_run(tmp_path / f"b{seed}", level + 1 + 0.1 * seed, f"seed={seed}", "ablation=no_lrn")
     comparison = compare(find_runs([str(tmp_path)]))
-    cell = differences_table(comparison).rows[0][2]
+    cell = make_differences_table(comparison).rows[0][2]
     assert (cell.text, cell.kind) == ("+1.10 *", "bad")
     assert cell.note == "+0.85 to +1.35"
-    assert errors_table(comparison).rows[0][2].note == "± 20.00"
+    assert make_errors_table(comparison).rows[0][2].note == "± 20.00"
 
 
 @pytest.mark.parametrize(

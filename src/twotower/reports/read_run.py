@@ -87,7 +87,7 @@ def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: check
     if last is not None:
         reached = f"at epoch {epochs_done(last['epoch'])} of {config.schedule.epochs}"
     mean_image = run_dir / MEAN_IMAGE
-    own_mean(run_dir)  # raises for a damaged one, which would be taken for that of another data set
+    own_mean(run_dir)  # raises for a damaged image, which would be taken for that of another data set
     manifest = _read_manifest(run_dir, verified)
     begun = Run(
         run_dir=run_dir,
