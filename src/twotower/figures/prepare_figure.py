@@ -41,7 +41,10 @@ class PreparedFigure:
 
 
 def prepare_figure1(histories: Sequence[History], level: float = LEVEL) -> PreparedFigure:
-    """Training error by epoch. Raises: ValueError if the runs differ in more than activation, learning rate and seed."""
+    """Training error by epoch.
+
+    Raises: ValueError if the runs differ in more than activation, learning rate and seed.
+    """
     curves = make_curves(histories)
     lines = [
         f"not finished, drawn as far as it is: {history.run_dir}" for history in histories if not history.finished

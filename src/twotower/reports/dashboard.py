@@ -29,7 +29,8 @@ def _import_packages() -> tuple[Any, Any]:
 def build(settings: DashboardConfig) -> Any:
     """Builds the `Workspace`, without saving it.
 
-    Raises: ValueError if wandb-workspaces is not installed, or a panel shows a metric that no run of the network writes.
+    Raises: ValueError if wandb-workspaces is not installed, or a panel has a metric that no run of the network
+    writes.
     """
     workspaces, panels = _import_packages()
     workspace = workspaces.Workspace(
@@ -76,7 +77,7 @@ def list_panels(workspace: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_metrics(workspace: Any, network: NetworkConfig) -> None:
-    """Checks that runs of the network write all metrics. Raises: ValueError naming the first panel with another one."""
+    """Checks that runs of the network write all metrics. Raises: ValueError naming a panel with another one."""
     known = {STEP, *list_metrics(network), *list_summary_keys(), *list_figures()}
     for section, panel in list_panels(workspace):
         for metric in list_panel_metrics(panel):

@@ -95,7 +95,7 @@ def _in_table(entry: Entry, number: int) -> bool:
 
 
 def _split(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """The changes that a run of ours can repeat, those of the paper first, and the other entries outside its tables."""
+    """The changes that a run of ours can repeat, those of the paper first; and the other entries outside tables."""
     can_be_repeated = {run for runs in COUNTERPARTS.values() for run in runs}
     changes = [entry for entry in entries if entry.baseline and entry.run in can_be_repeated]
     rest = [entry for entry in entries if entry not in changes and not entry.paper_item.startswith("Table")]
