@@ -69,7 +69,7 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
     sent = json.loads(workspace._to_model().model_dump_json())
     assert (sent["project"], sent["entity"], sent["display_name"]) == ("p", "e", "n")
     sections = sent["spec"]["section"]["panel_bank_config"]["sections"]
-    assert [len(one["panels"]) for one in sections] == [6, 6, 10, 3, 5, 6]
+    assert [len(section["panels"]) for section in sections] == [6, 6, 10, 3, 5, 6]
     first = sections[0]["panels"][0]["config"]
     assert (first["x_axis"], first["metrics"], first["group_by"]) == (
         "train/step",
@@ -83,8 +83,8 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
         swapped = [metric.replace("tower0", "tower1") for metric in left["config"]["metrics"]]
         assert right["config"]["metrics"] == swapped != left["config"]["metrics"]
     (runs,) = sent["spec"]["section"]["run_sets"]
-    assert [one["name"] for one in runs["grouping"]] == ["variant.value"]
-    assert [(one["key"]["name"], one["value"]) for one in runs["filters"]["filters"]] == [("group", "a-sweep")]
+    assert [group["name"] for group in runs["grouping"]] == ["variant.value"]
+    assert [(entry["key"]["name"], entry["value"]) for entry in runs["filters"]["filters"]] == [("group", "a-sweep")]
     assert build(settings()).runset_settings.filters == ""
 
 

@@ -330,11 +330,11 @@ class Reader:
 
 @pytest.fixture
 def reader(browser: Any, tmp_path: Path) -> Reader:
-    one = Reader(browser, tmp_path)
-    one.devtools("Emulation.setScriptExecutionDisabled", value=False)
-    one.devtools("Emulation.setEmulatedMedia", media="", features=[])
-    one.window(1280, 800)
-    return one
+    reader = Reader(browser, tmp_path)
+    reader.devtools("Emulation.setScriptExecutionDisabled", value=False)
+    reader.devtools("Emulation.setEmulatedMedia", media="", features=[])
+    reader.window(1280, 800)
+    return reader
 
 
 def test_numbers_are_sorted_as_numbers_and_back(reader: Reader, png: Path) -> None:
@@ -531,14 +531,14 @@ def test_contrast(reader: Reader, png: Path, scheme: str) -> None:
     assert (sum(numbers_of(reader.ask("getComputedStyle(document.body).backgroundColor"))) < 150) == (
         scheme == "dark"
     )
-    found = reader.ask(CONTRASTS)
-    assert len(found) > 50
-    assert [one for one in found if one[0] < 4.5] == []
+    contrasts = reader.ask(CONTRASTS)
+    assert len(contrasts) > 50
+    assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []
     assert (
         reader.ask("getComputedStyle(document.querySelector('figure img')).backgroundColor") == "rgb(255, 255, 255)"
     )
     reader.read(re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</style>", "small { color: #808080 }</style>"))
-    assert [one for one in reader.ask(CONTRASTS) if one[0] < 4.5]
+    assert [contrast for contrast in reader.ask(CONTRASTS) if contrast[0] < 4.5]
 
 
 def numbers_of(colour: str) -> list[float]:

@@ -111,12 +111,12 @@ def sweep(root: Path, weights: Path | None = None) -> Path:
 
 
 def test_an_interval_is_students() -> None:
-    one = estimate([1.0, 2.0, 6.0])
+    errors = estimate([1.0, 2.0, 6.0])
     half = T_2 * statistics.stdev([1.0, 2.0, 6.0]) / math.sqrt(3)
-    assert one.mean == 3
-    assert one.spread == pytest.approx(math.sqrt(7))
-    assert one.interval == pytest.approx((3 - half, 3 + half), abs=1e-5)
-    assert not one.excludes_zero
+    assert errors.mean == 3
+    assert errors.spread == pytest.approx(math.sqrt(7))
+    assert errors.interval == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    assert not errors.excludes_zero
     assert estimate([1.0, 1.2]).interval == pytest.approx((1.1 - T_1 * 0.1, 1.1 + T_1 * 0.1), abs=1e-5)
     assert estimate([4.0]).interval is None
     assert not estimate([4.0]).excludes_zero, "one seed shows nothing"
@@ -128,11 +128,11 @@ def test_differences_are_paired_by_seed(tmp_path: Path, checkpoint_folder: Path)
     comparison = compare(find_runs([str(sweep(tmp_path / "sweep", checkpoint_folder))]))
     assert [group.label for group in comparison.groups] == ["none", "no_lrn", "no_overlap"]
     no_lrn = comparison.groups[1]
-    found = comparison.difference(no_lrn, "centre", "top1_error")
-    assert found is not None
-    assert (found.mean, found.count) == (3.0, 3)
+    difference = comparison.difference(no_lrn, "centre", "top1_error")
+    assert difference is not None
+    assert (difference.mean, difference.count) == (3.0, 3)
     unpaired = statistics.stdev([41.0, 44.0, 53.0])
-    assert found.spread == pytest.approx(statistics.stdev([1.0, 2.0, 6.0])) != pytest.approx(unpaired)
+    assert difference.spread == pytest.approx(statistics.stdev([1.0, 2.0, 6.0])) != pytest.approx(unpaired)
     better = comparison.difference(comparison.groups[2], "centre", "top1_error")
     assert better is not None
     assert (better.mean, better.count) == (-1.0, 2), "a pair for each common seed"
@@ -206,7 +206,14 @@ def test_what_was_changed_beside_an_ablation_is_named(tmp_path: Path) -> None:
     ]
     assert len(comparison.remarks) == 2
     recorded = [find_recorded_difference(group, comparison.baseline) for group in comparison.groups]
-    assert [one.run if one is not None else None for one in recorded] == [None, None, None, "148", None, "150"]
+    assert [difference.run if difference is not None else None for difference in recorded] == [
+        None,
+        None,
+        None,
+        "148",
+        None,
+        "150",
+    ]
 
 
 def test_labels_are_never_alike(tmp_path: Path) -> None:
@@ -256,9 +263,9 @@ def test_a_damaged_run_is_left_out(file: str, text: str, remark: str, tmp_path: 
 def test_an_evaluation_that_cannot_be_read_is_none(text: str, tmp_path: Path, checkpoint_folder: Path) -> None:
     run = leave_run(tmp_path / "run", 40, ten=38, weights=checkpoint_folder)
     (run / "evaluation.json").write_text(text)
-    (found,) = find_runs([str(run)])
-    assert (found.status, found.errors) == ("finished", {"centre": (40, 2.0)})
-    assert "crops=ten" in found.remark
+    (read,) = find_runs([str(run)])
+    assert (read.status, read.errors) == ("finished", {"centre": (40, 2.0)})
+    assert "crops=ten" in read.remark
 
 
 def test_ten_crops_of_other_images_do_not_count(tmp_path: Path, checkpoint_folder: Path) -> None:
@@ -267,14 +274,14 @@ def test_ten_crops_of_other_images_do_not_count(tmp_path: Path, checkpoint_folde
     for key, value in (("split", "test"), ("data", content["identity"]["data"] | {"root": "/elsewhere"})):
         other = content | {"identity": content["identity"] | {key: value}}
         (run / "evaluation.json").write_text(json.dumps(other))
-        (found,) = find_runs([str(run)])
-        assert found.errors == {"centre": (40, 2.0)}
-    (found,) = find_runs([str(run)], data_root="/elsewhere")  # where its own images are said to be now
-    assert found.errors == {"centre": (40, 2.0), "ten": (38, 1.0)}
+        (read,) = find_runs([str(run)])
+        assert read.errors == {"centre": (40, 2.0)}
+    (read,) = find_runs([str(run)], data_root="/elsewhere")  # where its own images are said to be now
+    assert read.errors == {"centre": (40, 2.0), "ten": (38, 1.0)}
     (run / "evaluation.json").write_text(json.dumps(content))
-    (found,) = find_runs([str(run)])
-    assert found.errors is not None
-    assert found.errors["ten"] == (38, 1.0)
+    (read,) = find_runs([str(run)])
+    assert read.errors is not None
+    assert read.errors["ten"] == (38, 1.0)
 
 
 def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
