@@ -73,7 +73,7 @@ def test_the_dataloader_trains_with_the_same_kind_of_crops(root: Path) -> None:
 
 
 def test_pillow_prepares_the_same_square(root: Path) -> None:
-    """Up to half a pixel where the rest is odd; here it is even, so up to rounding and JPEG."""
+    """Both cut the same square up to rounding and JPEG, because the rest is even; an odd one moves it by half."""
     content = (root / "train" / "class0" / "0.jpg").read_bytes()
     sums = [np.zeros((256, 256, 3), np.int64), np.zeros((3, 3))]
     jpeg = prepare_with_pillow(content, 256, 100, sums)

@@ -105,7 +105,7 @@ def test_a_layer_that_is_no_convolution_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_dead_and_broken_maps_are_drawn_too(value: float, tmp_path: Path) -> None:
-    """Also those of more maps than are drawn: the table has them all."""
+    """The table has all maps, also where there are more than are drawn."""
     image = Photograph(np.zeros((64, 64, 3), np.uint8), "val/c0/0.png", 0)
     activations = Activations("a run", image, "c0", "conv3", [], "conv4", [torch.full((60, 3, 3), value)])
     picture, table = write_activations(activations, tmp_path / "dead.png")

@@ -42,7 +42,7 @@ def history(
 def drawn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, histories: Sequence[History], groups: Sequence[str] | None = None
 ) -> Figure:
-    """The figure as matplotlib has it, laid out."""
+    """The figure as matplotlib lays it out."""
     figures: list[Figure] = []
     monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
     write_curves(histories, tmp_path / "curves.png", groups)
@@ -58,7 +58,7 @@ def points_of(line: Any) -> list[tuple[float, float]]:
 def test_every_step_that_was_noted_is_drawn(
     steps: int, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a quarter of an epoch, of one, of three; nothing lies outside of the axes, and each point can be seen."""
+    """The runs have a quarter of an epoch, one and three; every point lies within the axes and can be seen."""
     run = history(config, steps)
     figure = drawn(monkeypatch, tmp_path, [run])
     for axes, key in zip(figure.axes[:3], ("loss", "top1_error", "top5_error"), strict=True):

@@ -62,7 +62,7 @@ def test_an_epochs_error_is_the_mean_over_its_steps(tmp_path: Path) -> None:
     """Windows count by their steps: three at +3 and one at -9."""
     run = leave_run(tmp_path / "run", [40.0, 30.0], finished=False)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"event": "train", "st')  # of a run that was killed
+        file.write('{"event": "train", "st')  # the last line of a run that was killed
     history = read_history(run)
     assert not history.finished
     assert [epoch.epoch for epoch in history.epochs] == [1, 2]
@@ -191,7 +191,7 @@ def test_what_must_not_be_compared_is_refused(overrides: tuple[str, ...], senten
 
 
 def test_curves_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All epochs of all runs in the table; one that is unfinished is called so, and too many are refused."""
+    """The table has all epochs of all runs, an unfinished run is called so, and too many runs are refused."""
     folders = [*runs(tmp_path / "sweep"), leave_run(tmp_path / "sweep" / "begun", [40.0], finished=False)]
     histories = [read_history(folder) for folder in folders]
     assert name_runs(histories) == ["relu0", "tanh0", "relu1", "tanh1", "begun (unfinished)"]

@@ -1,4 +1,4 @@
-"""Figure 3: the kernels of both towers as they are in the checkpoint, and how much colour they see."""
+"""Figure 3: the kernels of both towers in the checkpoint, and their colour selectivity."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def of(first: torch.Tensor, second: torch.Tensor) -> Kernels:
 
 
 def more(first: torch.Tensor, second: torch.Tensor) -> tuple[int, float, float]:
-    """Which tower sees more colour, how often a kernel of it does, and how often that would happen by chance."""
+    """Index of the more colourful tower, probability that a kernel of it sees more colour, and p value."""
     more = summarise(of(first, second))["more_colour"]
     return more["tower"], more["probability"], more["p_value"]
 
@@ -66,7 +66,7 @@ def test_towers_that_differ_and_towers_that_do_not() -> None:
 
 
 def test_few_kernels_show_little() -> None:
-    """Of four kernels and four, all above the others: 2 of the 70 ways to part eight (exact, two-sided)."""
+    """Four kernels all exceed four others: 2 of the 70 ways to part eight do (exact, two-sided)."""
     levels = torch.linspace(0, 1, 8, dtype=torch.float64)
     kernels = torch.stack([GREY[0].double() * (1 - level) + OPPONENT[0].double() * level for level in levels])
     assert more(kernels[:4], kernels[4:]) == (1, 1.0, pytest.approx(2 / 70))

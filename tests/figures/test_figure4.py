@@ -47,7 +47,7 @@ def by_brute_force(queries: Floats, base: Floats, k: int) -> tuple[NDArray[np.in
 
 
 def by_the_fast_formula(queries: Floats, base: Floats, k: int) -> NDArray[np.int64]:
-    """|q|^2 - 2 q.b + |b|^2 in float32, as it must not be done."""
+    """|q|^2 - 2 q.b + |b|^2 in float32, the wrong way to compute distances."""
     between = (queries**2).sum(1)[:, None] - 2 * queries @ base.T + (base**2).sum(1)
     return np.argsort(between, axis=1, kind="stable")[:, :k]
 
@@ -61,7 +61,7 @@ def spread(distance: float, count: int, width: int, seed: int) -> Floats:
 
 @pytest.mark.parametrize("distance", [100.0, 0.01])
 def test_neighbours_are_those_of_a_search_in_float64(distance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where float32 cancels: rows at 800 from zero and 0.1 from each other, which the fast formula mixes up."""
+    """Rows at 800 from zero and 0.1 from each other, where float32 cancels and the fast formula mixes them up."""
     monkeypatch.setattr(neighbours, "BASE_BLOCK", 256)
     monkeypatch.setattr(neighbours, "QUERY_BLOCK", 16)
     base, queries = spread(distance, 1000, 64, 1), spread(distance, 40, 64, 2)
@@ -96,7 +96,7 @@ def test_tiny_and_zero_values_have_neighbours() -> None:
 
 
 class Counting:
-    """A base that says how many rows were asked at a time, and in which order."""
+    """A base that records how many rows were read at a time, and in which order."""
 
     def __init__(self, rows: Floats) -> None:
         self.rows, self.shape = rows, rows.shape
@@ -284,7 +284,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_the_command_writes_the_picture_and_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Into the run's own folder, whose name has commas as those of sweeps have; the data say what was drawn."""
+    """The figure goes into the run's own folder, whose name may have commas; its data name what was drawn."""
     run = fake_run(tmp_path / "ablation=none,seed=0", draw_images(tmp_path / "images"), "logging=no_wandb")
     monkeypatch.chdir(tmp_path)
     launch(monkeypatch, "figure4", "run=ablation=none,seed=0", "images=[3,c1/2.png]", "seed=2")
@@ -319,7 +319,7 @@ def test_the_command_writes_the_picture_and_its_data(
 
 
 def test_large_sets_are_counted_in_part(paper_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many validation images as the work allows, and the shown ones are not among the counted by being shown."""
+    """Precision counts as many validation images as the work allows; a shown query does not count for being shown."""
     subject = open_run(paper_run)
     base = features_of(subject, "train", "fc7").values
     monkeypatch.setattr(figure4, "WORK", 4.5 * base.size)

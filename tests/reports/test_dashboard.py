@@ -76,7 +76,7 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
         ["validation/top1_error"],
         "variant.value",
     )
-    # Two columns, tower 0 at the left.
+    # There are two columns, tower 0 at the left.
     towers = sections[2]
     assert towers["flow_config"]["columns_per_page"] == 2
     for left, right in zip(towers["panels"][::2], towers["panels"][1::2], strict=True):
@@ -89,7 +89,7 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
 
 
 def test_variables_of_wandb_count_where_a_key_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a training, so that the dashboard is that of its runs."""
+    """A training reads the same variables, so that the dashboard is in the project of its runs."""
     for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)
     assert (build(settings()).project, build(settings()).entity) == ("twotower", "")

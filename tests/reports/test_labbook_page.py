@@ -107,7 +107,7 @@ def test_the_numbers_of_the_paper() -> None:
     assert "| 98-16kinit |" in markdown, "which is noted without a loss"
 
 
-# Differences to what the notes or the schedule name as the baseline, in points of error.
+# Differences to the baseline that the notes or the schedule name, in points of error.
 AGAINST = {
     "174": ("169", ("-0.16", "-0.07")),
     "166": ("169", ("+0.50", "+0.56")),
@@ -157,7 +157,7 @@ def test_every_run_that_the_notes_have_numbers_of_is_there() -> None:
 
 
 def test_every_entry_is_there() -> None:
-    """Once each, but for the one network that Table 2 and the ablations have."""
+    """Each entry is there once, except the one network that Table 2 and the ablations both have."""
     with (ROOT / "src" / "twotower" / "reports" / "labbook.csv").open() as file:
         rows = list(csv.DictReader(file))
     expected = [(row["run"], row["year"], row["set"], row["view"]) for row in rows]
@@ -271,7 +271,7 @@ def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
         (("network=six_conv",), None),
         (("network=six_conv", "initial_weights.path=runs/step3"), "six_conv"),
         (("experiment=chain_146_4", "initial_weights.path=runs/step3"), "six_conv"),
-        (("experiment=chain_146_2", "initial_weights.path=runs/step1"), None),  # a step on the way
+        (("experiment=chain_146_2", "initial_weights.path=runs/step1"), None),  # a step before the last
     ],
 )
 def test_which_run_counts_for_which_row(tmp_path: Path, overrides: tuple, name: str | None) -> None:
@@ -287,7 +287,7 @@ def test_which_run_counts_for_which_row(tmp_path: Path, overrides: tuple, name: 
         (("input=paper",), "input.offsets=32 for 33, input.images_per_draw=1 for 32"),
         (("optim.momentum=0",), "optim.momentum=0.0 for 0.9"),
         (("optim.weight_decay=0",), "optim.weight_decay=0.0 for 0.0005"),
-        (("ablation=no_crops", "input.flip=false"), None),  # no row has it
+        (("ablation=no_crops", "input.flip=false"), None),  # the lab book has no such row
         (("ablation=no_lrn", "input.flip=false"), "input.flip=False for True"),
     ],
 )

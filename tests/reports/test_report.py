@@ -175,7 +175,7 @@ def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path:
 
 
 def test_the_difference_of_2012_is_to_the_run_of_2012(tmp_path: Path) -> None:
-    """With another baseline, or without the paper's network, it would stand under a wrong heading."""
+    """Next to another baseline, or without the paper's network, the difference of 2012 would have a wrong heading."""
     leave_run(tmp_path / "a", 41, "ablation=no_lrn")
     leave_run(tmp_path / "b", 42, "ablation=no_overlap")
     comparison = compare(find_runs([str(tmp_path)]))
@@ -188,7 +188,7 @@ def test_the_difference_of_2012_is_to_the_run_of_2012(tmp_path: Path) -> None:
 
 
 def test_what_was_changed_beside_an_ablation_is_named(tmp_path: Path) -> None:
-    """Also in the network and in the input, which the ablation changes too; and for whichever run comes first."""
+    """This holds for the network and the input, which the ablation changes too, and for whichever run comes first."""
     leave_run(tmp_path / "a", 41, "ablation=no_lrn", "network.dropout_keep=1.0")
     leave_run(tmp_path / "b", 41, "ablation=no_lrn", "input.flip=false")
     leave_run(tmp_path / "c", 41, "ablation=no_lrn")
@@ -230,7 +230,7 @@ def test_labels_are_never_alike(tmp_path: Path) -> None:
 def test_runs_of_one_name_in_two_sweeps(tmp_path: Path) -> None:
     leave_run(tmp_path / "one" / "ablation=none,seed=0", 40)
     leave_run(tmp_path / "two" / "ablation=none,seed=0", 41, "network=no_exchange")
-    for root in ("one", "two"):  # the same training set, in two places
+    for root in ("one", "two"):  # two copies of one training set
         (tmp_path / root / "data0").mkdir()
     runs = find_runs([str(tmp_path / "one"), str(tmp_path / "two")])
     assert [run.name for run in runs] == ["one/ablation=none,seed=0", "two/ablation=none,seed=0"]
@@ -276,7 +276,7 @@ def test_ten_crops_of_other_images_do_not_count(tmp_path: Path, checkpoint_folde
         (run / "evaluation.json").write_text(json.dumps(other))
         (read,) = find_runs([str(run)])
         assert read.errors == {"centre": (40, 2.0)}
-    (read,) = find_runs([str(run)], data_root="/elsewhere")  # where its own images are said to be now
+    (read,) = find_runs([str(run)], data_root="/elsewhere")  # the folder that is said to hold its own images now
     assert read.errors == {"centre": (40, 2.0), "ten": (38, 1.0)}
     (run / "evaluation.json").write_text(json.dumps(content))
     (read,) = find_runs([str(run)])
@@ -363,7 +363,7 @@ def test_commands_repeat_a_group(tmp_path: Path) -> None:
 
 
 def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
-    """All its files, and the same numbers in each of them."""
+    """The report has all its files, and the same numbers in each of them."""
     root = sweep(tmp_path / "sweep", checkpoint_folder)
     page = make_report(ReportConfig(folders=[str(root)], output=str(tmp_path / "report")))
     folder = page.parent
@@ -391,7 +391,7 @@ def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
     stale.mkdir()
     for name in ("figure3", "figure4"):
         Image.new("RGB", (7, 5), "red").save(stale / f"{name}.png")
-    make_report(ReportConfig(folders=[str(root)], output=str(folder)))  # over an earlier one
+    make_report(ReportConfig(folders=[str(root)], output=str(folder)))  # replaces an earlier report
     with Image.open(folder / "figure3-none.png") as image:
         assert min(image.size) > 400, "a report draws its own"
     (copied,) = folder.glob("figure4-*.png")
@@ -406,7 +406,7 @@ def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
 def test_the_lab_book_stands_where_it_can_be_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_folder: Path
 ) -> None:
-    """With the numbers of its tables behind: the report has its own before them."""
+    """The numbers of its tables stand behind their titles, because the report numbers its tables itself."""
     about = ("ILSVRC-2012 val", True)
     leave_run(tmp_path / "run", 43, ten=41, weights=checkpoint_folder)
     comparison = compare(find_runs([str(tmp_path)]))
@@ -424,7 +424,7 @@ def test_the_lab_book_stands_where_it_can_be_compared(
 def test_files_that_a_pattern_of_the_shell_brings_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of `report.py sweeps/*`, where sweeps of earlier versions have Hydra's multirun.yaml beside them."""
+    """`report.py sweeps/*` meets Hydra's multirun.yaml beside sweeps of earlier versions."""
     monkeypatch.chdir(tmp_path)
     leave_run(tmp_path / "sweeps" / "one" / "seed=0", 3)
     (tmp_path / "sweeps" / "multirun.yaml").write_text("hydra: {}\n")

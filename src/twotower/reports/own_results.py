@@ -14,7 +14,7 @@ from twotower.reports.labbook import read_labbook
 from twotower.reports.recipe import list_other_experiment, list_other_training
 from twotower.reports.stored_results import read_stored_results
 
-VIEWS = {"centre": "centre", "ten": "10-view"}  # crops of an evaluation -> view, as the notes call it
+VIEWS = {"centre": "centre", "ten": "10-view"}  # crops of an evaluation -> view in the words of the notes
 
 
 @dataclass(frozen=True)
