@@ -61,10 +61,10 @@ def test_the_dataloader_trains_with_the_same_kind_of_crops(root: Path) -> None:
     images = PillowImages(dataset, dataset.train, InputConfig(colour_noise="none"), training=True)
     torch.manual_seed(0)
     fed = (images[0][0].permute(1, 2, 0).numpy() + dataset.mean_image[16:240, 16:240]).round()
-    whole = cut_square(decode_image(dataset.train.read(0).tobytes()), 256).astype(np.float32)
+    square = cut_square(decode_image(dataset.train.read(0).tobytes()), 256).astype(np.float32)
     distances = [
         np.abs(fed - view[y : y + 224, x : x + 224]).max()
-        for view in (whole, whole[:, ::-1])
+        for view in (square, square[:, ::-1])
         for y in range(33)
         for x in range(33)
     ]
@@ -73,7 +73,7 @@ def test_the_dataloader_trains_with_the_same_kind_of_crops(root: Path) -> None:
 
 
 def test_pillow_prepares_the_same_square(root: Path) -> None:
-    """Up to half a pixel where the rest is odd; here it is even, so up to rounding and JPEG."""
+    """Both cut the same square up to rounding and JPEG, because the rest is even; an odd one moves it by half."""
     content = (root / "train" / "class0" / "0.jpg").read_bytes()
     sums = [np.zeros((256, 256, 3), np.int64), np.zeros((3, 3))]
     jpeg = prepare_with_pillow(content, 256, 100, sums)

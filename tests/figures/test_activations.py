@@ -45,25 +45,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_maps_are_those_that_the_next_layer_reads(run: Path) -> None:
     """conv1 of the oracle after its steps, for an image that Pillow decodes; tower 0 has the first maps."""
     subject = open_subject(str(run), EvaluateConfig(run=str(run)))
-    found = make_activations(subject, None, "c2/1.png")
-    assert (found.layer, found.reader, found.class_name) == ("conv1", "conv2", "c2")
-    assert found.steps == ["response norm", "max pooling", "ReLU"]
+    activations = make_activations(subject, None, "c2/1.png")
+    assert (activations.layer, activations.reader, activations.class_name) == ("conv1", "conv2", "c2")
+    assert activations.steps == ["response norm", "max pooling", "ReLU"]
     path = checkpoint.find(run)
     towers = [load_file(path / f"tower{tower}.safetensors") for tower in range(2)]
-    weight, bias = (torch.cat([one[f"conv1.{kind}"] for one in towers]) for kind in ("weight", "bias"))
+    weight, bias = (torch.cat([weights[f"conv1.{kind}"] for weights in towers]) for kind in ("weight", "bias"))
     mean = subject.dataset.mean_image
     assert mean is not None
     with Image.open(run.parent / "images" / "val" / "c2" / "1.png") as image:
-        whole = cut_square(np.array(image.convert("RGB")), len(mean))
+        square = cut_square(np.array(image.convert("RGB")), len(mean))
     begin = (len(mean) - 64) // 2
     crop = (slice(begin, begin + 64),) * 2
-    assert np.array_equal(found.image.pixels, whole[crop]), "the image beside is the one that the network sees"
-    pixels = torch.from_numpy(whole.astype(np.float32) - mean)[crop].permute(2, 0, 1)[None]
+    assert np.array_equal(activations.image.pixels, square[crop]), "the image beside is the one that the network sees"
+    pixels = torch.from_numpy(square.astype(np.float32) - mean)[crop].permute(2, 0, 1)[None]
     preset = oracle.PRESETS["alexnet_2012"]
     expected = oracle.steps(
         F.conv2d(F.pad(pixels, (0, 3, 0, 3)), weight, bias, stride=4), preset.conv1_steps, preset
     )[0]
-    both = torch.cat(found.of_tower)
+    both = torch.cat(activations.of_tower)
     assert oracle.deviation(both, expected) < 0.02
     assert oracle.deviation(both, expected.roll(len(expected) // 2, 0)) > 0.2, "the other order is seen"
 
@@ -105,13 +105,13 @@ def test_a_layer_that_is_no_convolution_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_dead_and_broken_maps_are_drawn_too(value: float, tmp_path: Path) -> None:
-    """Also those of more maps than are drawn: the table has them all."""
+    """The table has all maps, also where there are more than are drawn."""
     image = Photograph(np.zeros((64, 64, 3), np.uint8), "val/c0/0.png", 0)
-    found = Activations("a run", image, "c0", "conv3", [], "conv4", [torch.full((60, 3, 3), value)])
-    picture, table = write_activations(found, tmp_path / "dead.png")
+    activations = Activations("a run", image, "c0", "conv3", [], "conv4", [torch.full((60, 3, 3), value)])
+    picture, table = write_activations(activations, tmp_path / "dead.png")
     assert len(list(csv.DictReader(table.open()))) == 60
     assert picture.stat().st_size > 1000
-    assert "60 maps" in describe(found)[0]
+    assert "60 maps" in describe(activations)[0]
 
 
 def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -127,10 +127,10 @@ def test_the_command_writes_the_picture_and_its_data(
     printed = capsys.readouterr().out
     assert "conv3 for val/c1/2.png (c1)" in printed
     rows = list(csv.DictReader((run / "figures" / "activations-conv3-5.csv").open()))
-    found = make_activations(open_subject(str(run), EvaluateConfig(run=str(run))), "conv3", "5")
-    assert len(rows) == sum(len(maps) for maps in found.of_tower) == 24
+    activations = make_activations(open_subject(str(run), EvaluateConfig(run=str(run))), "conv3", "5")
+    assert len(rows) == sum(len(maps) for maps in activations.of_tower) == 24
     for row in rows:
-        maps = found.of_tower[int(row["tower"])][int(row["map"])]
+        maps = activations.of_tower[int(row["tower"])][int(row["map"])]
         assert float(row["mean"]) == pytest.approx(float(maps.mean()), rel=1e-4, abs=1e-9)
         assert float(row["max"]) == pytest.approx(float(maps.max()), rel=1e-4, abs=1e-9)
     with Image.open(run / "figures" / "activations-conv3-5.png") as image:

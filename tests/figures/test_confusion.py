@@ -19,14 +19,14 @@ from twotower.figures.confusion import Confusion, count_confusion, summarise, wr
 def test_counts_are_those_of_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     scores, labels = torch.randn(200, 5, generator=generator), torch.randint(5, (200,), generator=generator)
-    found = count_confusion(scores, labels, list("abcde"))
+    confusion = count_confusion(scores, labels, list("abcde"))
     expected = [[0] * 5 for _ in range(5)]
     for row, label in zip(scores.tolist(), labels.tolist(), strict=True):
         expected[label][row.index(max(row))] += 1
-    assert found.counts.tolist() == expected
-    for label, error in enumerate(found.errors):
+    assert confusion.counts.tolist() == expected
+    for label, error in enumerate(confusion.errors):
         assert error == pytest.approx(100 * (1 - expected[label][label] / sum(expected[label])))
-    numbers = summarise(found)
+    numbers = summarise(confusion)
     right = sum(expected[i][i] for i in range(5))
     assert numbers["top1_error"] == pytest.approx(100 * (1 - right / 200))
     assert list(numbers["error_by_class"].values()) == sorted(numbers["error_by_class"].values(), reverse=True)
@@ -35,17 +35,17 @@ def test_counts_are_those_of_a_loop() -> None:
 
 
 def test_pairs_name_the_class_and_what_it_was_taken_for() -> None:
-    found = Confusion(["cat", "dog", "eel"], np.array([[6, 4, 0], [1, 9, 0], [0, 0, 0]]))
-    assert found.worst_pairs() == [("cat", "dog", 4, 40.0), ("dog", "cat", 1, 10.0)]
-    assert list(summarise(found)["error_by_class"]) == ["cat", "dog"], "eel has no images"
+    confusion = Confusion(["cat", "dog", "eel"], np.array([[6, 4, 0], [1, 9, 0], [0, 0, 0]]))
+    assert confusion.worst_pairs() == [("cat", "dog", 4, 40.0), ("dog", "cat", 1, 10.0)]
+    assert list(summarise(confusion)["error_by_class"]) == ["cat", "dog"], "eel has no images"
 
 
 @pytest.mark.parametrize("num_classes", [4, 60])
 def test_the_drawing_and_its_data(num_classes: int, tmp_path: Path) -> None:
     stream = np.random.default_rng(0)
     counts = stream.integers(0, 4, (num_classes, num_classes)) + 20 * np.eye(num_classes, dtype=np.int64)
-    found = Confusion([f"class{i}" for i in range(num_classes)], counts)
-    picture, table, numbers = write_confusion(found, "a run", tmp_path / "confusion.png")
+    confusion = Confusion([f"class{i}" for i in range(num_classes)], counts)
+    picture, table, numbers = write_confusion(confusion, "a run", tmp_path / "confusion.png")
     rows = list(csv.DictReader(table.open()))
     assert sum(int(row["images"]) for row in rows) == counts.sum()
     assert json.loads(numbers.read_text())["num_images"] == counts.sum()

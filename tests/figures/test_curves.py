@@ -42,12 +42,12 @@ def history(
 def drawn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, histories: Sequence[History], groups: Sequence[str] | None = None
 ) -> Figure:
-    """The figure as matplotlib has it, laid out."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: kept.append(figure))
+    """The figure as matplotlib lays it out."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
     write_curves(histories, tmp_path / "curves.png", groups)
-    kept[0].canvas.draw()
-    return kept[0]
+    figures[0].canvas.draw()
+    return figures[0]
 
 
 def points_of(line: Any) -> list[tuple[float, float]]:
@@ -58,13 +58,13 @@ def points_of(line: Any) -> list[tuple[float, float]]:
 def test_every_step_that_was_noted_is_drawn(
     steps: int, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a quarter of an epoch, of one, of three; nothing lies outside of the axes, and each point can be seen."""
+    """The runs have a quarter of an epoch, one and three; every point lies within the axes and can be seen."""
     run = history(config, steps)
     figure = drawn(monkeypatch, tmp_path, [run])
     for axes, key in zip(figure.axes[:3], ("loss", "top1_error", "top5_error"), strict=True):
         train, validation = axes.lines
-        assert points_of(train) == [(one.epoch, one.train[key]) for one in run.windows]
-        assert points_of(validation) == [(one.epoch, one.validation[key]) for one in run.epochs]
+        assert points_of(train) == [(window.epoch, window.train[key]) for window in run.windows]
+        assert points_of(validation) == [(epoch.epoch, epoch.validation[key]) for epoch in run.epochs]
         assert validation.get_marker() == "o"
         assert train.get_marker() == "o"
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -72,7 +72,7 @@ def test_every_step_that_was_noted_is_drawn(
         for line in (train, validation):
             assert all(left < x < right and bottom < y < top for x, y in points_of(line))
     rate = figure.axes[3]
-    assert points_of(rate.lines[0]) == [(0.0, 0.01)] + [(one.epoch, 0.01) for one in run.windows]
+    assert points_of(rate.lines[0]) == [(0.0, 0.01)] + [(window.epoch, 0.01) for window in run.windows]
     assert rate.get_ylim()[0] < 0.01 < rate.get_ylim()[1]
     assert [label.get_text() for label in rate.get_yticklabels()] == ["0.01"], "never empty"
 
@@ -95,12 +95,12 @@ def test_the_marks_of_the_rates_do_not_collide(
     run = history(config, 5 * len(rates), lambda step: rates[step // 5 - 1])
     axes = drawn(monkeypatch, tmp_path, [run]).axes[3]
     labels = [label for label in axes.get_yticklabels(which="both") if label.get_text()]
-    inside = [one for one in labels if axes.bbox.y0 - 1 <= one.get_window_extent().y0 + 5 <= axes.bbox.y1 + 10]
+    inside = [label for label in labels if axes.bbox.y0 - 1 <= label.get_window_extent().y0 + 5 <= axes.bbox.y1 + 10]
     assert len(inside) >= 1
-    boxes = sorted((one.get_window_extent() for one in inside), key=lambda box: box.y0)
+    boxes = sorted((label.get_window_extent() for label in inside), key=lambda box: box.y0)
     assert all(lower.y1 <= upper.y0 for lower, upper in pairwise(boxes))
     if min(rates) > 0 and max(rates) / min(rates) > 1.5:
-        assert {f"{min(rates):.3g}", f"{max(rates):.3g}"} <= {one.get_text() for one in inside}
+        assert {f"{min(rates):.3g}", f"{max(rates):.3g}"} <= {label.get_text() for label in inside}
 
 
 def test_marks_are_apart_and_hold_both_ends() -> None:
@@ -131,8 +131,8 @@ def test_a_long_run_is_thinned_to_means(config: Config) -> None:
     (points,) = [curves._mean_windows([long])]
     assert len(points) <= curves.MAX_POINTS
     assert points[-1].epoch == long.windows[-1].epoch
-    whole = [sum(one.num_steps * one.train["loss"] for one in part) for part in (points, long.windows)]
-    assert whole[0] == pytest.approx(whole[1]), "no step is lost"
+    sums = [sum(window.num_steps * window.train["loss"] for window in part) for part in (points, long.windows)]
+    assert sums[0] == pytest.approx(sums[1]), "no step is lost"
 
 
 def test_the_tables_hold_epochs_and_steps(config: Config, tmp_path: Path) -> None:
@@ -148,15 +148,15 @@ def test_the_tables_hold_epochs_and_steps(config: Config, tmp_path: Path) -> Non
 def test_one_measurement_of_colour_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    kept: list[Figure] = []
+    figures: list[Figure] = []
     for module in (figure3, colour):
-        monkeypatch.setattr(module, "save", lambda figure, path: kept.append(figure))
+        monkeypatch.setattr(module, "save", lambda figure, path: figures.append(figure))
     kernels = [torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     figure3.write_figure3(
         figure3.Kernels(Path("run"), 22, "conv1", kernels, [(22, [0.6, 0.7])]), tmp_path / "figure3.png"
     )
     write_colour([Course("none", 0, [(22, [0.6, 0.7])])], tmp_path / "colour.png")
-    for figure, place in ((kept[0], -1), (kept[1], 0)):
+    for figure, place in ((figures[0], -1), (figures[1], 0)):
         axes = figure.axes[place]
         points = [line for line in axes.lines if list(line.get_xdata()) == [22]]
         assert [line.get_marker() for line in points] == ["o", "o"], "a line of one point is nothing"

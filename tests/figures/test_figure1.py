@@ -45,7 +45,7 @@ def leave_run(folder: Path, errors: list[float], *overrides: str, finished: bool
 
 def runs(tmp_path: Path) -> list[Path]:
     """ReLU reaches 25 % after 2.5 and 2 epochs, tanh after 6 and 7.5."""
-    found = []
+    folders = []
     for seed, (relu, tanh) in enumerate(
         (
             ([50, 30, 20, 15], [60, 50, 40, 35, 30, 25]),
@@ -54,15 +54,15 @@ def runs(tmp_path: Path) -> list[Path]:
     ):
         for name, errors in (("relu", relu), ("tanh", tanh)):
             overrides = (f"network.activation={name}", f"seed={seed}", "optim.learning_rate=0.01")
-            found.append(leave_run(tmp_path / f"{name}{seed}", errors, *overrides))
-    return found
+            folders.append(leave_run(tmp_path / f"{name}{seed}", errors, *overrides))
+    return folders
 
 
 def test_an_epochs_error_is_the_mean_over_its_steps(tmp_path: Path) -> None:
     """Windows count by their steps: three at +3 and one at -9."""
     run = leave_run(tmp_path / "run", [40.0, 30.0], finished=False)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"event": "train", "st')  # of a run that was killed
+        file.write('{"event": "train", "st')  # the last line of a run that was killed
     history = read_history(run)
     assert not history.finished
     assert [epoch.epoch for epoch in history.epochs] == [1, 2]
@@ -79,15 +79,15 @@ def test_epochs_to_a_level_and_their_ratio(tmp_path: Path) -> None:
         ("tanh", 0),
         ("tanh", 1),
     ]
-    found = summarise(curves)
-    assert found["activations"]["relu"]["epochs"] == [2.5, 2.0]
-    assert found["activations"]["tanh"]["epochs"] == [6.0, 7.5]
-    ratio = found["ratios_to_relu"]["tanh"]
+    summary = summarise(curves)
+    assert summary["activations"]["relu"]["epochs"] == [2.5, 2.0]
+    assert summary["activations"]["tanh"]["epochs"] == [6.0, 7.5]
+    ratio = summary["ratios_to_relu"]["tanh"]
     assert (ratio["mean"], ratio["lowest"], ratio["highest"]) == (3.0, 2.4, 3.75)
     never = [replace(curve, epochs=[1.0], errors=[40.0]) if curve.seed == 1 else curve for curve in curves]
-    found = summarise(never)
-    assert found["activations"]["tanh"]["epochs"] == [6.0, None]
-    assert found["ratios_to_relu"] == {}, "no ratio where one of them never gets there"
+    summary = summarise(never)
+    assert summary["activations"]["tanh"]["epochs"] == [6.0, None]
+    assert summary["ratios_to_relu"] == {}, "no ratio where one of them never gets there"
 
 
 def test_a_part_of_an_epoch_is_no_epoch(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_what_is_said_of_a_level(tmp_path: Path) -> None:
 
 
 def test_one_epoch_can_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kept: list[Any] = []
-    monkeypatch.setattr(figure1, "save", lambda figure, path, **options: kept.append(figure))
+    figures: list[Any] = []
+    monkeypatch.setattr(figure1, "save", lambda figure, path, **options: figures.append(figure))
     write_figure1([Curve("a", "relu", 0, 0.01, [0.55], [80.0])], 25, tmp_path / "figure1.png")
-    (axes,) = kept[0].axes
+    (axes,) = figures[0].axes
     points = [line for line in axes.lines if list(line.get_xdata()) == [0.55]]
     assert points
     assert all(line.get_marker() == "o" for line in points)
@@ -146,10 +146,10 @@ def test_the_recorded_numbers_come_out_of_the_recorded_curves() -> None:
         )
         for (activation, seed), rows in read.items()
     ]
-    found = summarise(curves, 35)
-    means = {name: one["mean"] for name, one in found["activations"].items() if one["mean"] is not None}
+    summary = summarise(curves, 35)
+    means = {name: numbers["mean"] for name, numbers in summary["activations"].items() if numbers["mean"] is not None}
     assert {name: round(value, 1) for name, value in means.items()} == {"relu": 3.1, "tanh": 17.2}
-    assert round(found["ratios_to_relu"]["tanh"]["mean"], 1) == 5.5
+    assert round(summary["ratios_to_relu"]["tanh"]["mean"], 1) == 5.5
     recorded = json.loads((folder / "summary.json").read_text())["levels"]
     (at_35,) = [level for level in recorded if level["level"] == 35]
     for name, mean in means.items():
@@ -185,13 +185,13 @@ def test_the_files_hold_what_was_drawn(tmp_path: Path) -> None:
     ],
 )
 def test_what_must_not_be_compared_is_refused(overrides: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
-    found = [*runs(tmp_path), leave_run(tmp_path / "other", [40.0], *overrides)]
+    folders = [*runs(tmp_path), leave_run(tmp_path / "other", [40.0], *overrides)]
     with pytest.raises(ValueError, match=sentence):
-        make_curves([read_history(run) for run in found])
+        make_curves([read_history(run) for run in folders])
 
 
 def test_curves_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All epochs of all runs in the table; one that is unfinished is called so, and too many are refused."""
+    """The table has all epochs of all runs, an unfinished run is called so, and too many runs are refused."""
     folders = [*runs(tmp_path / "sweep"), leave_run(tmp_path / "sweep" / "begun", [40.0], finished=False)]
     histories = [read_history(folder) for folder in folders]
     assert name_runs(histories) == ["relu0", "tanh0", "relu1", "tanh1", "begun (unfinished)"]

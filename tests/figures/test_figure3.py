@@ -1,4 +1,4 @@
-"""Figure 3: the kernels of both towers as they are in the checkpoint, and how much colour they see."""
+"""Figure 3: the kernels of both towers in the checkpoint, and their colour selectivity."""
 
 import csv
 import json
@@ -36,9 +36,9 @@ def of(first: torch.Tensor, second: torch.Tensor) -> Kernels:
 
 
 def more(first: torch.Tensor, second: torch.Tensor) -> tuple[int, float, float]:
-    """Which tower sees more colour, how often a kernel of it does, and how often that would happen by chance."""
-    found = summarise(of(first, second))["more_colour"]
-    return found["tower"], found["probability"], found["p_value"]
+    """Index of the more colourful tower, probability that a kernel of it sees more colour, and p value."""
+    more = summarise(of(first, second))["more_colour"]
+    return more["tower"], more["probability"], more["p_value"]
 
 
 GREY = torch.ones(1, 3, 5, 5)
@@ -46,13 +46,13 @@ OPPONENT = torch.tensor([1.0, -1.0, 0.0])[None, :, None, None].expand(1, 3, 5, 5
 
 
 def test_kernels_are_those_of_the_checkpoint(run: Path) -> None:
-    found = read_kernels(run)
+    read = read_kernels(run)
     path = checkpoint.find(run)
-    for tower, kernels in enumerate(found.of_tower):
+    for tower, kernels in enumerate(read.of_tower):
         assert torch.equal(kernels, load_file(path / f"tower{tower}.safetensors")["conv1.weight"])
-    assert (found.layer, len(found.of_tower[0])) == ("conv1", 12)
-    assert [step for step, _ in found.history] == [5, 10, 20]
-    assert [tower0 for _, (tower0, _) in found.history] == pytest.approx([0.55, 0.5, 0.4])
+    assert (read.layer, len(read.of_tower[0])) == ("conv1", 12)
+    assert [step for step, _ in read.history] == [5, 10, 20]
+    assert [tower0 for _, (tower0, _) in read.history] == pytest.approx([0.55, 0.5, 0.4])
 
 
 def test_towers_that_differ_and_towers_that_do_not() -> None:
@@ -66,7 +66,7 @@ def test_towers_that_differ_and_towers_that_do_not() -> None:
 
 
 def test_few_kernels_show_little() -> None:
-    """Of four kernels and four, all above the others: 2 of the 70 ways to part eight (exact, two-sided)."""
+    """Four kernels all exceed four others: 2 of the 70 ways to part eight do (exact, two-sided)."""
     levels = torch.linspace(0, 1, 8, dtype=torch.float64)
     kernels = torch.stack([GREY[0].double() * (1 - level) + OPPONENT[0].double() * level for level in levels])
     assert more(kernels[:4], kernels[4:]) == (1, 1.0, pytest.approx(2 / 70))
@@ -88,17 +88,17 @@ def test_the_command_writes_the_picture_and_its_data(
     monkeypatch.chdir(tmp_path)
     sent: list[tuple[Path, str, dict[str, Path]]] = []
     target = "twotower.figures.draw_figure.log_figures"
-    monkeypatch.setattr(target, lambda run, config, found: sent.append((run, config.name, found)))
+    monkeypatch.setattr(target, lambda run, config, drawn: sent.append((run, config.name, drawn)))
     monkeypatch.setattr(sys, "argv", ["figure.py", "figure3", "runs=[run]", "output=kernels.png"])
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")
     printed = capsys.readouterr().out
     assert sent == [(run, "fake", {"figure3": Path("kernels.png")})], "to W&B too"
-    found = summarise(read_kernels(run))
-    assert f"tower 0: mean colour selectivity {found['mean_selectivity'][0]:.3f}" in printed
-    assert f"with probability {found['more_colour']['probability']:.2f}" in printed
+    summary = summarise(read_kernels(run))
+    assert f"tower 0: mean colour selectivity {summary['mean_selectivity'][0]:.3f}" in printed
+    assert f"with probability {summary['more_colour']['probability']:.2f}" in printed
     rows = list(csv.DictReader((tmp_path / "kernels.csv").open()))
     assert len(rows) == 24
-    assert json.loads((tmp_path / "kernels.json").read_text()) == found
+    assert json.loads((tmp_path / "kernels.json").read_text()) == summary
     with Image.open(tmp_path / "kernels.png") as image:
         assert min(image.size) > 400
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 500, "kernels in colour"

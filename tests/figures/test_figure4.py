@@ -39,15 +39,15 @@ def by_brute_force(queries: Floats, base: Floats, k: int) -> tuple[NDArray[np.in
     """One query at a time, all differences in float64, a stable sort."""
     places, distances = [], []
     for query in queries.astype(np.float64):
-        found = np.linalg.norm(base.astype(np.float64) - query, axis=1)
-        order = np.argsort(found, kind="stable")[:k]
+        lengths = np.linalg.norm(base.astype(np.float64) - query, axis=1)
+        order = np.argsort(lengths, kind="stable")[:k]
         places.append(order)
-        distances.append(found[order])
+        distances.append(lengths[order])
     return np.array(places), np.array(distances)
 
 
 def by_the_fast_formula(queries: Floats, base: Floats, k: int) -> NDArray[np.int64]:
-    """|q|^2 - 2 q.b + |b|^2 in float32, as it must not be done."""
+    """|q|^2 - 2 q.b + |b|^2 in float32, the wrong way to compute distances."""
     between = (queries**2).sum(1)[:, None] - 2 * queries @ base.T + (base**2).sum(1)
     return np.argsort(between, axis=1, kind="stable")[:, :k]
 
@@ -61,7 +61,7 @@ def spread(distance: float, count: int, width: int, seed: int) -> Floats:
 
 @pytest.mark.parametrize("distance", [100.0, 0.01])
 def test_neighbours_are_those_of_a_search_in_float64(distance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where float32 cancels: rows at 800 from zero and 0.1 from each other, which the fast formula mixes up."""
+    """Rows at 800 from zero and 0.1 from each other, where float32 cancels and the fast formula mixes them up."""
     monkeypatch.setattr(neighbours, "BASE_BLOCK", 256)
     monkeypatch.setattr(neighbours, "QUERY_BLOCK", 16)
     base, queries = spread(distance, 1000, 64, 1), spread(distance, 40, 64, 2)
@@ -96,7 +96,7 @@ def test_tiny_and_zero_values_have_neighbours() -> None:
 
 
 class Counting:
-    """A base that says how many rows were asked at a time, and in which order."""
+    """A base that records how many rows were read at a time, and in which order."""
 
     def __init__(self, rows: Floats) -> None:
         self.rows, self.shape = rows, rows.shape
@@ -185,14 +185,14 @@ def test_features_are_what_the_classifier_reads(paper_run: Path) -> None:
     units = len(parameters["fc7.bias"])
     headless = parameters | {"fc8.weight": torch.eye(units), "fc8.bias": torch.zeros(units)}
     for split, count in (("train", NUM_CLASSES), ("val", 3 * NUM_CLASSES)):
-        found = features_of(subject, split, "fc7")
-        assert (found.values.shape, found.values.dtype) == ((count, units), np.float32)
+        features = features_of(subject, split, "fc7")
+        assert (features.values.shape, features.values.dtype) == ((count, units), np.float32)
         expected = oracle.logits(headless, centre_crops(subject, split), oracle.PRESETS["alexnet_2012"], masks=None)
-        assert (found.values > 0).mean() > 0.1, "not all dead"
+        assert (features.values > 0).mean() > 0.1, "not all dead"
         # The two resizing filters differ by up to a grey level.
-        assert oracle.deviation(torch.from_numpy(np.array(found.values)), expected) < 0.02
+        assert oracle.deviation(torch.from_numpy(np.array(features.values)), expected) < 0.02
         swapped = torch.cat(list(reversed(expected.chunk(2, dim=1))), dim=1)
-        assert oracle.deviation(torch.from_numpy(np.array(found.values)), swapped) > 0.2, "the other order is seen"
+        assert oracle.deviation(torch.from_numpy(np.array(features.values)), swapped) > 0.2, "the other order is seen"
 
 
 def test_features_are_computed_once_and_again_for_another_checkpoint(
@@ -223,22 +223,22 @@ def test_a_network_of_one_tower_whose_last_hidden_layer_is_a_convolution(tmp_pat
     run = fake_run(tmp_path / "run", draw_images(tmp_path / "images"), *small)
     subject = open_run(run)
     assert last_hidden(subject.config.network) == "conv3"
-    found = features_of(subject, "train", "conv3").values
-    assert found.shape[0] == NUM_CLASSES
-    assert found.shape[1] == 32 * 4 * 4
-    assert np.isfinite(found).all()
+    values = features_of(subject, "train", "conv3").values
+    assert values.shape[0] == NUM_CLASSES
+    assert values.shape[1] == 32 * 4 * 4
+    assert np.isfinite(values).all()
 
 
 def test_precision_is_that_of_a_loop() -> None:
     stream = np.random.default_rng(0)
     train_labels, labels = stream.integers(0, 3, 50), stream.integers(0, 3, 20)
     places = stream.integers(0, 50, (20, 6))
-    found = count_precision(places, labels, train_labels)
+    precision = count_precision(places, labels, train_labels)
     firsts = sum(train_labels[places[i, 0]] == labels[i] for i in range(20))
     all_six = sum(train_labels[places[i, j]] == labels[i] for i in range(20) for j in range(6))
     chance = sum((train_labels == label).sum() for label in labels)
-    assert (found.at_1, found.at_k) == pytest.approx((100 * firsts / 20, 100 * all_six / 120))
-    assert (found.by_chance, found.num_queries, found.k) == (pytest.approx(100 * chance / 1000), 20, 6)
+    assert (precision.at_1, precision.at_k) == pytest.approx((100 * firsts / 20, 100 * all_six / 120))
+    assert (precision.by_chance, precision.num_queries, precision.k) == (pytest.approx(100 * chance / 1000), 20, 6)
 
 
 def test_names_are_for_people(paper_run: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_names_are_for_people(paper_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "expected"),
     [
         ("4", 4),
         ("c1/2.png", 5),
@@ -267,12 +267,12 @@ def test_names_are_for_people(paper_run: Path, tmp_path: Path) -> None:
         ("dog.png", "no image of the validation set is called dog.png"),
     ],
 )
-def test_images_are_found_by_place_or_name(given: str, found: int | str, paper_run: Path) -> None:
+def test_images_are_found_by_place_or_name(given: str, expected: int | str, paper_run: Path) -> None:
     val = open_run(paper_run).dataset.val
-    if isinstance(found, int):
-        assert find_image(val, given) == found
+    if isinstance(expected, int):
+        assert find_image(val, given) == expected
     else:
-        with pytest.raises(ValueError, match=found):
+        with pytest.raises(ValueError, match=expected):
             find_image(val, given)
 
 
@@ -284,7 +284,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_the_command_writes_the_picture_and_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Into the run's own folder, whose name has commas as those of sweeps have; the data say what was drawn."""
+    """The figure goes into the run's own folder, whose name may have commas; its data name what was drawn."""
     run = fake_run(tmp_path / "ablation=none,seed=0", draw_images(tmp_path / "images"), "logging=no_wandb")
     monkeypatch.chdir(tmp_path)
     launch(monkeypatch, "figure4", "run=ablation=none,seed=0", "images=[3,c1/2.png]", "seed=2")
@@ -302,15 +302,15 @@ def test_the_command_writes_the_picture_and_its_data(
     assert [float(row["probability"]) for row in classes[:5]] == pytest.approx(expected.values[:5].tolist(), rel=1e-5)
     assert [row["class"] for row in classes[:5]] == [f"c{label}" for label in expected.indices[:5]]
     assert [row["is_right"] for row in classes[:5]] == ["01"[label == 1] for label in expected.indices[:5]]
-    found = [row for row in rows if row["part"] == "neighbours"]
-    assert len(found) == 5 * 6
+    pairs = [row for row in rows if row["part"] == "neighbours"]
+    assert len(pairs) == 5 * 6
     subject = open_run(run)
     of_val, of_train = (np.array(features_of(subject, split, "fc7").values) for split in ("val", "train"))
-    asked = [find_image(subject.dataset.val, row["image"]) for row in found[::6]]
+    asked = [find_image(subject.dataset.val, row["image"]) for row in pairs[::6]]
     places, distances = by_brute_force(of_val[asked], of_train, 6)
-    assert [row["neighbour"] for row in found] == [f"train/c{place}/0.png" for place in places.ravel()]
-    assert [float(row["distance"]) for row in found] == pytest.approx(distances.ravel().tolist(), rel=1e-5)
-    assert all(int(row["is_right"]) == (row["class"] in row["image"]) for row in found)
+    assert [row["neighbour"] for row in pairs] == [f"train/c{place}/0.png" for place in places.ravel()]
+    assert [float(row["distance"]) for row in pairs] == pytest.approx(distances.ravel().tolist(), rel=1e-5)
+    assert all(int(row["is_right"]) == (row["class"] in row["image"]) for row in pairs)
     of_all = by_brute_force(of_val, of_train, 1)[0][:, 0]
     assert validation["precision_at_1"] == pytest.approx(100 * (of_all == np.arange(21) // 3).mean())
     with Image.open(run / "figures" / "figure4.png") as image:
@@ -319,12 +319,12 @@ def test_the_command_writes_the_picture_and_its_data(
 
 
 def test_large_sets_are_counted_in_part(paper_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many validation images as the work allows, and the shown ones are not among the counted by being shown."""
+    """Precision counts as many validation images as the work allows; a shown query does not count for being shown."""
     subject = open_run(paper_run)
     base = features_of(subject, "train", "fc7").values
     monkeypatch.setattr(figure4, "WORK", 4.5 * base.size)
-    found = figure4.make_figure4(subject, ["0"], ["1", "5"], seed=0)
-    assert (found.validation.num_queries, found.shown.num_queries) == (4, 2)
+    figure = figure4.make_figure4(subject, ["0"], ["1", "5"], seed=0)
+    assert (figure.validation.num_queries, figure.shown.num_queries) == (4, 2)
 
 
 def leave_synthetic_run(folder: Path, run: Path) -> None:

@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 from helpers.towers import load_network
 from twotower.figures.figure2 import draw_figure2
 from twotower.model.numbers import describe, totals
-from twotower.reports.labbook import baseline_of, difference_of, read_labbook
+from twotower.reports.labbook import find_baseline, find_difference, read_labbook
 
 # The paper's section 3.5 prints 253,440 for the first; 55 x 55 x 96 is 290,400, and the others agree.
 UNITS = [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096, 1000]
@@ -62,7 +62,7 @@ def test_the_lab_book_gives_the_papers_numbers() -> None:
     entries = read_labbook()
     differences = {}
     for entry in entries:
-        points = difference_of(entry, entries)
+        points = find_difference(entry, entries)
         if points is not None and entry.paper_item.startswith("Section"):
             top1, top5 = points
             differences[entry.paper_item] = f"{entry.paper_item.split(':')[0]}: {top1:+.1f} / {top5:+.1f}"
@@ -79,10 +79,10 @@ def test_the_lab_book_gives_the_papers_numbers() -> None:
 def test_a_baseline_is_of_the_same_images_and_view() -> None:
     entries = read_labbook()
     half = next(entry for entry in entries if entry.run == "145-half")
-    baseline = baseline_of(half, entries)
+    baseline = find_baseline(half, entries)
     assert baseline is not None
     assert (baseline.run, baseline.set, baseline.view) == ("145-2010", "test", "10-view")
-    assert baseline_of(replace(half, set="val"), entries) is None
+    assert find_baseline(replace(half, set="val"), entries) is None
 
 
 def test_figure_2_is_drawn_from_the_numbers(tmp_path: Path) -> None:

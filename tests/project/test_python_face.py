@@ -69,6 +69,7 @@ def test_a_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
         names = set(file.namelist())
         file.extractall(tmp_path / "site")
     assert {"twotower/py.typed", "twotower/conf/config.yaml", "twotower/data/synsets.tsv"} <= names
+    assert {f"twotower/reports/{name}" for name in ("page.html", "page.css", "page.js", "labbook.csv")} <= names
     assert not any(name.startswith(("tests", "launch")) for name in names)
     script = (
         "import numpy as np, torch, twotower; torch.set_num_threads(1); print(twotower.__file__); "

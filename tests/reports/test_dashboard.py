@@ -12,8 +12,8 @@ from twotower.config import DashboardConfig
 from twotower.figures.draw_figure import OF_ONE_RUN
 from twotower.reports import dashboard
 from twotower.reports.dashboard import build, check_metrics, describe, list_panel_metrics, list_panels
-from twotower.reports.dashboard_panels import differences_of_2012
-from twotower.reports.labbook import baseline_of, read_labbook
+from twotower.reports.dashboard_panels import format_differences_of_2012
+from twotower.reports.labbook import find_baseline, read_labbook
 from twotower.runs.mirrors.keys import FIGURES, list_figures, list_metrics, list_summary_keys
 
 
@@ -69,27 +69,27 @@ def test_what_would_be_sent_has_the_sections_and_the_grouping() -> None:
     sent = json.loads(workspace._to_model().model_dump_json())
     assert (sent["project"], sent["entity"], sent["display_name"]) == ("p", "e", "n")
     sections = sent["spec"]["section"]["panel_bank_config"]["sections"]
-    assert [len(one["panels"]) for one in sections] == [6, 6, 10, 3, 5, 6]
+    assert [len(section["panels"]) for section in sections] == [6, 6, 10, 3, 5, 6]
     first = sections[0]["panels"][0]["config"]
     assert (first["x_axis"], first["metrics"], first["group_by"]) == (
         "train/step",
         ["validation/top1_error"],
         "variant.value",
     )
-    # Two columns, tower 0 at the left.
+    # There are two columns, tower 0 at the left.
     towers = sections[2]
     assert towers["flow_config"]["columns_per_page"] == 2
     for left, right in zip(towers["panels"][::2], towers["panels"][1::2], strict=True):
         swapped = [metric.replace("tower0", "tower1") for metric in left["config"]["metrics"]]
         assert right["config"]["metrics"] == swapped != left["config"]["metrics"]
     (runs,) = sent["spec"]["section"]["run_sets"]
-    assert [one["name"] for one in runs["grouping"]] == ["variant.value"]
-    assert [(one["key"]["name"], one["value"]) for one in runs["filters"]["filters"]] == [("group", "a-sweep")]
+    assert [group["name"] for group in runs["grouping"]] == ["variant.value"]
+    assert [(entry["key"]["name"], entry["value"]) for entry in runs["filters"]["filters"]] == [("group", "a-sweep")]
     assert build(settings()).runset_settings.filters == ""
 
 
 def test_variables_of_wandb_count_where_a_key_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a training, so that the dashboard is that of its runs."""
+    """A training reads the same variables, so that the dashboard is in the project of its runs."""
     for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)
     assert (build(settings()).project, build(settings()).entity) == ("twotower", "")
@@ -102,9 +102,9 @@ def test_variables_of_wandb_count_where_a_key_was_not_given(monkeypatch: pytest.
 
 def test_the_differences_of_2012_are_those_of_the_lab_book() -> None:
     entries = read_labbook()
-    lines = differences_of_2012().splitlines()
+    lines = format_differences_of_2012().splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
-    changed = [(entry, baseline_of(entry, entries)) for entry in entries]
+    changed = [(entry, find_baseline(entry, entries)) for entry in entries]
     wanted = [(entry, base) for entry, base in changed if base is not None and entry.top1_error is not None]
     assert len(rows) == len(wanted) > 10
     for row, (entry, base) in zip(rows, wanted, strict=True):

@@ -107,7 +107,7 @@ def test_the_numbers_of_the_paper() -> None:
     assert "| 98-16kinit |" in markdown, "which is noted without a loss"
 
 
-# Differences to what the notes or the schedule name as the baseline, in points of error.
+# Differences to the baseline that the notes or the schedule name, in points of error.
 AGAINST = {
     "174": ("169", ("-0.16", "-0.07")),
     "166": ("169", ("+0.50", "+0.56")),
@@ -123,8 +123,10 @@ AGAINST = {
 
 def test_the_baselines_are_those_of_the_notes() -> None:
     lines = [line for _, section in make_page().sections for line in section if line.entry.view == "10-view"]
-    found = {line.entry.run: (line.entry.baseline, line.difference) for line in lines if line.entry.run in AGAINST}
-    assert found == AGAINST
+    differences = {
+        line.entry.run: (line.entry.baseline, line.difference) for line in lines if line.entry.run in AGAINST
+    }
+    assert differences == AGAINST
 
 
 def test_every_run_that_the_notes_have_numbers_of_is_there() -> None:
@@ -155,14 +157,14 @@ def test_every_run_that_the_notes_have_numbers_of_is_there() -> None:
 
 
 def test_every_entry_is_there() -> None:
-    """Once each, but for the one network that Table 2 and the ablations have."""
+    """Each entry is there once, except the one network that Table 2 and the ablations both have."""
     with (ROOT / "src" / "twotower" / "reports" / "labbook.csv").open() as file:
         rows = list(csv.DictReader(file))
     expected = [(row["run"], row["year"], row["set"], row["view"]) for row in rows]
     assert len(set(expected)) == len(expected) > 70
     lines = [line.entry for _, section in make_page().sections for line in section]
-    found = [(entry.run, str(entry.year), entry.set, entry.view) for entry in lines]
-    assert sorted(found) == sorted([*expected, ("146-2012-2011", "2012", "val", "10-view")])
+    present = [(entry.run, str(entry.year), entry.set, entry.view) for entry in lines]
+    assert sorted(present) == sorted([*expected, ("146-2012-2011", "2012", "val", "10-view")])
 
 
 def test_without_runs_ours_is_empty() -> None:
@@ -231,17 +233,23 @@ def test_evaluation_json_is_enough(make_run: Any) -> None:
 def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
     """The name needs 1000 classes and 50,000 images; each set of images has a column of its own."""
     real = {"kind": "folder", "root": "/data/x", "source": None, "num_classes": 1000, "num_images": 50_000}
-    whole = {"data": real, "split": "val", "width": 1.0}
-    assert describe_images(whole) == ("ILSVRC-2012 val", True)
-    assert describe_images(whole | {"data": real | {"source": "ilsvrc2010"}}) == ("ILSVRC-2010 val", True)
+    val_set = {"data": real, "split": "val", "width": 1.0}
+    assert describe_images(val_set) == ("ILSVRC-2012 val", True)
+    assert describe_images(val_set | {"data": real | {"source": "ilsvrc2010"}}) == ("ILSVRC-2010 val", True)
     test_set = {"data": real | {"num_images": 150_000}, "split": "test"}
-    assert describe_images(whole | test_set) == ("ILSVRC-2010 test", True)
-    assert describe_images(whole | {"width": 0.5}) == ("ILSVRC-2012 val, width 0.5", False)
+    assert describe_images(val_set | test_set) == ("ILSVRC-2010 test", True)
+    assert describe_images(val_set | {"width": 0.5}) == ("ILSVRC-2012 val, width 0.5", False)
     fewer = real | {"root": "/data/ILSVRC-2012", "num_images": 600}
-    assert describe_images(whole | {"data": fewer}) == ("folder ILSVRC-2012, 1,000 classes, 600 images", False)
-    assert describe_images(whole | {"data": real | {"kind": "synthetic"}}) == ("synthetic, 50,000 images", False)
+    assert describe_images(val_set | {"data": fewer}) == (
+        "folder ILSVRC-2012, 1,000 classes, 600 images",
+        False,
+    )
+    assert describe_images(val_set | {"data": real | {"kind": "synthetic"}}) == (
+        "synthetic, 50,000 images",
+        False,
+    )
     shapes = {"kind": "shapes", "num_classes": 12, "num_images": 600}
-    assert describe_images(whole | {"data": real | shapes}) == ("shapes, 600 images", False)
+    assert describe_images(val_set | {"data": real | shapes}) == ("shapes, 600 images", False)
     first, second = make_run("first"), make_run("second")
     store(first, "ten", 4)
     store(second, "ten", 3, kind="shapes")
@@ -263,7 +271,7 @@ def test_other_images_are_never_called_ilsvrc(make_run: Any) -> None:
         (("network=six_conv",), None),
         (("network=six_conv", "initial_weights.path=runs/step3"), "six_conv"),
         (("experiment=chain_146_4", "initial_weights.path=runs/step3"), "six_conv"),
-        (("experiment=chain_146_2", "initial_weights.path=runs/step1"), None),  # a step on the way
+        (("experiment=chain_146_2", "initial_weights.path=runs/step1"), None),  # a step before the last
     ],
 )
 def test_which_run_counts_for_which_row(tmp_path: Path, overrides: tuple, name: str | None) -> None:
@@ -271,7 +279,7 @@ def test_which_run_counts_for_which_row(tmp_path: Path, overrides: tuple, name: 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (("input.random_crop=false",), "input.random_crop=False for True"),
         (("input.flip=false",), "input.flip=False for True"),
@@ -279,23 +287,23 @@ def test_which_run_counts_for_which_row(tmp_path: Path, overrides: tuple, name: 
         (("input=paper",), "input.offsets=32 for 33, input.images_per_draw=1 for 32"),
         (("optim.momentum=0",), "optim.momentum=0.0 for 0.9"),
         (("optim.weight_decay=0",), "optim.weight_decay=0.0 for 0.0005"),
-        (("ablation=no_crops", "input.flip=false"), None),  # no row has it
+        (("ablation=no_crops", "input.flip=false"), None),  # the lab book has no such row
         (("ablation=no_lrn", "input.flip=false"), "input.flip=False for True"),
     ],
 )
-def test_another_input_or_update_is_another_experiment(make_run: Any, overrides: tuple, told: str | None) -> None:
+def test_another_input_or_update_is_another_experiment(make_run: Any, overrides: tuple, reason: str | None) -> None:
     run = make_run("run", *overrides)
     store(run, "ten", 4)
     page = make_page([str(run)])
     assert all(own.runs is None for _, lines in page.sections for line in lines for own in line.own)
     (remark,) = page.remarks
-    if told is not None:
-        assert remark.startswith(f"{run} is not the run that its yamls describe ({told}"), remark
+    if reason is not None:
+        assert remark.startswith(f"{run} is not the run that its yamls describe ({reason}"), remark
         assert remark.endswith("differ), so it is left out")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reason"),
     [
         (
             ("optim.batch_size=512", "schedule.epochs=1"),
@@ -313,14 +321,14 @@ def test_another_input_or_update_is_another_experiment(make_run: Any, overrides:
         (("network=lrn1_only", "schedule=run_167"), None),
     ],
 )
-def test_another_rate_or_length_counts_and_is_told(make_run: Any, overrides: tuple, told: str | None) -> None:
+def test_another_rate_or_length_counts_and_is_told(make_run: Any, overrides: tuple, reason: str | None) -> None:
     run = make_run("run", *overrides)
     store(run, "ten", 4)
     store(run, "centre", 4)
     page = make_page([str(run)])
     (own,) = line_of(page, *((ABLATIONS, "167") if "network=lrn1_only" in overrides else (TABLE_2, "145"))).own
     assert own.runs == 1
-    counts = [] if told is None else [f"{run} counts, though not trained as in 2012: {told}"]
+    counts = [] if reason is None else [f"{run} counts, though not trained as in 2012: {reason}"]
     assert page.remarks[:-1] == counts
 
 
@@ -329,8 +337,8 @@ def test_what_is_alike_in_several_runs_is_told_once(make_run: Any) -> None:
     for run in runs:
         store(Path(run), "ten", 4)
         store(Path(run), "centre", 4)
-    told = [remark for remark in make_page(runs).remarks if "optim" in remark]
-    assert told == [f"{runs[0]} and 2 more count, though not trained as in 2012: optim.batch_size=512 for 128"]
+    remarks = [remark for remark in make_page(runs).remarks if "optim" in remark]
+    assert remarks == [f"{runs[0]} and 2 more count, though not trained as in 2012: optim.batch_size=512 for 128"]
 
 
 def test_a_network_without_a_layer_has_the_papers_row(make_run: Any) -> None:

@@ -27,7 +27,7 @@ VOID = {"meta", "link", "img", "wbr"}
 
 
 class Reading(HTMLParser):
-    """What a parser that is not a browser finds: tags with their attributes, and the text of each element."""
+    """The results of a parser that is no browser: tags with their attributes, and the text of each element."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def hostile(png: Path) -> Page:
 
 
 def check_escaped(html: str) -> None:
-    """Of a hostile page: its own script and picture alone, no handler anywhere, and every text as it was given."""
+    """Checks that a hostile page has our script and picture alone, no handler, and every text as it was given."""
     reading = Reading(html)
     assert (reading.count("script"), reading.count("style"), reading.count("img")) == (1, 1, 1)
     assert not [name for _, attributes in reading.tags for name in attributes if name.startswith("on")]
@@ -117,7 +117,7 @@ def check_escaped(html: str) -> None:
 
 
 def foreign(html: str) -> list[str]:
-    """Addresses in the page that are neither embedded, nor a place in it, nor a file beside it."""
+    """Addresses in the page that are neither embedded, nor an anchor in it, nor a file beside it."""
     named = [
         value or "" for _, a in Reading(html).tags for key, value in a.items() if key in ("src", "href", "srcset")
     ]
@@ -201,7 +201,7 @@ def test_what_cannot_be_shown(png: Path, tmp_path: Path) -> None:
 
 # In a browser
 
-MOST_SECONDS = 240  # that a browser lives, whatever becomes of the test
+MOST_SECONDS = 240  # longest life of a browser, whatever becomes of the test
 
 
 def _end_processes_of(profile: Path) -> None:
@@ -230,7 +230,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     for argument in (
         "--headless=new",
-        "--no-sandbox",  # root, as in a container, has none; the page is our own
+        "--no-sandbox",  # Chromium has no sandbox for root, as in a container; the page is our own
         "--disable-dev-shm-usage",
         "--disable-gpu",
         "--remote-debugging-pipe",
@@ -305,7 +305,7 @@ class Reader:
         return f"#table-1 thead th:nth-child({column}) button"
 
     def runs(self) -> list[str]:
-        """The first column as it stands."""
+        """Names of the runs in the first column, from top to bottom."""
         shown = self.ask("[...document.querySelectorAll('#table-1 tbody th > span')].map(e => e.textContent)")
         return [text.removeprefix("run ") for text in shown]
 
@@ -316,12 +316,12 @@ class Reader:
 
     def overflow(self) -> int:
         """Pixels by which the page is wider than the window."""
-        # Not innerWidth: a telephone zooms out until all of a wide page is in it.
+        # innerWidth would not do, because a telephone zooms out until all of a wide page is in it.
         root = "document.documentElement"
         return int(self.ask(f"{root}.scrollWidth - {root}.clientWidth"))
 
     def requested(self) -> list[str]:
-        """What was asked for since `read`, apart from the page and what is embedded in it."""
+        """Addresses that were requested since `read`, except the page and its embedded parts."""
         messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
         urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
         assert any(url.startswith("file:") for url in urls)
@@ -330,11 +330,11 @@ class Reader:
 
 @pytest.fixture
 def reader(browser: Any, tmp_path: Path) -> Reader:
-    one = Reader(browser, tmp_path)
-    one.devtools("Emulation.setScriptExecutionDisabled", value=False)
-    one.devtools("Emulation.setEmulatedMedia", media="", features=[])
-    one.window(1280, 800)
-    return one
+    reader = Reader(browser, tmp_path)
+    reader.devtools("Emulation.setScriptExecutionDisabled", value=False)
+    reader.devtools("Emulation.setEmulatedMedia", media="", features=[])
+    reader.window(1280, 800)
+    return reader
 
 
 def test_numbers_are_sorted_as_numbers_and_back(reader: Reader, png: Path) -> None:
@@ -356,7 +356,7 @@ def test_texts_are_sorted_by_the_alphabet_and_ties_stay(reader: Reader, png: Pat
     assert reader.runs() == ["3", "9", "30", "2", "10", "1", "4"]
     reader.find(reader.head(3)).click()
     assert reader.runs() == ["2", "10", "3", "9", "30", "1", "4"]
-    reader.find(reader.head(4)).click()  # a column without anything changes nothing
+    reader.find(reader.head(4)).click()  # an empty column changes nothing
     assert reader.runs() == ["2", "10", "3", "9", "30", "1", "4"]
 
 
@@ -432,7 +432,7 @@ def test_a_table_that_goes_on_says_so(reader: Reader, png: Path) -> None:
     hint = "[...document.querySelectorAll('#table-1 .scrolls')].map(e => e.textContent)"
     assert reader.ask(hint) == ["scroll for more →"]
     reader.window(1280, 800)
-    for _ in range(50):  # the event of the new width comes when it comes
+    for _ in range(50):  # the event of the new width may be late
         if reader.ask(hint) == []:
             break
         time.sleep(0.1)
@@ -486,7 +486,7 @@ def test_nothing_is_requested(reader: Reader, png: Path) -> None:
 
 
 def test_texts_do_not_run(reader: Reader, png: Path) -> None:
-    # Without the page's own policy, so that the escapes alone are on trial.
+    # The page's own policy is removed, so that the escapes alone are on trial.
     html = re.sub(r"<meta http-equiv[^>]*>", "", render(hostile(png)))
     reader.read(html)
     assert reader.ask("[document.title, window.taken ?? null]") == [HOSTILE, None]
@@ -497,7 +497,7 @@ def test_texts_do_not_run(reader: Reader, png: Path) -> None:
 def test_the_policy_stops_a_script_that_is_not_the_pages(reader: Reader, png: Path) -> None:
     reader.read(render(sample(png)).replace("</main>", "<script>window.taken = 1</script></main>"))
     assert reader.ask("window.taken ?? null") is None
-    assert reader.ask("document.querySelectorAll('.sort').length") == 7  # the page's own has run
+    assert reader.ask("document.querySelectorAll('.sort').length") == 7  # the page's own script has run
 
 
 CONTRASTS = """(() => {
@@ -522,7 +522,7 @@ CONTRASTS = """(() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(reader: Reader, png: Path, scheme: str) -> None:
-    """At least 4.5, as WCAG 2.2 (AA) asks for."""
+    """Every contrast is at least 4.5, which WCAG 2.2 (AA) asks for."""
     reader.devtools(
         "Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}]
     )
@@ -531,14 +531,14 @@ def test_contrast(reader: Reader, png: Path, scheme: str) -> None:
     assert (sum(numbers_of(reader.ask("getComputedStyle(document.body).backgroundColor"))) < 150) == (
         scheme == "dark"
     )
-    found = reader.ask(CONTRASTS)
-    assert len(found) > 50
-    assert [one for one in found if one[0] < 4.5] == []
+    contrasts = reader.ask(CONTRASTS)
+    assert len(contrasts) > 50
+    assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []
     assert (
         reader.ask("getComputedStyle(document.querySelector('figure img')).backgroundColor") == "rgb(255, 255, 255)"
     )
     reader.read(re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</style>", "small { color: #808080 }</style>"))
-    assert [one for one in reader.ask(CONTRASTS) if one[0] < 4.5]
+    assert [contrast for contrast in reader.ask(CONTRASTS) if contrast[0] < 4.5]
 
 
 def numbers_of(colour: str) -> list[float]:

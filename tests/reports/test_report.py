@@ -23,10 +23,10 @@ from helpers.paths import ROOT
 from twotower.config import Config, ReportConfig
 from twotower.reports import contents, own_results
 from twotower.reports.collect import find_runs
-from twotower.reports.compare import compare, estimate, recorded_difference
+from twotower.reports.compare import compare, estimate, find_recorded_difference
 from twotower.reports.data_sets import check_one_data_set
 from twotower.reports.make import make_report
-from twotower.reports.tables import differences_table, errors_table, repeating_command, runs_table
+from twotower.reports.tables import make_differences_table, make_errors_table, make_repeating_command, make_runs_table
 from twotower.runs import checkpoint
 
 # Quantiles of Student's t for 95 %, from a printed table.
@@ -111,12 +111,12 @@ def sweep(root: Path, weights: Path | None = None) -> Path:
 
 
 def test_an_interval_is_students() -> None:
-    one = estimate([1.0, 2.0, 6.0])
+    errors = estimate([1.0, 2.0, 6.0])
     half = T_2 * statistics.stdev([1.0, 2.0, 6.0]) / math.sqrt(3)
-    assert one.mean == 3
-    assert one.spread == pytest.approx(math.sqrt(7))
-    assert one.interval == pytest.approx((3 - half, 3 + half), abs=1e-5)
-    assert not one.excludes_zero
+    assert errors.mean == 3
+    assert errors.spread == pytest.approx(math.sqrt(7))
+    assert errors.interval == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    assert not errors.excludes_zero
     assert estimate([1.0, 1.2]).interval == pytest.approx((1.1 - T_1 * 0.1, 1.1 + T_1 * 0.1), abs=1e-5)
     assert estimate([4.0]).interval is None
     assert not estimate([4.0]).excludes_zero, "one seed shows nothing"
@@ -128,11 +128,11 @@ def test_differences_are_paired_by_seed(tmp_path: Path, checkpoint_folder: Path)
     comparison = compare(find_runs([str(sweep(tmp_path / "sweep", checkpoint_folder))]))
     assert [group.label for group in comparison.groups] == ["none", "no_lrn", "no_overlap"]
     no_lrn = comparison.groups[1]
-    found = comparison.difference(no_lrn, "centre", "top1_error")
-    assert found is not None
-    assert (found.mean, found.count) == (3.0, 3)
+    difference = comparison.difference(no_lrn, "centre", "top1_error")
+    assert difference is not None
+    assert (difference.mean, difference.count) == (3.0, 3)
     unpaired = statistics.stdev([41.0, 44.0, 53.0])
-    assert found.spread == pytest.approx(statistics.stdev([1.0, 2.0, 6.0])) != pytest.approx(unpaired)
+    assert difference.spread == pytest.approx(statistics.stdev([1.0, 2.0, 6.0])) != pytest.approx(unpaired)
     better = comparison.difference(comparison.groups[2], "centre", "top1_error")
     assert better is not None
     assert (better.mean, better.count) == (-1.0, 2), "a pair for each common seed"
@@ -161,7 +161,7 @@ def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path:
     comparison = compare(find_runs([str(tmp_path)]))
     labels = [group.label for group in comparison.groups]
     assert labels == ["none", "no_lrn", "no_lrn, optim.learning_rate=0.3"]
-    recorded = [recorded_difference(group, comparison.baseline) for group in comparison.groups]
+    recorded = [find_recorded_difference(group, comparison.baseline) for group in comparison.groups]
     assert recorded[0] is None
     assert recorded[2] is None
     assert recorded[1] is not None
@@ -175,20 +175,20 @@ def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path:
 
 
 def test_the_difference_of_2012_is_to_the_run_of_2012(tmp_path: Path) -> None:
-    """With another baseline, or without the paper's network, it would stand under a wrong heading."""
+    """Next to another baseline, or without the paper's network, the difference of 2012 would have a wrong heading."""
     leave_run(tmp_path / "a", 41, "ablation=no_lrn")
     leave_run(tmp_path / "b", 42, "ablation=no_overlap")
     comparison = compare(find_runs([str(tmp_path)]))
     assert comparison.baseline.label == "no_lrn"
-    assert [recorded_difference(group, comparison.baseline) for group in comparison.groups] == [None, None]
+    assert [find_recorded_difference(group, comparison.baseline) for group in comparison.groups] == [None, None]
     leave_run(tmp_path / "c", 40)
-    assert recorded_difference(*reversed(compare(find_runs([str(tmp_path)])).groups[:2])) is not None
+    assert find_recorded_difference(*reversed(compare(find_runs([str(tmp_path)])).groups[:2])) is not None
     other = compare(find_runs([str(tmp_path)]), "no_lrn")
-    assert [recorded_difference(group, other.baseline) for group in other.groups] == [None, None, None]
+    assert [find_recorded_difference(group, other.baseline) for group in other.groups] == [None, None, None]
 
 
 def test_what_was_changed_beside_an_ablation_is_named(tmp_path: Path) -> None:
-    """Also in the network and in the input, which the ablation changes too; and for whichever run comes first."""
+    """This holds for the network and the input, which the ablation changes too, and for whichever run comes first."""
     leave_run(tmp_path / "a", 41, "ablation=no_lrn", "network.dropout_keep=1.0")
     leave_run(tmp_path / "b", 41, "ablation=no_lrn", "input.flip=false")
     leave_run(tmp_path / "c", 41, "ablation=no_lrn")
@@ -205,8 +205,15 @@ def test_what_was_changed_beside_an_ablation_is_named(tmp_path: Path) -> None:
         "no_exchange",
     ]
     assert len(comparison.remarks) == 2
-    recorded = [recorded_difference(group, comparison.baseline) for group in comparison.groups]
-    assert [one.run if one is not None else None for one in recorded] == [None, None, None, "148", None, "150"]
+    recorded = [find_recorded_difference(group, comparison.baseline) for group in comparison.groups]
+    assert [difference.run if difference is not None else None for difference in recorded] == [
+        None,
+        None,
+        None,
+        "148",
+        None,
+        "150",
+    ]
 
 
 def test_labels_are_never_alike(tmp_path: Path) -> None:
@@ -223,7 +230,7 @@ def test_labels_are_never_alike(tmp_path: Path) -> None:
 def test_runs_of_one_name_in_two_sweeps(tmp_path: Path) -> None:
     leave_run(tmp_path / "one" / "ablation=none,seed=0", 40)
     leave_run(tmp_path / "two" / "ablation=none,seed=0", 41, "network=no_exchange")
-    for root in ("one", "two"):  # the same training set, in two places
+    for root in ("one", "two"):  # two copies of one training set
         (tmp_path / root / "data0").mkdir()
     runs = find_runs([str(tmp_path / "one"), str(tmp_path / "two")])
     assert [run.name for run in runs] == ["one/ablation=none,seed=0", "two/ablation=none,seed=0"]
@@ -256,9 +263,9 @@ def test_a_damaged_run_is_left_out(file: str, text: str, remark: str, tmp_path: 
 def test_an_evaluation_that_cannot_be_read_is_none(text: str, tmp_path: Path, checkpoint_folder: Path) -> None:
     run = leave_run(tmp_path / "run", 40, ten=38, weights=checkpoint_folder)
     (run / "evaluation.json").write_text(text)
-    (found,) = find_runs([str(run)])
-    assert (found.status, found.errors) == ("finished", {"centre": (40, 2.0)})
-    assert "crops=ten" in found.remark
+    (read,) = find_runs([str(run)])
+    assert (read.status, read.errors) == ("finished", {"centre": (40, 2.0)})
+    assert "crops=ten" in read.remark
 
 
 def test_ten_crops_of_other_images_do_not_count(tmp_path: Path, checkpoint_folder: Path) -> None:
@@ -267,14 +274,14 @@ def test_ten_crops_of_other_images_do_not_count(tmp_path: Path, checkpoint_folde
     for key, value in (("split", "test"), ("data", content["identity"]["data"] | {"root": "/elsewhere"})):
         other = content | {"identity": content["identity"] | {key: value}}
         (run / "evaluation.json").write_text(json.dumps(other))
-        (found,) = find_runs([str(run)])
-        assert found.errors == {"centre": (40, 2.0)}
-    (found,) = find_runs([str(run)], data_root="/elsewhere")  # where its own images are said to be now
-    assert found.errors == {"centre": (40, 2.0), "ten": (38, 1.0)}
+        (read,) = find_runs([str(run)])
+        assert read.errors == {"centre": (40, 2.0)}
+    (read,) = find_runs([str(run)], data_root="/elsewhere")  # the folder that is said to hold its own images now
+    assert read.errors == {"centre": (40, 2.0), "ten": (38, 1.0)}
     (run / "evaluation.json").write_text(json.dumps(content))
-    (found,) = find_runs([str(run)])
-    assert found.errors is not None
-    assert found.errors["ten"] == (38, 1.0)
+    (read,) = find_runs([str(run)])
+    assert read.errors is not None
+    assert read.errors["ten"] == (38, 1.0)
 
 
 def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
@@ -343,20 +350,20 @@ def test_each_run_is_shown_as_what_it_is(tmp_path: Path, checkpoint_folder: Path
     counted = [run.name for group in comparison.groups for run in group.runs]
     assert not {"stopped", "cut", "damaged", "nan", "never", "odd", "foreign"} & set(counted)
     assert comparison.baseline.unfinished == 3
-    shown = {row[0].text: row[1].text for row in runs_table(list(runs.values())).rows}
+    shown = {row[0].text: row[1].text for row in make_runs_table(list(runs.values())).rows}
     assert shown == {name: run.status for name, run in runs.items()}
 
 
 def test_commands_repeat_a_group(tmp_path: Path) -> None:
     comparison = compare(find_runs([str(sweep(tmp_path))]))
-    assert repeating_command(comparison.groups[1]) == ("python launch/two_gpu.py -m ablation=no_lrn seed=0,1,2")
+    assert make_repeating_command(comparison.groups[1]) == ("python launch/two_gpu.py -m ablation=no_lrn seed=0,1,2")
     leave_run(tmp_path / "single", 3, "seed=4", "optim.momentum=0.5")
     single = compare(find_runs([str(tmp_path / "single")]))
-    assert repeating_command(single.baseline) == "python launch/two_gpu.py optim.momentum=0.5 seed=4"
+    assert make_repeating_command(single.baseline) == "python launch/two_gpu.py optim.momentum=0.5 seed=4"
 
 
 def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
-    """All its files, and the same numbers in each of them."""
+    """The report has all its files, and the same numbers in each of them."""
     root = sweep(tmp_path / "sweep", checkpoint_folder)
     page = make_report(ReportConfig(folders=[str(root)], output=str(tmp_path / "report")))
     folder = page.parent
@@ -384,7 +391,7 @@ def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
     stale.mkdir()
     for name in ("figure3", "figure4"):
         Image.new("RGB", (7, 5), "red").save(stale / f"{name}.png")
-    make_report(ReportConfig(folders=[str(root)], output=str(folder)))  # over an earlier one
+    make_report(ReportConfig(folders=[str(root)], output=str(folder)))  # replaces an earlier report
     with Image.open(folder / "figure3-none.png") as image:
         assert min(image.size) > 400, "a report draws its own"
     (copied,) = folder.glob("figure4-*.png")
@@ -399,7 +406,7 @@ def test_what_a_report_holds(tmp_path: Path, checkpoint_folder: Path) -> None:
 def test_the_lab_book_stands_where_it_can_be_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_folder: Path
 ) -> None:
-    """With the numbers of its tables behind: the report has its own before them."""
+    """The numbers of its tables stand behind their titles, because the report numbers its tables itself."""
     about = ("ILSVRC-2012 val", True)
     leave_run(tmp_path / "run", 43, ten=41, weights=checkpoint_folder)
     comparison = compare(find_runs([str(tmp_path)]))
@@ -417,7 +424,7 @@ def test_the_lab_book_stands_where_it_can_be_compared(
 def test_files_that_a_pattern_of_the_shell_brings_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of `report.py sweeps/*`, where sweeps of earlier versions have Hydra's multirun.yaml beside them."""
+    """`report.py sweeps/*` meets Hydra's multirun.yaml beside sweeps of earlier versions."""
     monkeypatch.chdir(tmp_path)
     leave_run(tmp_path / "sweeps" / "one" / "seed=0", 3)
     (tmp_path / "sweeps" / "multirun.yaml").write_text("hydra: {}\n")
@@ -437,10 +444,10 @@ def test_an_unpaired_table_would_be_wrong(tmp_path: Path) -> None:
         leave_run(tmp_path / f"a{seed}", level, f"seed={seed}")
         leave_run(tmp_path / f"b{seed}", level + 1 + 0.1 * seed, f"seed={seed}", "ablation=no_lrn")
     comparison = compare(find_runs([str(tmp_path)]))
-    cell = differences_table(comparison).rows[0][2]
+    cell = make_differences_table(comparison).rows[0][2]
     assert (cell.text, cell.kind) == ("+1.10 *", "bad")
     assert cell.note == "+0.85 to +1.35"
-    assert errors_table(comparison).rows[0][2].note == "± 20.00"
+    assert make_errors_table(comparison).rows[0][2].note == "± 20.00"
 
 
 @pytest.mark.parametrize(

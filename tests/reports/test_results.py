@@ -93,7 +93,7 @@ def test_figure_1_follows_from_its_curves() -> None:
     summary = json.loads((FIGURE_1 / "summary.json").read_text())
     rows = list(csv.DictReader((FIGURE_1 / "figure1.csv").open()))
     for level in summary["levels"]:
-        for activation, found in level["activations"].items():
+        for activation, summary in level["activations"].items():
             epochs = []
             for seed in sorted({row["seed"] for row in rows if row["activation"] == activation}):
                 errors = [
@@ -107,7 +107,7 @@ def test_figure_1_follows_from_its_curves() -> None:
                 else:
                     share = (errors[first - 1] - level["level"]) / (errors[first - 1] - errors[first])
                     epochs.append(pytest.approx(first + share, abs=1e-2))
-            assert found["epochs"] == epochs
+            assert summary["epochs"] == epochs
 
 
 # Which images

@@ -1,1 +1,1 @@
-"""How fast the towers and the input are, beside what others would use."""
+"""The speed of the towers and of the input, beside the usual ways to do the same."""

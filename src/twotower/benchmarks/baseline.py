@@ -22,18 +22,18 @@ class PlainSpatialNorm(nn.Module):
         return x * (1 + c.alpha * F.avg_pool2d(x * x, c.n, 1, c.n // 2)).pow(-c.beta)
 
 
-def _torch_lrn(lrn: LRNConfig) -> nn.Module:
+def _make_lrn(lrn: LRNConfig) -> nn.Module:
     # torch divides alpha by n.
     return nn.LocalResponseNorm(lrn.n, lrn.alpha if lrn.alpha_over_n else lrn.alpha * lrn.n, lrn.beta, lrn.k)
 
 
-def _steps(row: Row, network: NetworkConfig) -> list[nn.Module]:
+def _make_steps(row: Row, network: NetworkConfig) -> list[nn.Module]:
     steps: list[nn.Module] = []
     for step in row.config.then:
         if step == "activation":
             steps.append(ACTIVATION_LAYERS[network.activation]())
         elif step == "lrn" and network.lrn is not None:
-            steps.append(_torch_lrn(network.lrn))
+            steps.append(_make_lrn(network.lrn))
         elif step == "spatial_norm" and network.spatial_norm is not None:
             steps.append(PlainSpatialNorm(network.spatial_norm))
         elif step == "pool":
@@ -65,6 +65,6 @@ def build_baseline(network: NetworkConfig, num_classes: int) -> nn.Sequential:
                 modules.append(nn.ZeroPad2d((0, c.overhang, 0, c.overhang)))
             groups = c.groups * (network.towers if c.reads == "own" else 1)
             modules.append(nn.Conv2d(units, kernels, c.size, c.stride, c.pad, groups=groups))
-        modules += _steps(row, network)
+        modules += _make_steps(row, network)
         units = kernels
     return nn.Sequential(*modules)

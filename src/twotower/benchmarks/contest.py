@@ -41,7 +41,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(device: torch.device, steps: int, step: Callable[[], object]) -> float:
+def time_steps(device: torch.device, steps: int, step: Callable[[], object]) -> float:
     """Seconds of one step, the mean over `steps`."""
     synchronize(device)
     began = time.perf_counter()
@@ -64,7 +64,7 @@ class Contestant:
         self.processes = []
         for own_arguments in arguments:
             ours, theirs = context.Pipe()
-            process = context.Process(target=guarded, args=(target, *own_arguments, theirs), daemon=daemon)
+            process = context.Process(target=run_guarded, args=(target, *own_arguments, theirs), daemon=daemon)
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -88,7 +88,7 @@ class Contestant:
                 process.kill()
 
 
-def guarded(target: Callable[..., None], *arguments: Any) -> None:
+def run_guarded(target: Callable[..., None], *arguments: Any) -> None:
     try:
         target(*arguments)
     except Exception:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from twotower.benchmarks.baseline_loader import open_loader, prepare_with_pillow
-from twotower.benchmarks.contest import Contestant, Turn, timed
+from twotower.benchmarks.contest import Contestant, Turn, time_steps
 from twotower.benchmarks.input_files import WARM
 from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig
 from twotower.data.batch import Share
@@ -27,7 +27,7 @@ from twotower.data.preparing.mean_and_pca import Fit
 from twotower.distributed.world import cores, die_with_parent
 from twotower.ground.devices import choose_device
 
-REST = 0.5  # seconds between turns, for what runs on in the background
+REST = 0.5  # seconds between turns, for work that goes on in the background
 PREPARING, NUM_PREPARED = "raw preparing", 200
 INPUTS = ("raw training", "raw centre", "prepared training", "prepared centre")
 
@@ -63,7 +63,7 @@ def run_pipeline(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: 
         with closing(feed):
             for _ in range(WARM):
                 next(feed)
-            pipe.send(Turn(timed(device, settings.input_steps, partial(next, feed))))
+            pipe.send(Turn(time_steps(device, settings.input_steps, partial(next, feed))))
 
 
 def _time_preparing(images: list[bytes], pillow: bool) -> Turn:
@@ -110,7 +110,7 @@ def run_loader(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch:
         )
         for _ in range(WARM):
             next(batches)
-        turn = Turn(timed(torch.device("cpu"), settings.input_steps, partial(next, batches)))
+        turn = Turn(time_steps(torch.device("cpu"), settings.input_steps, partial(next, batches)))
         for _ in batches:
             pass
         pipe.send(turn)

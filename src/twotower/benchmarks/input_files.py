@@ -25,7 +25,7 @@ WARM = 3  # batches before the clock starts: those that were read ahead
 def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], None]) -> dict[str, DataConfig]:
     """`raw` images and the same `prepared`, enough for all turns.
 
-    They are those of data_root, linked again and again, or drawn.
+    The raw images are those of data_root, linked again and again, or drawn.
 
     Raises: ValueError if data_root cannot be used.
     """
@@ -52,7 +52,7 @@ def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], No
 def link_file(link: Path, path: Path) -> None:
     try:
         link.symlink_to(path)
-    except OSError:  # Windows allows it to few
+    except OSError:  # Windows allows links to few users
         shutil.copy(path, link)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from twotower.benchmarks.baseline import build_baseline
-from twotower.benchmarks.contest import Turn, timed
+from twotower.benchmarks.contest import Turn, time_steps
 from twotower.config import BenchmarkConfig
 from twotower.distributed.world import cores, die_with_parent
 from twotower.ground.devices import choose_device
@@ -37,4 +37,4 @@ def run_single_process(settings: BenchmarkConfig, memory_format: torch.memory_fo
 
     while pipe.recv() != "end":
         step()
-        pipe.send(Turn(timed(device, settings.steps, step), peak_megabytes=peak_megabytes(device)))
+        pipe.send(Turn(time_steps(device, settings.steps, step), peak_megabytes=peak_megabytes(device)))

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from twotower.benchmarks.contest import synchronize, timed
+from twotower.benchmarks.contest import synchronize, time_steps
 from twotower.config import BenchmarkConfig
 from twotower.distributed.transport import Link
 from twotower.model.layers import LocalResponseNorm
@@ -47,7 +47,7 @@ def _draw_maps(trainer: Trainer, shape: tuple[int, ...]) -> Tensor:
 def _time_norm(trainer: Trainer, norm: torch.nn.Module, maps: Tensor) -> float:
     step = _both_ways(norm, maps)
     step()
-    return 1e3 * timed(trainer.world.device, NORM_TIMES, step)
+    return 1e3 * time_steps(trainer.world.device, NORM_TIMES, step)
 
 
 def _time_norms(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
@@ -71,7 +71,7 @@ def _time_swaps(trainer: Trainer, batch: int) -> dict[str, float]:
         if row.reads_both:
             size = () if row.config.kind == "linear" else (row.size_in, row.size_in)
             half = torch.randn((batch, row.maps_in[0], *size), device=world.device)
-            seconds = timed(world.device, SWAP_TIMES, partial(_swap, world.link, half))
+            seconds = time_steps(world.device, SWAP_TIMES, partial(_swap, world.link, half))
             parts[f"swap before {row.name}, nothing to overlap"] = 1e3 * seconds
     return parts
 

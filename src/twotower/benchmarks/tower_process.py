@@ -6,7 +6,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from twotower.benchmarks.contest import Turn, timed
+from twotower.benchmarks.contest import Turn, time_steps
 from twotower.benchmarks.step_parts import time_parts
 from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, ScheduleConfig
 from twotower.data.batch import Feed
@@ -60,21 +60,21 @@ def run_tower(
             elif request == "training":
                 pipe.send(Turn(0.0, series=_alternate(trainer, datasets, settings)))
             else:
-                pipe.send(_time_steps(trainer, datasets[request], settings))
+                pipe.send(_run_turn(trainer, datasets[request], settings))
 
 
 def _step(trainer: Trainer, feed: Feed) -> None:
     trainer.train_step(next(feed))
 
 
-def _time_steps(trainer: Trainer, dataset: DataSet, settings: BenchmarkConfig) -> Turn:
+def _run_turn(trainer: Trainer, dataset: DataSet, settings: BenchmarkConfig) -> Turn:
     """Steps on one input, and the part of them that the tower waits for the other."""
     world = trainer.world
     with closing(open_train(dataset, settings.input, trainer.share, seed=0, first_step=0)) as feed:
         step = partial(_step, trainer, feed)
         step()  # fills buffers and caches
         world.link.read_waited_ms()
-        seconds = timed(world.device, settings.steps, step)
+        seconds = time_steps(world.device, settings.steps, step)
     waited = world.link.read_waited_ms() / settings.steps
     trainer.window.pending.clear()
     return Turn(seconds, waited, peak_megabytes=peak_megabytes(world.device))
@@ -99,8 +99,8 @@ def _alternate(trainer: Trainer, datasets: dict[str, DataSet], settings: Benchma
         names = list(feeds)
         for cycle in range(settings.steps):
             for index in range(len(names)):
-                name = names[(index + cycle) % len(names)]  # none always follows the same one
-                series[name].append(timed(world.device, 1, partial(_step, trainer, feeds[name])))
+                name = names[(index + cycle) % len(names)]  # no input always follows the same other one
+                series[name].append(time_steps(world.device, 1, partial(_step, trainer, feeds[name])))
                 trainer.window.pending.clear()
     world.link.read_waited_ms()
     return series

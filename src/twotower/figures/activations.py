@@ -24,7 +24,7 @@ from twotower.evaluation.features import images_of, outputs_of
 from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import Photograph, find_image, read_class_names, read_photograph, shorten
 
-MOST = 48  # maps of a tower that are drawn
+MOST = 48  # most maps of a tower that are drawn
 PER_ROW = 12
 
 

@@ -1,4 +1,4 @@
-"""Draws the figure that launch/figure.py is asked for: finds the runs, draws, writes, and hands it to the mirrors."""
+"""The work of launch/figure.py: finds the runs, draws and writes the figure, and hands it to the mirrors."""
 
 import glob
 from collections.abc import Callable
@@ -65,7 +65,7 @@ OPTIONS = {  # option -> figures that have it, where not every figure has
 
 
 def draw_figure(settings: FigureConfig, say: Callable[[str], None]) -> None:
-    """Draws the figure, says its numbers, and says which files were written.
+    """Draws the figure; says its numbers and the files that it wrote.
 
     Raises: ValueError for settings that fit no figure, or runs that cannot be drawn; OSError for a file that cannot
     be written.
@@ -96,7 +96,7 @@ def draw_figure(settings: FigureConfig, say: Callable[[str], None]) -> None:
 
 
 def _check(settings: FigureConfig) -> None:
-    """Raises: ValueError for a figure, an option or a file that is not possible."""
+    """Checks the settings. Raises: ValueError for a figure, an option or a file that is not possible."""
     if settings.figure not in FIGURES:
         raise ValueError(f"{settings.figure} is not known; choose one of {', '.join(FIGURES)}.")
     for option, figures in OPTIONS.items():
@@ -109,7 +109,7 @@ def _check(settings: FigureConfig) -> None:
 
 
 def _check_one_run(settings: FigureConfig, folders: list[Path]) -> None:
-    """Raises: ValueError for several runs, or a sweep."""
+    """Checks that there is one run. Raises: ValueError for several runs, or a sweep."""
     if len(folders) > 1:
         raise ValueError(
             f"{settings.figure} draws one run, and {len(folders)} were given, the first two {folders[0]} and "

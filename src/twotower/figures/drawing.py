@@ -1,4 +1,4 @@
-"""How every figure is drawn: without a screen, in one palette, and to the same bytes from the same numbers."""
+"""The common part of all drawings: no screen, one palette, and the same bytes from the same numbers."""
 
 import csv
 from collections.abc import Iterable, Sequence

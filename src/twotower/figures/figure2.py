@@ -6,7 +6,7 @@ from typing import Any
 from twotower.figures.drawing import DIAGRAMS, Diagram, open_pyplot, save
 from twotower.model.numbers import LayerNumbers, totals
 
-COLUMNS = (0.0, 5.6)  # left edges of the towers, in units of the drawing, as the next three
+COLUMNS = (0.0, 5.6)  # left edges of the towers; these four lengths are in units of the drawing
 BOX_WIDTH = 4.4
 BOX_HEIGHT = 0.62
 ROW = 1.15

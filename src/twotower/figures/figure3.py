@@ -96,7 +96,7 @@ def _draw(kernels: Kernels, path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     pyplot = open_pyplot("figure3")
-    # One scale for all kernels, so that a faint one looks faint (shownet.py).
+    # All kernels have one scale, so that a faint one looks faint (shownet.py).
     low = min(float(weights.min()) for weights in kernels.of_tower)
     high = max(float(weights.max()) for weights in kernels.of_tower)
     count = len(kernels.of_tower)

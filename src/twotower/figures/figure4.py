@@ -35,7 +35,7 @@ from twotower.figures.precision import Precision, count_precision
 from twotower.ground.streams import numpy_stream
 from twotower.ground.words import counted
 
-NUM_IMAGES, NUM_QUERIES = 8, 5  # as in the paper's figure
+NUM_IMAGES, NUM_QUERIES = 8, 5  # numbers of the paper's figure
 NUM_NEIGHBOURS = 6
 # Multiplications that finding the neighbours of the validation set may take: some minutes on a few cores.
 WORK = 5e12

@@ -41,7 +41,10 @@ class PreparedFigure:
 
 
 def prepare_figure1(histories: Sequence[History], level: float = LEVEL) -> PreparedFigure:
-    """Raises: ValueError if the runs differ in more than activation, learning rate and seed."""
+    """Training error by epoch.
+
+    Raises: ValueError if the runs differ in more than activation, learning rate and seed.
+    """
     curves = make_curves(histories)
     lines = [
         f"not finished, drawn as far as it is: {history.run_dir}" for history in histories if not history.finished
@@ -88,7 +91,10 @@ def _describe_precision(queries: str, precision: Precision) -> str:
 def prepare_figure4(
     subject: Subject, images: Sequence[str] = (), queries: Sequence[str] = (), seed: int = 0
 ) -> PreparedFigure:
-    """Raises: ValueError for a run on synthetic data, a network of one layer, an image that is not there."""
+    """Likeliest classes and nearest images, as `make_figure4` finds them.
+
+    Raises: ValueError for a run on synthetic data, a network of one layer, an image that is not there.
+    """
     figure = make_figure4(subject, images, queries, seed)
     shown, validation = figure.shown, figure.validation
     lines = [
@@ -100,14 +106,17 @@ def prepare_figure4(
 
 
 def prepare_activations(subject: Subject, layer: str | None = None, image: str | None = None) -> PreparedFigure:
-    """Raises: ValueError for a layer or an image that is not there, or a run on synthetic data."""
+    """Maps of a layer for one image.
+
+    Raises: ValueError for a layer or an image that is not there, or a run on synthetic data.
+    """
     activations = make_activations(subject, layer, image)
     heading = f"{activations.layer} for {activations.image.name} ({activations.class_name})"
     return PreparedFigure([heading, *describe(activations)], lambda path: write_activations(activations, path))
 
 
 def prepare_confusion(title: str, log_probabilities: Tensor, labels: Tensor, classes: list[str]) -> PreparedFigure:
-    """From float32 [N, classes] and int64 [N]."""
+    """Confusion of the classes, from float32 [N, classes] and int64 [N]."""
     confusion = count_confusion(log_probabilities, labels, classes)
     lines = [
         f"{name} taken for {taken_for}: {counted(count, 'image')}, {share:.0f} % of the class"

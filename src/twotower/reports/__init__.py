@@ -1,1 +1,1 @@
-"""From sweeps and runs to tables, pages, the lab book and the dashboard."""
+"""Reports on sweeps and runs: tables, pages, the lab book and the dashboard."""

@@ -16,7 +16,7 @@ from scipy import stats
 from twotower.config import Config
 from twotower.ground.words import counted
 from twotower.reports.counterpart import BASELINE, COUNTERPARTS, find_counterpart, list_overridden
-from twotower.reports.labbook import difference_of, read_labbook
+from twotower.reports.labbook import find_difference, read_labbook
 from twotower.reports.run import FinishedRun, Run, Trace, list_finished
 from twotower.runs.variants import changes_of, labels_of, names_of, settings_of
 
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Raises: ValueError for no values."""
+    """Statistics of the values. Raises: ValueError for no values."""
     if not values:
         raise ValueError("there is nothing to estimate from.")
     if len(values) == 1:
@@ -68,7 +68,7 @@ class Group:
     Attributes:
         label: what sets it apart from the baseline: "no_lrn", "no_exchange", "none, optim.learning_rate=0.01".
         changes: settings other than network and ablation that differ from the baseline's.
-        unfinished: how many more runs were begun, and not finished.
+        unfinished: number of further runs that were begun and not finished.
     """
 
     label: str
@@ -125,7 +125,7 @@ class Recorded:
     top5_error: float
 
 
-def recorded_difference(group: Group, baseline: Group) -> Recorded | None:
+def find_recorded_difference(group: Group, baseline: Group) -> Recorded | None:
     """The difference that the lab book has for this network or ablation.
 
     None where something else was changed as well, or the baseline is not the run of 2012 that the lab book compares
@@ -137,7 +137,7 @@ def recorded_difference(group: Group, baseline: Group) -> Recorded | None:
         return None
     entries = read_labbook()
     for entry in entries:
-        points = difference_of(entry, entries)
+        points = find_difference(entry, entries)
         if entry.run in COUNTERPARTS[name] and entry.view == "10-view" and points is not None:
             return Recorded(entry.run, *points)
     return None
@@ -187,7 +187,7 @@ def compare(runs: Sequence[Trace], baseline: str | None = None) -> Comparison:
 
 
 def _gather(runs: Sequence[Trace]) -> list[list[Run]]:
-    """The runs that differ in the seed alone, together."""
+    """Gathers the runs that differ in the seed alone."""
     experiments: list[tuple[dict[str, Any], list[Run]]] = []
     for run in runs:
         if not isinstance(run, Run):

@@ -16,12 +16,12 @@ from twotower.reports.pictures import Pictures
 from twotower.reports.run import Trace
 from twotower.reports.table import Table, as_markdown
 from twotower.reports.tables import (
-    colour_table,
-    commands_table,
-    differences_table,
-    errors_table,
     has_kernels,
-    runs_table,
+    make_colour_table,
+    make_commands_table,
+    make_differences_table,
+    make_errors_table,
+    make_runs_table,
 )
 
 
@@ -87,10 +87,13 @@ def gather_contents(
         title="twotower: " + ", ".join(Path(root).resolve().name for root in folders),
         lead=[*_describe(runs, comparison, folders), *left_out],
         remarks=[*comparison.remarks, *pictures.remarks, *undone],
-        comparison=[errors_table(comparison), *([differences_table(comparison)] if has_differences else [])],
-        colour=colour_table(runs),
-        runs=runs_table(runs),
-        commands=commands_table(comparison),
+        comparison=[
+            make_errors_table(comparison),
+            *([make_differences_table(comparison)] if has_differences else []),
+        ],
+        colour=make_colour_table(runs),
+        runs=make_runs_table(runs),
+        commands=make_commands_table(comparison),
         labbook=labbook,
         pictures=pictures,
     )

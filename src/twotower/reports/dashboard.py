@@ -27,9 +27,10 @@ def _import_packages() -> tuple[Any, Any]:
 
 
 def build(settings: DashboardConfig) -> Any:
-    """The `Workspace`, not saved yet.
+    """Builds the `Workspace`, without saving it.
 
-    Raises: ValueError if wandb-workspaces is not installed, or a panel shows what no run of the network writes.
+    Raises: ValueError if wandb-workspaces is not installed, or a panel has a metric that no run of the network
+    writes.
     """
     workspaces, panels = _import_packages()
     workspace = workspaces.Workspace(
@@ -76,7 +77,7 @@ def list_panels(workspace: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_metrics(workspace: Any, network: NetworkConfig) -> None:
-    """Raises: ValueError naming the first panel with a metric that no run of the network writes."""
+    """Checks that runs of the network write all metrics. Raises: ValueError naming a panel with another one."""
     known = {STEP, *list_metrics(network), *list_summary_keys(), *list_figures()}
     for section, panel in list_panels(workspace):
         for metric in list_panel_metrics(panel):
@@ -103,14 +104,14 @@ def describe(workspace: Any) -> list[str]:
 
 
 def validate(workspace: Any) -> None:
-    """Builds what would be sent. Raises: ValueError if W&B's own schema does not take it."""
+    """Builds the message to W&B without sending it. Raises: ValueError if W&B's own schema refuses it."""
     workspace._to_model().model_dump_json()
 
 
 def push(workspace: Any) -> str:
     """Saves the workspace as a new view, and returns its address.
 
-    Raises: ValueError without a key, or if W&B cannot be reached or does not take it.
+    Raises: ValueError without a key, or if W&B cannot be reached or refuses it.
     """
     import wandb
 

@@ -1,4 +1,4 @@
-"""The panels of the W&B dashboard: which metrics of a run each section shows.
+"""The panels of the W&B dashboard: the metrics of a run that each section shows.
 
 `Panels` is given the module wandb_workspaces.reports.v2, so that this module needs no W&B.
 """
@@ -10,12 +10,12 @@ from typing import Any
 from twotower.config import NetworkConfig
 from twotower.ground.words import signed
 from twotower.reports.counterpart import COUNTERPARTS
-from twotower.reports.labbook import difference_of, read_labbook
+from twotower.reports.labbook import find_difference, read_labbook
 from twotower.reports.table import Cell, Table, as_markdown
 from twotower.runs.mirrors.keys import DIFFERENCES, FIGURES, IMAGES, PICTURE, PREDICTIONS, SIZES, kernels_key
 
 STEP = "train/step"
-VARIANT = "variant"  # the key of a run's configuration that colours and bars stand for
+VARIANT = "variant"  # key of a run's configuration by which colours and bars are grouped
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class PanelSection:
     columns: int
 
 
-def differences_of_2012() -> str:
+def format_differences_of_2012() -> str:
     """Markdown: the points of error that each change cost in 2012 against its baseline, from the lab book."""
     entries = read_labbook()
     ours = {run: name for name, runs in COUNTERPARTS.items() for run in runs}
     rows = []
     for entry in entries:
-        points = difference_of(entry, entries)
+        points = find_difference(entry, entries)
         if points is not None:
             change = f"{entry.run} against {entry.baseline}: {entry.change}"
             numbers = [Cell(signed(value), value) for value in points]
@@ -143,5 +143,5 @@ class Panels:
             self._bars("top-5 error, centre crop", "centre/top5_error"),
             self._bars("top-5 error, mean of ten crops", "ten/top5_error"),
             self._media("differences with intervals, and those of 2012, by launch/report.py", *drawings),
-            self._module.MarkdownPanel(markdown=differences_of_2012()),
+            self._module.MarkdownPanel(markdown=format_differences_of_2012()),
         ]

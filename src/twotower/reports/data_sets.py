@@ -28,7 +28,7 @@ def _describe_difference(first: Run, second: Run) -> str | None:
 
 
 def check_one_data_set(runs: Sequence[Trace]) -> None:
-    """Raises: ValueError naming two runs that have different images; their errors say nothing together."""
+    """Checks that errors can be compared. Raises: ValueError naming two runs that have different images."""
     begun = [run for run in runs if isinstance(run, Run)]
     for run in begun[1:]:
         difference = _describe_difference(begun[0], run)

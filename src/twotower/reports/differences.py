@@ -1,9 +1,9 @@
-"""The ablations as a drawing: what each one costs, with its interval, and what it cost in 2012."""
+"""The cost of the ablations as a drawing: the difference of each one with its interval, and that of 2012."""
 
 from pathlib import Path
 
 from twotower.figures.drawing import HERE, OF_2012, REFERENCE, open_pyplot, remove_frame, save
-from twotower.reports.compare import MEASURES, TITLES, Comparison, recorded_difference
+from twotower.reports.compare import MEASURES, TITLES, Comparison, find_recorded_difference
 
 
 def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
@@ -13,14 +13,14 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
         view: `centre` or `ten`.
     """
     pyplot = open_pyplot("differences")
-    others = [g for g in comparison.groups[1:] if comparison.difference(g, view, "top1_error") is not None]
-    figure, panels = pyplot.subplots(1, 2, figsize=(9.0, 2.0 + 0.5 * len(others)), sharey=True, layout="constrained")
-    rows = range(len(others))
+    groups = [g for g in comparison.groups[1:] if comparison.difference(g, view, "top1_error") is not None]
+    figure, panels = pyplot.subplots(1, 2, figsize=(9.0, 2.0 + 0.5 * len(groups)), sharey=True, layout="constrained")
+    rows = range(len(groups))
     for axes, measure in zip(panels, MEASURES, strict=True):
-        for row, group in enumerate(others):
+        for row, group in enumerate(groups):
             difference, recorded = (
                 comparison.difference(group, view, measure),
-                recorded_difference(group, comparison.baseline),
+                find_recorded_difference(group, comparison.baseline),
             )
             assert difference is not None
             if difference.interval is not None:
@@ -31,11 +31,11 @@ def draw_differences(comparison: Comparison, view: str, path: Path) -> None:
         axes.axvline(0, color=REFERENCE, lw=0.8)
         axes.set_xlabel("more than the baseline's, percentage points", size=9)
         axes.set_title(f"{TITLES[measure]} error", size=10)
-        axes.set_yticks(rows, [group.label for group in others])
-        axes.set_ylim(len(others) - 0.4, -0.6)
+        axes.set_yticks(rows, [group.label for group in groups])
+        axes.set_ylim(len(groups) - 0.4, -0.6)
         remove_frame(axes)
     panels[0].plot([], [], "o", color=HERE, label="here, mean over seeds; bar: 95 % interval")
-    if any(recorded_difference(group, comparison.baseline) is not None for group in others):
+    if any(find_recorded_difference(group, comparison.baseline) is not None for group in groups):
         label = "2012: all of ILSVRC-2012, ten crops, one run"
         panels[0].plot([], [], "D", color=OF_2012, mfc="none", mew=1.6, label=label)
     crops = "ten crops" if view == "ten" else "centre crop"

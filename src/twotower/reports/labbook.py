@@ -1,10 +1,10 @@
 """The results of the runs of 2012 and early 2013, run by run, from the notes that their author kept in the source.
 
 labbook.csv holds, for each run and view: year and set of the images, mean -ln p in nats, error rates in percent, the
-run that it is to be compared with, and where the paper prints it. Runs of which the notes have only words are left
-out (107, 110, 127, 132, 133 and others), and so is 172, of which they have only a loss. What the paper alone has,
-averages of several networks, the results of others, changes without a run, is there without a loss. Tables 1 and 2
-and the ablations are made from it.
+run that it is compared with, and where the paper prints it. Runs that the notes describe without numbers are left out
+(107, 110, 127, 132, 133 and others), and so is 172, which has only a loss. Results that only the paper has stand
+there without a loss: averages of several networks, results of others, changes without a run. Tables 1 and 2 and the
+ablations are made from it.
 """
 
 import csv
@@ -17,15 +17,15 @@ class Entry:
     """One result.
 
     Attributes:
-        run: name of the parameters file, e.g. 145-2010; of what only the paper has, a word.
-        year: of ILSVRC; 2009 for ImageNet's release of Fall 2009.
+        run: name of the parameters file, e.g. 145-2010; a word for a result that only the paper has.
+        year: year of ILSVRC; 2009 for ImageNet's release of Fall 2009.
         set: val (50,000 images), test (150,000 of 2010, 100,000 of 2012) or Fall (half of that release).
         view: centre crop, 10-view (mean of the softmax outputs of ten crops) or not noted; empty for others' systems.
         nll: mean -ln p of the label, in nats; None where it was not noted.
-        top1_error, top5_error: percent; None where it was not told.
-        baseline: the run that this one is a change of; empty for none.
-        paper_item: where the paper has this number, and as it prints it ("-": left out there); empty if nowhere.
-        change: what is different from the baseline.
+        top1_error, top5_error: percent; None where it was not noted.
+        baseline: the run that this result is a change of; empty for none.
+        paper_item: where the paper has this number, and the number as it prints it ("-": left out); empty if nowhere.
+        change: the difference to the baseline, in words.
     """
 
     run: str
@@ -69,7 +69,7 @@ def read_labbook() -> list[Entry]:
     ]
 
 
-def baseline_of(entry: Entry, entries: list[Entry]) -> Entry | None:
+def find_baseline(entry: Entry, entries: list[Entry]) -> Entry | None:
     """The result of the baseline on the same images in the same view; None where there is none.
 
     The notes name 145 for both years; the net of 2010 is 145-2010.
@@ -82,9 +82,9 @@ def baseline_of(entry: Entry, entries: list[Entry]) -> Entry | None:
     return None
 
 
-def difference_of(entry: Entry, entries: list[Entry]) -> tuple[float, float] | None:
+def find_difference(entry: Entry, entries: list[Entry]) -> tuple[float, float] | None:
     """Points of top-1 and top-5 error more than the baseline's; None where the notes do not have both results."""
-    base = baseline_of(entry, entries)
+    base = find_baseline(entry, entries)
     if base is None or entry.top1_error is None or entry.top5_error is None:
         return None
     if base.top1_error is None or base.top5_error is None:

@@ -13,7 +13,7 @@ from statistics import mean
 
 from twotower.ground.words import signed
 from twotower.reports.counterpart import BASELINE, COUNTERPARTS
-from twotower.reports.labbook import Entry, difference_of, read_labbook
+from twotower.reports.labbook import Entry, find_difference, read_labbook
 from twotower.reports.own_results import OwnResult, read_own_results
 
 _PRINTED = re.compile(r"([+-]?\d+(?:\.\d)?|-) / ([+-]?\d+(?:\.\d)?|-)")
@@ -28,7 +28,7 @@ class OwnCell:
 
     runs: int | None
     errors: Pair
-    difference: Pair  # to ours of run 145
+    difference: Pair  # points more than ours of run 145
 
 
 NO_RUN = OwnCell(None, _NOTHING, _NOTHING)
@@ -84,7 +84,7 @@ def _own_cell(entry: Entry, images: str, results: Sequence[OwnResult], names: se
 
 
 def _make_line(entry: Entry, entries: list[Entry], own: Sequence[OwnCell]) -> Line:
-    points = difference_of(entry, entries)
+    points = find_difference(entry, entries)
     difference = _NOTHING if points is None else (signed(points[0]), signed(points[1]))
     notes = _NOTHING if entry.is_only_printed else (f"{entry.top1_error:.4f}", f"{entry.top5_error:.4f}")
     return Line(entry, _printed(entry), notes, difference, tuple(own))
@@ -95,7 +95,7 @@ def _in_table(entry: Entry, number: int) -> bool:
 
 
 def _split(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """The changes that a run of ours can repeat, those of the paper first, and all others outside its tables."""
+    """The changes that a run of ours can repeat, those of the paper first; and the other entries outside tables."""
     can_be_repeated = {run for runs in COUNTERPARTS.values() for run in runs}
     changes = [entry for entry in entries if entry.baseline and entry.run in can_be_repeated]
     rest = [entry for entry in entries if entry not in changes and not entry.paper_item.startswith("Table")]
@@ -104,7 +104,7 @@ def _split(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 
 def _only_differences(line: Line) -> Line:
-    """Without the paper's numbers where they are errors and no differences: Table 2 has those."""
+    """Drops the paper's numbers where they are errors and no differences, because Table 2 has those."""
     return line if line.paper[0].startswith(("+", "-")) else replace(line, paper=_NOTHING)
 
 
@@ -127,7 +127,7 @@ def make_page(runs: Sequence[str] = ()) -> LabbookPage:
         return _make_line(entry, entries, [_own_cell(entry, images, results, names) for images in columns])
 
     def make_comparable_line(entry: Entry) -> Line:
-        """Without ours on other images, which stand in one place only: Table 2 and the ablations."""
+        """Leaves out ours on other images, which stand in Table 2 and the ablations only."""
         own = [_own_cell(entry, images, results, names) if images in comparable else NO_RUN for images in columns]
         return _make_line(entry, entries, own)
 

@@ -21,7 +21,7 @@ from twotower.reports.data_sets import check_one_data_set
 from twotower.reports.page import MARK, render
 from twotower.reports.pictures import draw_of_run, draw_pictures
 from twotower.reports.run import Run, Trace, list_finished
-from twotower.reports.spreadsheets import groups_spreadsheet, runs_spreadsheet
+from twotower.reports.spreadsheets import make_groups_spreadsheet, make_runs_spreadsheet
 from twotower.reports.summary import summarise
 from twotower.reports.table import as_csv
 from twotower.reports.tables import has_kernels
@@ -102,8 +102,8 @@ def _complete(runs: Sequence[Trace], settings: ReportConfig) -> list[str]:
 def _write(folder: Path, runs: Sequence[Trace], comparison: Comparison, contents: Contents) -> None:
     """Writes all files but the pictures, the page last."""
     texts = {
-        "table.csv": as_csv(groups_spreadsheet(comparison)),
-        "runs.csv": as_csv(runs_spreadsheet(runs)),
+        "table.csv": as_csv(make_groups_spreadsheet(comparison)),
+        "runs.csv": as_csv(make_runs_spreadsheet(runs)),
         "table.md": contents.as_markdown(),
     }
     for name, text in texts.items():

@@ -11,10 +11,10 @@ from twotower.config.stored import read_config
 from twotower.ground.words import counted
 from twotower.reports.counterpart import COUNTERPARTS, find_counterpart, list_overridden
 from twotower.reports.labbook import read_labbook
-from twotower.reports.recipe import other_experiment, other_training
+from twotower.reports.recipe import list_other_experiment, list_other_training
 from twotower.reports.stored_results import read_stored_results
 
-VIEWS = {"centre": "centre", "ten": "10-view"}  # crops of an evaluation -> view, as the notes call it
+VIEWS = {"centre": "centre", "ten": "10-view"}  # crops of an evaluation -> view in the words of the notes
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _why_left_out(run: str, config: Config, name: str | None) -> str | None:
         weights = "" if config.initial_weights.path is None else ", with initial weights of another run"
         names = f"network={config.network.name}, ablation={config.ablation}{weights}"
         return f"{run} is {names}, which is no run of the lab book"
-    changes = list_overridden(config) + other_experiment(config)
+    changes = list_overridden(config) + list_other_experiment(config)
     if changes:
         return f"{run} is not the run that its yamls describe ({', '.join(changes)} differ), so it is left out"
     return None
@@ -111,7 +111,7 @@ def read_own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], li
         if name is None or reason is not None:
             remarks.append(str(reason))
             continue
-        trained_apart.setdefault(", ".join(other_training(config, name)), []).append(run)
+        trained_apart.setdefault(", ".join(list_other_training(config, name)), []).append(run)
         names.add(name)
         evaluated = _read_evaluated(Path(run), name)
         results += evaluated

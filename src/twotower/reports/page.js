@@ -27,16 +27,16 @@ function sort(table, head) {
   const down = head.getAttribute("aria-sort") === "ascending";
   const body = table.tBodies[0];
   const rows = [...body.rows];
-  const key = new Map(keys(rows, head.cellIndex).map((value, place) => [rows[place], value]));
-  rows.sort((one, other) => {
-    const a = key.get(one);
-    const b = key.get(other);
+  const key = new Map(keys(rows, head.cellIndex).map((value, index) => [rows[index], value]));
+  rows.sort((first, second) => {
+    const a = key.get(first);
+    const b = key.get(second);
     if (a === null || b === null) return (a === null) - (b === null);
     const order = typeof a === "number" ? (a > b) - (a < b) : alphabet.compare(a, b);
     return down ? -order : order;
   });
   body.append(...rows);
-  for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+  for (const cell of head.parentNode.cells) cell.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
 }
 
@@ -47,7 +47,7 @@ for (const table of document.querySelectorAll("table")) {
   }
 }
 
-// Of a table that is wider than its place the caption says that there is more.
+// The caption of a table that is too wide for the page says that there is more.
 function hint() {
   for (const region of document.querySelectorAll(".table")) {
     const caption = region.querySelector("caption span");
@@ -71,7 +71,7 @@ async function copy(code, pressed) {
   try {
     await navigator.clipboard.writeText(code.textContent);
   } catch {
-    // No clipboard for pages that came over plain http.
+    // Pages that came over plain http have no clipboard.
     getSelection().selectAllChildren(code);
     done = document.execCommand("copy");
   }

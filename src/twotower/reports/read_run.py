@@ -87,7 +87,7 @@ def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: check
     if last is not None:
         reached = f"at epoch {epochs_done(last['epoch'])} of {config.schedule.epochs}"
     mean_image = run_dir / MEAN_IMAGE
-    own_mean(run_dir)  # raises for a damaged one, which would be taken for that of another data set
+    own_mean(run_dir)  # raises for a damaged image, which would be taken for that of another data set
     manifest = _read_manifest(run_dir, verified)
     begun = Run(
         run_dir=run_dir,
@@ -151,16 +151,16 @@ def _read_errors(
     errors = {"centre": (summary["top1_error"], summary["top5_error"])}
     if not run.has_checkpoint:
         return errors, "no checkpoint: no ten crops, no kernels"
-    remark, evaluate = "", f"python launch/evaluate.py {shlex.quote(str(run.run_dir))} crops=ten"
+    remark, quoted = "", shlex.quote(str(run.run_dir))
     try:
         for result in read_stored_results(run.run_dir):
             identity = result.identity
             if identity["split"] == "val" and _is_same_root(identity["data"]["root"], run.config, data_root):
                 errors[result.crops] = (result.top1_error, result.top5_error)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remark = f"its evaluation cannot be read ({error}); {evaluate}"
+        remark = f"its evaluation cannot be read ({error}); python launch/evaluate.py {quoted} crops=ten"
     if "ten" not in errors:
-        remark = remark or f"ten crops not evaluated: {evaluate}"
+        remark = remark or f"ten crops not evaluated: python launch/evaluate.py {quoted} crops=ten"
     return errors, remark
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from twotower.reports.compare import MEASURES, VIEWS, Comparison, Group, recorded_difference
+from twotower.reports.compare import MEASURES, VIEWS, Comparison, Group, find_recorded_difference
 from twotower.reports.run import FinishedRun, Run, Trace
 from twotower.reports.table import Table, plain_cell
-from twotower.reports.tables import count_pairs, repeating_command
+from twotower.reports.tables import count_pairs, make_repeating_command
 
 _ERRORS = [f"{measure}_{view}" for view in VIEWS for measure in MEASURES]
 _STATISTICS = ("mean", "spread", "difference", "low", "high")
@@ -39,7 +39,7 @@ def _list_statistics(comparison: Comparison, group: Group) -> list[float | None]
 def _list_group(comparison: Comparison, group: Group) -> list[Any]:
     """The numbers of one row, in the order of `_GROUP_HEADS`."""
     seeds = " ".join(str(run.config.seed) for run in group.runs)
-    recorded, counts = recorded_difference(group, comparison.baseline), count_pairs(comparison, group)
+    recorded, counts = find_recorded_difference(group, comparison.baseline), count_pairs(comparison, group)
     memory = [run.megabytes for run in group.runs if run.megabytes]
     return [
         *(group.label, group.config.network.name, group.config.ablation, len(group.runs), seeds),
@@ -48,17 +48,17 @@ def _list_group(comparison: Comparison, group: Group) -> list[Any]:
         *((recorded.run, recorded.top1_error, recorded.top5_error) if recorded is not None else [None] * 3),
         *(group.mean_of(key) for key in _COSTS),
         *(max(run[t] for run in memory) if memory and t < len(memory[0]) else None for t in (0, 1)),
-        repeating_command(group),
+        make_repeating_command(group),
     ]
 
 
-def groups_spreadsheet(comparison: Comparison) -> Table:
+def make_groups_spreadsheet(comparison: Comparison) -> Table:
     """A row for each group with every number in a column of its own; errors in percent, differences in points."""
     rows = [[plain_cell(content) for content in _list_group(comparison, group)] for group in comparison.groups]
     return Table("Groups", _GROUP_HEADS, rows)
 
 
-def runs_spreadsheet(runs: Sequence[Trace]) -> Table:
+def make_runs_spreadsheet(runs: Sequence[Trace]) -> Table:
     """A row for each run and job."""
     rows = []
     for run in runs:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from twotower.figures import figure3
-from twotower.reports.compare import MEASURES, VIEWS, Comparison, Estimate, Group, recorded_difference
+from twotower.reports.compare import MEASURES, VIEWS, Comparison, Estimate, Group, find_recorded_difference
 from twotower.reports.data_sets import describe_data
 from twotower.reports.run import FinishedRun, Trace, list_finished
-from twotower.reports.tables import measure_colour, read_kernels_once, repeating_command
+from twotower.reports.tables import make_repeating_command, measure_colour, read_kernels_once
 
 
 def _round(estimate: Estimate) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def _summarise_colour(run: FinishedRun) -> dict[str, Any]:
 
 
 def _summarise_group(comparison: Comparison, group: Group) -> dict[str, Any]:
-    recorded = recorded_difference(group, comparison.baseline)
+    recorded = find_recorded_difference(group, comparison.baseline)
     keys = [(view, measure) for view in VIEWS for measure in MEASURES]
     return {
         "network": group.config.network.name,
@@ -55,7 +55,7 @@ def _summarise_group(comparison: Comparison, group: Group) -> dict[str, Any]:
         },
         "images_per_second": round(group.mean_of("images_per_second"), 1),
         "seconds": round(group.mean_of("seconds"), 1),
-        "command": repeating_command(group),
+        "command": make_repeating_command(group),
     }
 
 

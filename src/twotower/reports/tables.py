@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twotower.figures.figure3 import Kernels, read_kernels, summarise
 from twotower.ground.words import counted, epochs_done, format_duration, signed
-from twotower.reports.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, recorded_difference
+from twotower.reports.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, find_recorded_difference
 from twotower.reports.run import FinishedRun, Run, Trace, list_finished
 from twotower.reports.table import Cell, Table
 from twotower.runs.status import Status
@@ -41,7 +41,7 @@ def _difference_cell(difference: Estimate | None) -> Cell:
     return Cell(f"{signed(mean)} *", mean, interval, "good" if mean < 0 else "bad")
 
 
-def repeating_command(group: Group) -> str:
+def make_repeating_command(group: Group) -> str:
     """One command for all runs of a group; empty where the runs did not note theirs."""
     config = group.config
     if config.command is None:
@@ -53,7 +53,7 @@ def repeating_command(group: Group) -> str:
     return shlex.join([*words, f"seed={','.join(str(seed) for seed in seeds)}"])
 
 
-def errors_table(comparison: Comparison) -> Table:
+def make_errors_table(comparison: Comparison) -> Table:
     """A row for each group: errors in both views, speed, time and memory."""
     heads = ["network, ablation", "runs", *(f"{TITLES[m]} %, {CROPS[v]}" for v in VIEWS for m in MEASURES)]
     rows = []
@@ -91,14 +91,14 @@ def count_pairs(comparison: Comparison, group: Group) -> list[int]:
     return counts if counts[1] else counts[:1]
 
 
-def differences_table(comparison: Comparison) -> Table:
+def make_differences_table(comparison: Comparison) -> Table:
     """A row for each group but the baseline: paired differences, and those of 2012."""
     heads = ["network, ablation", "pairs"]
     heads += [f"{TITLES[measure]}, {CROPS[view]}" for view in VIEWS for measure in MEASURES]
     heads += ["2012: top-1, ten crops", "2012: top-5, ten crops"]
     rows = []
     for group in comparison.groups[1:]:
-        recorded = recorded_difference(group, comparison.baseline)
+        recorded = find_recorded_difference(group, comparison.baseline)
         of_2012 = [Cell("")] * 2
         if recorded is not None:
             values = (recorded.top1_error, recorded.top5_error)
@@ -124,10 +124,10 @@ def differences_table(comparison: Comparison) -> Table:
     return Table(f"Differences to the baseline ({comparison.baseline_name})", heads, rows, note)
 
 
-def commands_table(comparison: Comparison) -> Table:
+def make_commands_table(comparison: Comparison) -> Table:
     rows = []
     for group in comparison.groups:
-        command = repeating_command(group)
+        command = make_repeating_command(group)
         rows.append(
             [Cell(group.label), Cell(command or "not noted by these runs", kind="command" if command else "muted")]
         )
@@ -150,7 +150,7 @@ def _result_cells(run: FinishedRun) -> list[Cell]:
     ]
 
 
-def runs_table(runs: Sequence[Trace]) -> Table:
+def make_runs_table(runs: Sequence[Trace]) -> Table:
     """A row for each run and job, whatever became of it."""
     results = [*(f"{TITLES[m]} %, {CROPS[v]}" for v in VIEWS for m in MEASURES), "best top-1 %", "images/s", "time"]
     rows = [
@@ -191,7 +191,7 @@ def measure_colour(run: FinishedRun) -> list[float] | None:
     return means
 
 
-def colour_table(runs: Sequence[Trace]) -> Table | None:
+def make_colour_table(runs: Sequence[Trace]) -> Table | None:
     """Colour selectivity of conv1 in both towers, a row for each run that has it."""
     rows = []
     for run in list_finished(runs):
