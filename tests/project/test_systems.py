@@ -46,7 +46,6 @@ for name in modules:
 
 from twotower.data.preparing import shard_worker
 from twotower.data.choose_loader import choose_loader
-from twotower.config import InputConfig
 from twotower.data.sources.source import Entry
 from twotower.training.run import catch_stops
 from twotower.ground.memory import peak_megabytes

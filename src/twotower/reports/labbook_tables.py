@@ -6,7 +6,6 @@ from twotower.ground.words import counted
 from twotower.reports.labbook_page import LabbookPage, Line, OwnCell, Pair
 from twotower.reports.table import Cell, Table, as_csv, as_markdown, as_text
 
-FORMATS = ("text", "markdown", "csv")
 HEADS = ("network", "run", "baseline", "images, view")
 PAIRS = ("paper", "notes of 2012/13", "to the baseline")
 
