@@ -1,5 +1,6 @@
 """Networks from Python: loaded in a line, shown arrays and files, and looked into layer by layer."""
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from PIL import Image
 import twotower
 from helpers.fake_runs import NUM_CLASSES, draw_images, fake_run
 from twotower.config import EvaluateConfig, ExportConfig
+from twotower.data.batch import Share
+from twotower.data.feed import ValidationFeed
 from twotower.evaluation.evaluate import open_subject, predictions_of
 from twotower.model import plain
 from twotower.runs.rundir import MEAN_IMAGE
@@ -50,20 +53,52 @@ def noise(count: int, height: int = 80, width: int = 96) -> NDArray[np.uint8]:
     return np.random.default_rng(3).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("crops", ["centre", "ten"])
-def test_logits_are_those_of_evaluation(run: Path, network: twotower.TrainedNetwork, crops: str) -> None:
-    """The same pixels by another way: DALI decodes there and Pillow here. Batches of another size round otherwise."""
+def read_stored(run: Path, crops: str) -> tuple[torch.Tensor, list[Path]]:
+    """Evaluation's log-probabilities of the validation images, computed in one batch, and the images' files."""
     settings = EvaluateConfig(run=str(run), crops=crops, device="cpu")
     subject = open_subject(str(run), settings)
-    stored = predictions_of(subject, settings)[crops].log_probabilities.float()
     val = subject.dataset.val
     files = [run.parent / "images" / val.name(index) for index in range(len(val))]
+    return predictions_of(subject, settings)[crops].log_probabilities, files
+
+
+@pytest.mark.parametrize("crops", ["centre", "ten"])
+def test_images_that_are_not_resized_get_the_bits_of_evaluation(
+    run: Path, network: twotower.TrainedNetwork, crops: str
+) -> None:
+    """DALI, where it is installed, decodes for evaluation, and Pillow decodes here."""
+    stored, files = read_stored(run, crops)
     ours = network.log_probabilities(files, crops)
     assert ours.shape == stored.shape == (3 * NUM_CLASSES, NUM_CLASSES)
-    assert (ours - stored).abs().max() < 1e-3
+    assert torch.equal(ours, stored)
     assert (ours - stored.roll(1, 0)).abs().max() > 0.1, "the images make no difference"
     if crops == "centre":
         assert torch.allclose(network.logits(files).log_softmax(1), ours, atol=1e-4)
+
+
+@pytest.mark.parametrize("loader", ["torch", "dali"])
+def test_resized_images_get_the_bits_of_the_torch_loader_and_nearly_those_of_dali(
+    tmp_path: Path, loader: str
+) -> None:
+    """DALI rounds one pixel in five of these images to the neighbouring grey level; the logits follow."""
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    images = draw_images(tmp_path / "images", num_val=1)
+    run = fake_run(tmp_path / "run", images, "data.size=72", "input.std=[40,40,40]", f"input.loader={loader}")
+    subject = open_subject(str(run), EvaluateConfig(run=str(run), device="cpu"))
+    np.save(run / MEAN_IMAGE, subject.dataset.mean_image)
+    network = twotower.load_network(run, device="cpu")
+    stored, files = read_stored(run, "centre")
+    difference = (network.log_probabilities(files) - stored).abs().max()
+    assert (difference == 0) == (loader == "torch")
+    assert difference < 0.1
+    share = Share(NUM_CLASSES, 0, 1, torch.device("cpu"), 1)
+    feed = ValidationFeed(subject.dataset, subject.dataset.val, subject.config.input, share, crops="centre")
+    with closing(feed):
+        theirs = next(feed).images
+    levels = ((network.preprocess(files) - theirs) * 40).abs()  # input.std divided them by 40
+    assert levels.max() < 1.01, "some pixel differs by more than one grey level"
+    assert ((levels > 0.99).float().mean() > 0.05) == (loader == "dali")
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "export"])
@@ -144,10 +179,15 @@ def test_gradients_flow_through_a_call_and_not_through_questions(network: twotow
         (lambda n: n.logits([]), r"there are no images; give paths"),
         (lambda n: n.logits("nowhere.jpg"), r"nowhere\.jpg cannot be read: No such file"),
         (lambda n: n.preprocess(noise(1), crops="five"), r"crops=five is not known; choose one of centre, ten"),
-        (lambda n: twotower.load_network("nowhere"), r"nowhere does not"),
-        (lambda n: twotower.build_network("alexnet_2013"), r"network=alexnet_2013 is not among the yamls"),
+        (lambda n: twotower.load_network("nowhere"), r"^nowhere does not exist; give a run's .*\.caffemodel"),
+        (lambda n: twotower.load_network("nowhere", checkpoint="step-1"), r"^nowhere does not exist"),
+        (
+            lambda n: twotower.build_network("alexnet_2013"),
+            r"network=alexnet_2013 is not among .*conf/network; choose one of alexnet, alexnet_2012, .*one_tower, ",
+        ),
         (lambda n: twotower.build_network("alexnet", widht=1), r"widht"),
         (lambda n: twotower.load_network("nowhere", device="gpu"), r"device=gpu is not known"),
+        (lambda n: twotower.load_network(__file__, network="alexnot"), r"network=alexnot is not among .*caffenet, "),
     ],
 )
 def test_mistakes_are_one_sentence(network: twotower.TrainedNetwork, ask: object, sentence: str) -> None:

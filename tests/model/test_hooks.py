@@ -86,6 +86,54 @@ def test_a_hook_sees_the_sum_of_both_halves_and_may_change_it() -> None:
     assert not torch.equal(step(towers)[0], before)
 
 
+def test_a_hook_with_keywords_keeps_the_sum_over_the_own_half() -> None:
+    """conv3 is given that sum and adds the other half's to it; the wrong rule, in place, is run as well."""
+    towers, plain = build("alexnet"), step(build("alexnet"))
+    conv3, fc6 = towers[0].layers["conv3"], towers[0].layers["fc6"]
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor], output: Tensor) -> None:
+        seen.append((keywords["own_sum"], keywords["own_sum"].detach().clone()))
+
+    def keep_before(module: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+        seen.append((keywords["own_sum"], keywords["own_sum"].detach().clone()))
+
+    for layer in (conv3, conv3.sum, fc6, fc6.sum):
+        layer.register_forward_hook(keep, with_kwargs=True)
+        layer.register_forward_pre_hook(keep_before, with_kwargs=True)
+    logits, gradients = step(towers)
+    assert len(seen) == 8
+    assert all(torch.equal(value, copy) for value, copy in seen)
+    assert torch.equal(logits, plain[0])
+    assert all(torch.equal(*pair) for pair in zip(gradients, plain[1], strict=True))
+
+
+def test_the_sum_over_the_own_half_would_be_overwritten_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrong rule: nobody notices that there is a hook."""
+    monkeypatch.setattr(towers_module, "_is_hooked", lambda layer: False)
+    towers = build("alexnet")
+    seen: list[tuple[Tensor, Tensor]] = []
+    towers[0].layers["conv3"].register_forward_pre_hook(
+        lambda module, inputs, keywords: seen.append((keywords["own_sum"], keywords["own_sum"].detach().clone())),
+        with_kwargs=True,
+    )
+    step(towers)
+    assert not torch.equal(*seen[0])
+
+
+def test_hooks_that_would_never_fire_are_refused() -> None:
+    for tower in (*build("alexnet"), *build("one_tower")):
+        for module, name in ((tower, "Tower"), (tower.layers, "TowerLayers")):
+            for register in (
+                module.register_forward_hook,
+                module.register_forward_pre_hook,
+                module.register_full_backward_hook,
+                module.register_full_backward_pre_hook,
+            ):
+                with pytest.raises(RuntimeError, match=rf'on a {name} never fires.*tower\.layers\["conv3"\]'):
+                    register(lambda *values: None)  # type: ignore[operator]
+
+
 def test_backward_hooks_see_the_gradient_of_a_layer() -> None:
     towers, seen = build("alexnet"), []
     layer = towers[1].layers["conv2"]

@@ -55,7 +55,11 @@ def test_torch_hub_builds_and_loads() -> None:
     options = {"num_classes": 5, "width": 0.125, "source": "local", "trust_repo": True, "device": "cpu"}
     network = torch.hub.load(str(ROOT), "build_network", "one_tower", **options)
     assert network.logits(np.zeros((1, 300, 300, 3), np.uint8)).shape == (1, 5)
-    with pytest.raises(ValueError, match="nowhere does not"):
+    for name, num_towers in (("alexnet", 2), ("alexnet_2012", 2), ("one_tower", 1)):
+        network = torch.hub.load(str(ROOT), name, **options)
+        assert len(network.towers) == num_towers
+        assert network.title == f"{name}, untrained"
+    with pytest.raises(ValueError, match="nowhere does not exist"):
         torch.hub.load(str(ROOT), "load_network", "nowhere", source="local", trust_repo=True)
 
 

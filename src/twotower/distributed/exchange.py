@@ -8,7 +8,15 @@ peer is the half that the other one computed. The swap travels while own(x) is c
     peers = exchange.finish(flight)      # waits for peer
     sums = sums + other(peer)
 
-The two swaps, for one tower (B images; halves of equal shape):
+Shapes, for a convolution and for a fully-connected layer:
+
+    x, peer               [B, C, H, W]     [B, C]    B images; C maps or units of ONE tower, half of the layer's input
+    own(x), other(peer)   [B, K, H', W']   [B, K]    K kernels of this tower, half of the layer's
+    dL/dx, dL/d(peer)     [B, C, H, W]     [B, C]
+    logits of a tower                      [B, K]    half of the classes; tower 0 has one more if their number is odd
+    collect(halves)                        [B, classes]   tower 0's half first, equal in both processes
+
+The two swaps, for one tower:
 
 |          | sent                            | received                        | then            |
 |----------|---------------------------------|---------------------------------|-----------------|

@@ -1,7 +1,7 @@
-"""The outputs of a layer: for a batch at once, and for all images of a split, stored beside the run.
+"""The outputs of a layer for all images of a split, stored beside the run.
 
     RUN/features/step-00000120-train-fc7.npy    float32 [N, D], tower 0's units first
-    RUN/features/step-00000120-train-fc7.json   what it depends on, as of stored predictions
+    RUN/features/step-00000120-train-fc7.json   what it depends on, as for stored predictions
 
 It is what the layers above read: after activation, norms and pooling, without dropout. A table is computed once and
 then read from a memory map. Those of 4096 units take 21 GB for ILSVRC-2012's 1,281,167 training images and 0.8 GB
@@ -10,7 +10,6 @@ for its 50,000 others; the folder can be deleted.
 
 import json
 import shutil
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch import Tensor
 
 from twotower.config import NetworkConfig
 from twotower.data.batch import Share
@@ -29,10 +27,10 @@ from twotower.data.dataset import DataSet, Split
 from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import Subject, load_towers
-from twotower.ground.devices import choose_device, choose_memory_format
+from twotower.evaluation.layer_outputs import read_outputs
+from twotower.ground.devices import choose_device
 from twotower.ground.files import write_json, written_whole
 from twotower.ground.progress import metered
-from twotower.model.tower import Tower, forward
 
 FOLDER = "features"
 BATCH = 128  # images at a time
@@ -62,28 +60,6 @@ def last_hidden(network: NetworkConfig) -> str:
             f"network={network.name} has no layer before its classifier {layers[-1]}; choose a run of a deeper one."
         )
     return layers[-2]
-
-
-@torch.no_grad()
-def outputs_of(towers: Sequence[Tower], layer: str, images: Tensor, exchange: InProcessExchange) -> list[Tensor]:
-    """The outputs of each tower's layer for images [B, 3, H, W], after its steps: [B, C, H, W] or [B, units].
-
-    The towers must be in evaluation mode, and all of them here.
-    """
-    found: list[Tensor] = []
-
-    def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
-        found.append(output.clone())
-
-    # The steps run once for each tower, tower 0 first.
-    hooks = [tower.layers[layer].after.register_forward_hook(keep) for tower in towers]  # type: ignore[union-attr]
-    memory_format = choose_memory_format(images.device)
-    try:
-        forward(towers, images.contiguous(memory_format=memory_format), exchange)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
 
 
 def path_of(run_dir: Path, checkpoint_name: str, split: str, layer: str) -> Path:
@@ -135,7 +111,7 @@ def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path
         metered(title, len(images)) as meter,
     ):
         for batch in feed:
-            outputs = outputs_of(towers, layer, batch.images, exchange)
+            outputs = read_outputs(towers, [layer], batch.images, exchange)[layer]
             rows = torch.cat([output.flatten(1) for output in outputs], dim=1).float().cpu().numpy()
             if table is None:
                 _check_room(path, len(images) * rows.shape[1] * rows.itemsize)

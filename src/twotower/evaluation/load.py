@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from twotower.config import EvaluateConfig, InputConfig, NetworkConfig
-from twotower.config.presets import preset, preset_input
+from twotower.config.presets import PRESETS, preset, preset_input
 from twotower.config.stored import read_config
 from twotower.data.class_names import ilsvrc_words
 from twotower.evaluation.evaluate import load_towers, open_weights
@@ -43,6 +43,8 @@ def load_network(
     """
     chosen = device if isinstance(device, torch.device) else choose_device(device)
     folder = Path(path)
+    if not folder.exists():
+        raise ValueError(f"{path} does not exist; give {weights.KINDS}.")
     if folder.is_dir() and folder.parent.name == "checkpoints" and checkpoint is None:
         return _load_run(folder.parents[1], folder.name, chosen)
     if folder.is_dir():
@@ -50,9 +52,19 @@ def load_network(
     if checkpoint is not None:
         raise ValueError(f"checkpoint={checkpoint} belongs to a run's folder, and {path} is none.")
     if isinstance(network, str):
+        _check_preset(network)
         input = input or preset_input(network)
         network = preset(network)
     return _load_file(str(path), network, input, mean, chosen)
+
+
+def _check_preset(name: str) -> None:
+    """Raises: ValueError if conf/network has no such network."""
+    names = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(
+            f"network={name} is not among the networks of conf/network; choose one of {', '.join(names)}."
+        )
 
 
 def _load_run(run_dir: Path, chosen: str | None, device: torch.device) -> TrainedNetwork:
@@ -105,6 +117,7 @@ def build_network(
 
     Raises: ValueError for a name or key that is not known, or a table that cannot be built.
     """
+    _check_preset(name)
     table = preset(name, {"width": width, **changes})
     chosen = device if isinstance(device, torch.device) else choose_device(device)
     towers = [

@@ -9,7 +9,7 @@ Both towers compute in this process. Images are brought to the network as evalua
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from twotower.data.normalise import Normaliser, choose_mean
 from twotower.data.photographs import read_photograph
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import log_probabilities, mean_over_crops
+from twotower.evaluation.layer_outputs import read_outputs
 from twotower.ground.devices import choose_memory_format
 from twotower.model.tower import Tower, forward
 
@@ -92,6 +93,10 @@ class TrainedNetwork(nn.Module):
 
     def preprocess(self, images: Photographs, crops: str = "centre") -> Tensor:
         """Prepares images: float32 [B, 3, S, S] of the centre crops, [B, 10, 3, S, S] with crops="ten".
+
+        The pixels are evaluation's, bit for bit, where nothing is resized, and where its images are decoded with
+        input.loader=torch. DALI rounds resized pixels otherwise: in one measurement 12.7 % of them differed by 1/255,
+        and log-probabilities by up to 0.004.
 
         Raises: ValueError for a file that is no image, an array that is no uint8 RGB image, or another `crops`.
         """
@@ -164,7 +169,6 @@ class TrainedNetwork(nn.Module):
             for row in zip(indices.tolist(), values.tolist(), strict=True)
         ]
 
-    @torch.no_grad()
     def activations(
         self, images: Photographs, layers: str | Sequence[str], tower: int | None = None
     ) -> dict[str, Tensor]:
@@ -181,23 +185,11 @@ class TrainedNetwork(nn.Module):
                 raise ValueError(f"there is no layer {name}; the layers are {', '.join(self.layers)}.")
         if tower is not None and tower not in range(len(self.towers)):
             raise ValueError(f"there is no tower {tower}; the network has {len(self.towers)}, the first is tower 0.")
-        towers = self._towers() if tower is None else [self._towers()[tower]]
-        seen: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
         for batch in self._batches(images):
-            halves: dict[str, list[Tensor]] = {name: [] for name in wanted}
-
-            def keep(name: str, halves: dict[str, list[Tensor]] = halves) -> Any:
-                return lambda module, inputs, output: halves[name].append(output)
-
-            handles = [each.layers[name].register_forward_hook(keep(name)) for each in towers for name in wanted]
-            try:
-                self(batch)
-            finally:
-                for handle in handles:
-                    handle.remove()
-            for name in wanted:
-                seen[name].append(torch.cat(halves[name], dim=1))
-        return {name: torch.cat(parts).contiguous() for name, parts in seen.items()}
+            for name, halves in read_outputs(self._towers(), wanted, batch, self.exchange).items():
+                parts[name].append(torch.cat(halves, dim=1) if tower is None else halves[tower])
+        return {name: torch.cat(batches).contiguous() for name, batches in parts.items()}
 
 
 def _list_images(images: Photographs) -> list[str | Path | NDArray[np.uint8]]:

@@ -20,7 +20,8 @@ from twotower.data.dataset import Split
 from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import Subject, load_towers
-from twotower.evaluation.features import images_of, outputs_of
+from twotower.evaluation.features import images_of
+from twotower.evaluation.layer_outputs import read_outputs
 from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import Photograph, find_image, read_class_names, read_photograph, shorten
 
@@ -117,6 +118,7 @@ def make_activations(subject: Subject, layer: str | None, image: str | None) -> 
         batch = next(feed)
     towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
     exchange = InProcessExchange(config.network.exchange_precision)
+    outputs = read_outputs(towers, [chosen], batch.images, exchange)
     layers = list(config.network.layers)
     shown = read_photograph(dataset, images, index, config.input.crop_size)
     return Activations(
@@ -126,7 +128,7 @@ def make_activations(subject: Subject, layer: str | None, image: str | None) -> 
         layer=chosen,
         steps=list_steps(config.network, chosen),
         reader=layers[layers.index(chosen) + 1],
-        of_tower=[output[0].contiguous() for output in outputs_of(towers, chosen, batch.images, exchange)],
+        of_tower=[output[0].contiguous() for output in outputs[chosen]],
     )
 
 

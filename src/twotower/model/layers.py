@@ -164,7 +164,12 @@ class ReadBothConv2d(nn.Module):
 
     x and peer: [B, C, H, W]; weights: [K, C, size, size]; y: [B, K, H', W']. In a network of one piece, tower 0
     has the weight cat(own, other), tower 1 has cat(other, own), along dimension 1.
+
+    With `inplace` the sum over the own half is overwritten by the sum over both; `Layer` clears it where a hook may
+    have kept the former. Both ways give the same bits.
     """
+
+    inplace = True
 
     def __init__(self, maps_in: int, maps_out: int, size: int, stride: int, pad: int) -> None:
         super().__init__()
@@ -181,7 +186,8 @@ class ReadBothConv2d(nn.Module):
         return F.conv2d(x, self.weight_own, self.bias, self.stride, self.pad)
 
     def other(self, peer: Tensor, y: Tensor) -> Tensor:
-        return y.add_(F.conv2d(peer, self.weight_other, None, self.stride, self.pad))
+        other_sum = F.conv2d(peer, self.weight_other, None, self.stride, self.pad)
+        return y.add_(other_sum) if self.inplace else y + other_sum
 
 
 class ReadBothLinear(nn.Module):

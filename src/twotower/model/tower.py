@@ -5,7 +5,7 @@ all maps, and reads no other.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,8 @@ class Layer(nn.Module):
     """One row of the table, as one tower has it: the sum over its inputs, then the steps of the row, e.g. ReLU, LRN.
 
     Forward hooks work on the layer, on `sum` and on each step of `after`. What they are given is not overwritten
-    later: the activation works in place only in layers that nobody has hooked.
+    later, keyword arguments included: the activation and the sum over both halves work in place only in layers that
+    nobody has hooked.
     """
 
     def __init__(self, row: Row, network: NetworkConfig, tower: int, seed: int) -> None:
@@ -87,12 +88,12 @@ class Layer(nn.Module):
         Args:
             x: the half that this tower computed, [B, C, H, W] or [B, C].
             peer: the half that the other tower computed, already as `prepare` gives it, for a layer that reads both.
-            own_sum: `sum_own(prepare(x))`, if it has been computed already; x must then come from `prepare`, too. It
-                is overwritten, which is why it has a keyword: hooks are not given it.
+            own_sum: `sum_own(prepare(x))`, if it has been computed already; x must then come from `prepare`, too.
+                Without hooks it is overwritten.
         """
         in_place = not _is_hooked(self)
-        for step in self.after:
-            if isinstance(step, nn.ReLU):
+        for step in (self.sum, *self.after):
+            if isinstance(step, nn.ReLU | ReadBothConv2d):
                 step.inplace = in_place
         if self.reads_both:
             if peer is None:
@@ -104,15 +105,36 @@ class Layer(nn.Module):
 
 
 def _is_hooked(layer: Layer) -> bool:
-    """Whether somebody may have kept a tensor that an activation in place would overwrite."""
+    """Whether somebody may have kept a tensor that a step in place would overwrite."""
     return torch_module._has_any_global_hook() or any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
         for module in layer.modules()
     )
 
 
-class Tower(nn.Module):
+def _refuse_hook(self: nn.Module, *arguments: object, **options: object) -> NoReturn:
+    """Raises: RuntimeError, because the hook would never be called."""
+    raise RuntimeError(
+        f"a hook on a {type(self).__name__} never fires, because twotower.forward calls the layers of both towers in "
+        'turn; register it on a layer, tower.layers["conv3"], or on the loaded network.'
+    )
+
+
+class _WithoutHooks(nn.Module):
+    """A module that `forward` never calls as a whole, and that refuses hooks for this reason."""
+
+    register_forward_hook = register_forward_pre_hook = _refuse_hook
+    register_full_backward_hook = register_full_backward_pre_hook = register_backward_hook = _refuse_hook
+
+
+class TowerLayers(_WithoutHooks, nn.ModuleDict):
+    """The layers of a tower by name, conv1 ... fc8."""
+
+
+class Tower(_WithoutHooks):
     """One tower of Figure 2, from the image to its half of the classes; or a network of one piece.
+
+    Hooks belong on its layers; one on the tower itself is refused, because it would never fire.
 
     Parameters are named as in the paper: conv1.weight ... fc8.bias; layers that read both towers have
     weight_own and weight_other instead of weight.
@@ -122,7 +144,7 @@ class Tower(nn.Module):
         super().__init__()
         self.rows = plan(network, num_classes)
         self.tower, self.num_towers, self.initial_bias = tower, network.towers, network.initial_bias
-        self.layers = nn.ModuleDict({row.name: Layer(row, network, tower, seed) for row in self.rows})
+        self.layers = TowerLayers({row.name: Layer(row, network, tower, seed) for row in self.rows})
         self.initialise(seed, network.width)
 
     def on(self, device: torch.device, memory_format: torch.memory_format) -> "Tower":
