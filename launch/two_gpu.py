@@ -20,9 +20,11 @@ from twotower.command_line.mistakes import explain_composition
 from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
 from twotower.config import register_schemas
 from twotower.distributed.world import Place
+from twotower.ground.processes import catch_stops
 from twotower.training.configure import configure
+from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.launcher import check_launcher
-from twotower.training.run import catch_stops, explain, run, run_as_worker
+from twotower.training.run import run, run_as_worker
 from twotower.training.sweep import Sweep
 
 register_schemas()
@@ -40,8 +42,10 @@ def compose_and_run(composed: Any) -> None:
         return
     try:
         run(configure(composed, overrides))
+    except AlreadyExplainedError:
+        raise SystemExit(1) from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}" if str(error) else 1) from error
+        raise SystemExit(f"error: {error}") from error
 
 
 def plan_sweep(arguments: list[str]) -> Sweep:

@@ -32,7 +32,7 @@ from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.torch_decoder import TorchDecoder
 from twotower.evaluation import predictions
 from twotower.evaluation.evaluate import open_subject, predictions_of
-from twotower.training.run import get_ready
+from twotower.training.ready_run import get_ready
 
 CPU = torch.device("cpu")
 SIZE, CROP = 48, 40

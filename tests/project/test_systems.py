@@ -47,7 +47,7 @@ for name in modules:
 from twotower.data.preparing import shard_worker
 from twotower.data.choose_loader import choose_loader
 from twotower.data.sources.source import Entry
-from twotower.training.run import catch_stops
+from twotower.ground.processes import catch_stops
 from twotower.ground.memory import peak_megabytes
 from twotower.ground.processes import interrupts_held
 from twotower.distributed.world import cores, die_with_parent, stay_on_this_host

@@ -21,7 +21,7 @@ from twotower.evaluation.evaluate import evaluate_run
 from twotower.evaluation.predictions import Predictions, read, store
 from twotower.reports.collect import find_runs
 from twotower.runs.checkpoint import verify_checkpoint
-from twotower.training.run import get_ready
+from twotower.training.ready_run import get_ready
 from twotower.training.sweep import Sweep
 from twotower.weights.export import export_run
 from twotower.weights.verify import verify

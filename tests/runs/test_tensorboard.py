@@ -33,14 +33,13 @@ def config(images: Path) -> Config:
 def train(config: Config, run_dir: Path, first_step: int, last_step: int) -> None:
     """A training in this process, for the journal's purposes, killed before step 6."""
     journal = Journal(config, run_dir, first_step, 6)
-    assert journal.mirror is not None
     for step in range(first_step + 1, last_step + 1):
         journal.event("train", step, loss=step + first_step / 10)
     if last_step == 6:
         journal.finish(6, dict.fromkeys(SUMMARY, 1.5) | {"steps": 6})
         journal.close(0)
     else:
-        (mirror,) = journal.mirror.open
+        (mirror,) = journal.mirrors.open
         assert isinstance(mirror, TensorBoardMirror)
         mirror._writer.flush()  # the killed process has written so much
 
@@ -119,8 +118,7 @@ def test_a_training_goes_on_when_tensorboard_is_lost(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = Journal(config, tmp_path, 0, 6)
-    assert journal.mirror is not None
-    (mirror,) = journal.mirror.open
+    (mirror,) = journal.mirrors.open
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -47,7 +47,7 @@ from twotower.runs.mirrors.training_pictures import HANDFUL, Handful, cut_centre
 from twotower.runs.mirrors.wandb_mirror import STAGED
 from twotower.runs.mirrors.wandb_run_id import ID_FILE, find_run_id, was_trained_here
 from twotower.runs.mirrors.wandb_settings import settle
-from twotower.training import run as launch
+from twotower.training.ready_run import get_ready
 from twotower.training.sweep import Job, Sweep
 
 pytestmark = pytest.mark.slow  # most of them start W&B's own process
@@ -430,13 +430,12 @@ def test_a_run_goes_on_when_wandb_is_lost(images: Path, tmp_path: Path, capsys: 
             raise ConnectionResetError("Connection lost")
 
     journal = Journal(fake_config(images, OFFLINE), tmp_path, 0, 2)
-    assert journal.mirror is not None
-    (mirror,) = journal.mirror.open
+    (mirror,) = journal.mirrors.open
     mirror._run.finish()
     mirror._run = Lost()
     for step in (1, 2):
         journal.event("train", step, loss=1.0)
-        journal.mirror.kernels(step, np.zeros((2, 2, 3), np.uint8))
+        journal.mirrors.kernels(step, np.zeros((2, 2, 3), np.uint8))
     journal.close(0)
     assert len(events(tmp_path)) == 2
     assert capsys.readouterr().out.count("W&B was lost (Connection lost); the run goes on without") == 1
@@ -451,7 +450,7 @@ def test_without_wandb_there_is_no_folder_of_it(images: Path, tmp_path: Path) ->
     journal = Journal(config, tmp_path, 0, 1)
     journal.event("train", 1, loss=1.0)
     journal.close(0)
-    assert journal.mirror is None
+    assert not journal.mirrors.open
     assert (tmp_path / "metrics.jsonl").exists()
     assert not (tmp_path / "wandb").exists()
 
@@ -474,13 +473,13 @@ def test_online_without_a_key_is_one_sentence_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     with (
         pytest.raises(ValueError, match=NO_KEY),
-        launch.get_ready(fake_config(data, "logging.wandb=online", "run_dir=run"), 1),
+        get_ready(fake_config(data, "logging.wandb=online", "run_dir=run"), 1),
     ):
         pass
     monkeypatch.setenv("WANDB_MODE", "online")
     with (
         pytest.raises(ValueError, match=NO_KEY),
-        launch.get_ready(fake_config(data, "logging.wandb=null", "run_dir=run"), 1),
+        get_ready(fake_config(data, "logging.wandb=null", "run_dir=run"), 1),
     ):
         pass
     with (

@@ -26,7 +26,7 @@ from twotower.reports.summary import summarise
 from twotower.reports.table import as_csv
 from twotower.reports.tables import has_kernels
 from twotower.runs.mirrors.open_mirrors import log_figures_of_several
-from twotower.training.sweep import file_name
+from twotower.training.sweep_names import name_file
 
 PAGE = "report.html"
 # It distinguishes an earlier report from a folder of something else, also when the report was interrupted.
@@ -110,7 +110,7 @@ def _write(folder: Path, runs: Sequence[Trace], comparison: Comparison, contents
         (folder / name).write_text(text, encoding="utf-8")
     write_json(folder / "summary.json", summarise(runs, comparison))
     for group in comparison.groups:
-        _write_config(group.config, folder / f"config-{file_name(group.label)}.yaml")
+        _write_config(group.config, folder / f"config-{name_file(group.label)}.yaml")
     (folder / PAGE).write_text(render(contents.make_page()), encoding="utf-8")
 
 
