@@ -36,7 +36,7 @@ def _show(path: Path, found: Verified) -> None:
 
 def to_overrides(arguments: list[str]) -> list[str]:
     """A folder without a key is `run`. Raises: ValueError."""
-    return quote_paths(name_paths(arguments, ExportConfig, one="run"), ("run", "verify", "checkpoint", "output"))
+    return quote_paths(name_paths(arguments, ExportConfig, single="run"), ("run", "verify", "checkpoint", "output"))
 
 
 @command("export", to_overrides=to_overrides)

@@ -50,7 +50,7 @@ def compose_and_run(composed: Any) -> None:
 
 def plan_sweep(arguments: list[str]) -> Sweep:
     """Raises: SystemExit with a sentence for what cannot be composed or submitted."""
-    overrides = [one for one in arguments if one not in MULTIRUN and not one.startswith("-")]
+    overrides = [argument for argument in arguments if argument not in MULTIRUN and not argument.startswith("-")]
     try:
         check_launcher(overrides)
         check_command_line(overrides, "config")
@@ -92,7 +92,8 @@ def main() -> None:
     # Hydra reads its flags only where no override stands before them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     catch_stops()
-    if any(argument in MULTIRUN for argument in sys.argv[1:]) and not any(one in HELP for one in sys.argv[1:]):
+    given = set(sys.argv[1:])
+    if given.intersection(MULTIRUN) and not given.intersection(HELP):
         sweep = plan_sweep(sys.argv[1:])
         # Hydra's record of the command, which would be overwritten in sweeps/ by that of the next sweep.
         sys.argv.append(f"hydra.sweep.dir={quoted(str(sweep.folder))}")

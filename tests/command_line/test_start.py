@@ -185,7 +185,7 @@ def test_the_help_of_the_training(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "schedule.drop_epochs=[2,5]" in printed
     assert "`fixed`: epochs after which the rate is divided" in printed
     assert "network.layers.NAME.KEY, with NAME one of conv1, conv2," in printed
-    assert printed.count("this layer's learning rate in multiples of the schedule's") == 1
+    assert printed.count("Learning rate in multiples of the schedule's") == 1
     assert "source=" not in printed
     assert "torchrun --nproc-per-node=2" in printed
 

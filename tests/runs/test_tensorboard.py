@@ -17,7 +17,7 @@ from helpers.paths import ROOT
 from twotower.config import Config, register_schemas, resolve
 from twotower.runs.journal import Journal
 from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, SUMMARY
-from twotower.runs.mirrors.open_mirrors import log_evaluation, log_figures, open_mirror
+from twotower.runs.mirrors.open_mirrors import log_evaluation, log_figures, open_mirrors
 from twotower.runs.mirrors.tensorboard_mirror import COMPARED, TensorBoardMirror
 from twotower.runs.mirrors.training_pictures import Prediction
 from twotower.training import run as launch
@@ -64,7 +64,7 @@ def test_pictures_and_texts_are_what_was_given(config: Config, tmp_path: Path) -
     kernels, *crops = (stream.integers(0, 256, (6, 6, 3)).astype(np.uint8) for _ in range(4))
     Image.fromarray(crops[0]).save(tmp_path / "picture.png")
     predictions = [Prediction(crop, f"c{i}", [("c0", 0.75), ("c1", 0.25)]) for i, crop in enumerate(crops)]
-    mirrors = open_mirror(config, tmp_path, {}, 0)
+    mirrors = open_mirrors(config, tmp_path, {}, 0)
     assert mirrors is not None
     mirrors.picture(tmp_path / "picture.png")
     mirrors.kernels(3, kernels)

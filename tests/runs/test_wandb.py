@@ -41,7 +41,7 @@ from twotower.runs.mirrors.open_mirrors import (
     log_evaluation,
     log_figures,
     log_figures_of_several,
-    open_mirror,
+    open_mirrors,
 )
 from twotower.runs.mirrors.training_pictures import HANDFUL, Handful, cut_centre, draw_kernels
 from twotower.runs.mirrors.wandb_mirror import STAGED
@@ -511,11 +511,11 @@ def test_wandb_that_cannot_be_reached_is_one_sentence(
 
     config, figure = fake_config(images, "logging.wandb=online"), tmp_path / "f.png"
     with pytest.raises(ValueError, match=NO_KEY):  # there is no question at a terminal
-        open_mirror(config, tmp_path, {}, 0)
+        open_mirrors(config, tmp_path, {}, 0)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(ValueError, match=r"did not reach W&B \(timed out\); log in by `wandb login`, or take"):
-        open_mirror(config, tmp_path, {}, 0)
+        open_mirrors(config, tmp_path, {}, 0)
     log_figures(tmp_path, config, {"figure3": figure})  # the drawing or result is not lost
     assert "not mirrored: logging.wandb=online did not reach W&B (timed out)" in capsys.readouterr().out
     with pytest.raises(
@@ -617,7 +617,7 @@ def test_a_training_has_what_was_asked_for_and_watches_a_gpu(
     opened: list[dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(*overrides: str) -> dict[str, Any]:
-        open_mirror(fake_config(images, OFFLINE, *overrides), tmp_path, {}, 0)
+        open_mirrors(fake_config(images, OFFLINE, *overrides), tmp_path, {}, 0)
         return opened.pop()
 
     asked = ask("logging.entity=team", "logging.name=mine", "logging.tags=[a]")
@@ -668,7 +668,7 @@ def test_a_handful_is_the_same_however_the_batches_are_cut(images: Path) -> None
         for begin in range(0, 50, size):
             part = slice(begin, begin + size)
             handful.look(Batch(inputs[part], labels[part]), scores[part])
-        found.append(handful.found)
+        found.append(handful.predictions)
     places = [round(i * 49 / (HANDFUL - 1)) for i in range(HANDFUL)]
     for one in found:
         assert len(one) == HANDFUL

@@ -408,7 +408,7 @@ def test_a_job_runs_through_submitit(images: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "here" / "seed0" / "summary.json").read_text())["steps"] == 1
     failure = read_failure(tmp_path / "here" / "seed-1")
     assert failure is not None
-    assert "seed=-1 is too small" in failure["error"]
+    assert "seed=-1 is not possible" in failure["error"]
     assert failure["job"] == "seed=-1"
     printed = "".join(path.read_text() for path in tmp_path.glob("here/.submitit/*/*_log.out"))
     assert "job 1 of 2: seed=0" in printed

@@ -39,7 +39,7 @@ def preset(name: str, changes: Mapping[str, Any] | None = None) -> NetworkConfig
 
     def chain(name: str) -> list[Any]:
         yaml: Any = OmegaConf.load(PRESETS / f"{name}.yaml")
-        parents = [one for one in yaml.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
+        parents = [name for name in yaml.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
         return [part for parent in parents for part in chain(parent)] + [yaml]
 
     try:

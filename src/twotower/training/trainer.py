@@ -278,7 +278,7 @@ class Trainer:
         if journal.mirrors.open and kernels[0].numel():
             journal.mirrors.kernels(self.step, draw_kernels(kernels))
         if handful is not None:
-            journal.mirrors.predictions(self.step, handful.found)
+            journal.mirrors.predictions(self.step, handful.predictions)
         journal.event("memory", self.step, **{f"tower{tower}": float(peak) for tower, peak in enumerate(peaks)})
 
     def _describe_rates(self, epochs_done: float) -> str:
