@@ -173,8 +173,8 @@ class ScheduleConfig(Freezable):
     epochs: int = key(MISSING, least=1)
     max_steps: int | None = key(None, least=1)  # stop after so many steps, whatever the epoch
     divide_by: float = key(10.0, least=1, rules=("plateau", "fixed"))
-    # Epochs without a better validation error before a division. conf/schedule/plateau.yaml waits for 5; runs of other
-    # rules have stored this default, and are compared by it.
+    # Epochs without a better validation error before a division. conf/schedule/plateau.yaml waits for 5; runs of
+    # other rules have stored this default, and are compared by it.
     patience: int = key(3, least=1, rules=("plateau",))
     max_drops: int = key(3, least=0, rules=("plateau",))
     drop_epochs: list[int] = key([], least=0, rules=("fixed",))  # epochs after which the rate is divided
