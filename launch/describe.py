@@ -11,7 +11,7 @@ from twotower.command_line.command import command
 from twotower.config import DescribeConfig
 from twotower.figures.figure2 import draw_figure2
 from twotower.ground.screen import print_table
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.model.numbers import READS, LayerNumbers, describe, totals
 
 

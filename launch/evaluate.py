@@ -21,7 +21,7 @@ from twotower.evaluation.evaluate import evaluate_run, evaluate_weights
 from twotower.evaluation.predictions import VIEWS
 from twotower.ground.files import write_json
 from twotower.ground.screen import print_table
-from twotower.ground.words import counted, split_common
+from twotower.ground.wording import counted, split_common
 
 CROPS = {"centre": "centre", "ten": "ten, mean"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from twotower.command_line.arguments import name_paths, quote_paths
 from twotower.command_line.command import command
 from twotower.config import ExportConfig
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.weights.export import export_run
 from twotower.weights.verify import Verified, verify
 

@@ -24,7 +24,7 @@ from twotower.ground.processes import catch_stops
 from twotower.training.configure import configure
 from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.launcher import check_launcher
-from twotower.training.run import run, run_as_worker
+from twotower.training.processes import run, run_as_worker
 from twotower.training.sweep import Sweep
 
 register_schemas()

@@ -22,8 +22,8 @@ from twotower.ground.locks import HeldError, held
 from twotower.runs import rundir
 from twotower.runs.failure import read_failure
 from twotower.runs.rundir import LOCK, hold_home
+from twotower.training.processes import run
 from twotower.training.ready_run import receive_run
-from twotower.training.run import run
 from twotower.training.sweep import Job, Sweep
 
 HOLDER = """

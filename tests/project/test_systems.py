@@ -21,7 +21,7 @@ from twotower.distributed import world
 from twotower.distributed.world import Place, choose_device, stay_on_this_host
 from twotower.ground.memory import peak_megabytes
 from twotower.runs import checkpoint
-from twotower.training.run import run
+from twotower.training.processes import run
 
 CPU = torch.device("cpu")
 

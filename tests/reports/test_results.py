@@ -16,7 +16,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.shells import SHELLS
 from twotower.config import check
-from twotower.config.stored import read_config_file
+from twotower.config.stored_config import read_config_file
 
 RESULTS = sorted(path for path in (ROOT / "results").iterdir() if path.is_dir())
 ABLATIONS = ROOT / "results" / "imagenette_narrow"

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from twotower.command_line.start import check_command_line
 from twotower.config import EvaluateConfig, ExportConfig, check, resolve
-from twotower.config.moved import MOVED
-from twotower.config.stored import read_config
+from twotower.config.moved_keys import MOVED
+from twotower.config.stored_config import read_config
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.evaluation.predictions import Predictions, read, store
 from twotower.reports.collect import find_runs

@@ -22,7 +22,7 @@ from twotower.runs import checkpoint, journal
 from twotower.runs.journal import Journal
 from twotower.runs.rundir import keep_mean, own_mean
 from twotower.training.identity import identify
-from twotower.training.run import run as run_training
+from twotower.training.processes import run as run_training
 from twotower.weights.export import export_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,11 +16,11 @@ from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
 from twotower.config import Config, register_schemas, resolve
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, SUMMARY
+from twotower.runs.mirrors.metric_names import IMAGES, PICTURE, PREDICTIONS, SUMMARY
 from twotower.runs.mirrors.open_mirrors import log_evaluation, log_figures, open_mirrors
 from twotower.runs.mirrors.tensorboard_mirror import COMPARED, TensorBoardMirror
 from twotower.runs.mirrors.training_pictures import Prediction
-from twotower.training import run as launch
+from twotower.training.ready_run import get_ready
 
 ON = "logging.tensorboard=true"
 
@@ -139,7 +139,7 @@ def test_without_the_package_it_is_one_sentence_before_anything_starts(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else present(name))
     with (
         pytest.raises(ValueError, match=r"needs the tensorboard package; install it by pip install -e '\.\[tensorb"),
-        launch.get_ready(config, 1),
+        get_ready(config, 1),
     ):
         pass
     assert not list(tmp_path.iterdir())

@@ -30,12 +30,12 @@ from helpers.fake_runs import fake_config, fake_run
 from helpers.paths import ROOT
 from helpers.wandb_file import OfflineRun, ended_runs, read_runs
 from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas
-from twotower.config.frozen import freeze
+from twotower.config.frozen_config import freeze
 from twotower.data.batch import Batch
 from twotower.evaluation.evaluate import evaluate_run, read_config
 from twotower.model.kernels import mosaic
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, list_metrics, list_summary_keys
+from twotower.runs.mirrors.metric_names import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, list_metrics, list_summary_keys
 from twotower.runs.mirrors.open_mirrors import (
     check_mirrors,
     log_evaluation,

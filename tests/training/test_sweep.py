@@ -31,8 +31,8 @@ from twotower.runs import checkpoint
 from twotower.runs.failure import NotApplicableError, forget_failure, note_failure, note_not_applicable, read_failure
 from twotower.training.configure import resolve_ablated
 from twotower.training.explain import AlreadyExplainedError, explain
+from twotower.training.processes import start_towers
 from twotower.training.ready_run import ReadyRun
-from twotower.training.run import start_towers
 from twotower.training.sweep import Job, Sweep
 from twotower.training.trainer import NonFiniteLossError
 
@@ -346,7 +346,7 @@ def _end_by_a_kill(_local_rank: int, _ready: ReadyRun, _size: int, _rendezvous: 
 def test_a_killed_tower_is_noted_by_the_process_that_started_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twotower.training.run._run_tower", _end_by_a_kill)
+    monkeypatch.setattr("twotower.training.processes._run_tower", _end_by_a_kill)
     with pytest.raises(ChildProcessError, match=r"was ended by SIGKILL") as caught:
         start_towers(ReadyRun(fake_config(tmp_path, "network=half_tower"), tmp_path, None))
     assert (read_failure(tmp_path) or {})["error"] == str(caught.value)

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
-from twotower.config.moved import MOVED
+from twotower.config.moved_keys import MOVED
 
 MOST = 3  # suggestions
 _ALIKE = 0.6  # similarity of two words: difflib's own threshold

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from twotower.config import InputConfig, NetworkConfig, arrange_layers, register_schemas
-from twotower.config.stored import refuse_interpolations
+from twotower.config.stored_config import refuse_interpolations
 
 # A wheel has its conf/ inside the package, a checkout beside src/.
 _INSTALLED = Path(__file__).resolve().parents[1] / "conf"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from twotower.config.frozen import Freezable
+from twotower.config.frozen_config import Freezable
+from twotower.config.key_roles import Role
 from twotower.config.keys import has_role, key
-from twotower.config.roles import Role
 
 STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
 UNSCALED = (1.0, 1.0, 1.0)  # the std of pixels that keep their 0..255

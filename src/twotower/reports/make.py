@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from twotower.config import Config, EvaluateConfig, ReportConfig
-from twotower.config.places import short_place
+from twotower.config.paths import short_place
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.ground.files import write_json
 from twotower.reports.collect import find_runs
@@ -20,7 +20,7 @@ from twotower.reports.contents import Contents, gather_contents
 from twotower.reports.data_sets import check_one_data_set
 from twotower.reports.page import MARK, render
 from twotower.reports.pictures import draw_of_run, draw_pictures
-from twotower.reports.run import Run, Trace, list_finished
+from twotower.reports.run_records import Run, Trace, list_finished
 from twotower.reports.spreadsheets import make_groups_spreadsheet, make_runs_spreadsheet
 from twotower.reports.summary import summarise
 from twotower.reports.table import as_csv

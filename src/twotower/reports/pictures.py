@@ -7,7 +7,7 @@ from pathlib import Path
 from twotower.config import EvaluateConfig
 from twotower.evaluation import predictions
 from twotower.evaluation.evaluate import open_subject
-from twotower.figures.colour import Course, write_colour
+from twotower.figures.colour_selectivity import Course, write_colour
 from twotower.figures.curves import MAX_LINES, write_curves
 from twotower.figures.prepare_figure import (
     prepare_activations,
@@ -19,7 +19,7 @@ from twotower.figures.prepare_figure import (
 from twotower.reports.compare import VIEWS, Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
-from twotower.reports.run import FinishedRun, Run, Trace
+from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.tables import CROPS, has_kernels, measure_colour, read_kernels_once
 from twotower.runs.checkpoint import find, read_manifest
 from twotower.runs.history import History

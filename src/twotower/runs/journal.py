@@ -10,7 +10,7 @@ finished updates. `validation` comes after each epoch. `scales` has "tower0/conv
 `memory` has "tower0" and "tower1", the peaks in MiB so far (of a GPU what torch used, else of the process);
 `rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B and
 TensorBoard get the same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ...: see
-`mirrors/keys.py`.
+`mirrors/metric_names.py`.
 """
 
 import json
@@ -26,7 +26,7 @@ from twotower.ground.files import write_json, write_whole
 from twotower.ground.progress import Meter
 from twotower.ground.screen import print_table
 from twotower.ground.versions import read_versions
-from twotower.ground.words import counted, format_duration
+from twotower.ground.wording import counted, format_duration
 from twotower.runs.events import cut_back
 from twotower.runs.mirrors.mirror import Mirrors
 from twotower.runs.mirrors.open_mirrors import open_mirrors

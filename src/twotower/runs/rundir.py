@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from twotower.config import Config
-from twotower.config.places import from_here, make_absolute
-from twotower.config.roles import Role, select_settings
-from twotower.config.stored import read_config
+from twotower.config.key_roles import Role, select_settings
+from twotower.config.paths import from_here, make_absolute
+from twotower.config.stored_config import read_config
 from twotower.data.dataset import DataSet
 from twotower.ground.files import write_npy
 from twotower.ground.locks import HeldError, held

@@ -10,10 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
 from twotower.config import Config, register_schemas, resolve
-from twotower.config.places import short_place
+from twotower.config.key_roles import Role, select_settings
+from twotower.config.paths import short_place
 from twotower.config.presets import CONF
-from twotower.config.roles import Role, select_settings
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 # Keys that yamls of networks and ablations may set.
 _BROUGHT = ("network.", "input.", "optim.rule")

@@ -7,8 +7,8 @@ from typing import Any
 import hydra
 
 from twotower.config import Config, resolve
-from twotower.config.frozen import freeze
-from twotower.config.roles import Role, select_settings
+from twotower.config.frozen_config import freeze
+from twotower.config.key_roles import Role, select_settings
 from twotower.model.table import plan
 from twotower.runs.failure import NotApplicableError
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twotower.config import Config, check
-from twotower.config.frozen import freeze
-from twotower.config.places import from_here
+from twotower.config.frozen_config import freeze
+from twotower.config.paths import from_here
 from twotower.data.choose_loader import check_loader
 from twotower.data.crops import check_crops
 from twotower.data.order import steps_per_epoch

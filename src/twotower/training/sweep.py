@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.config import Config, LoggingConfig
-from twotower.config.frozen import freeze
+from twotower.config.frozen_config import freeze
 from twotower.ground.locks import HeldError, held
 from twotower.ground.screen import print_table
-from twotower.ground.words import format_duration
+from twotower.ground.wording import format_duration
 from twotower.runs.failure import (
     NotApplicableError,
     forget_failure,

@@ -20,7 +20,7 @@ from twotower.data.order import steps_per_epoch
 from twotower.distributed.exchange import Exchange, InProcessExchange, WireExchange
 from twotower.distributed.world import World
 from twotower.evaluation.metrics import Counts, count
-from twotower.ground import words
+from twotower.ground import wording
 from twotower.ground.memory import peak_megabytes
 from twotower.model.table import count_parameters
 from twotower.model.tower import Tower, forward
@@ -28,11 +28,11 @@ from twotower.runs import checkpoint
 from twotower.runs.journal import SilentJournal
 from twotower.runs.mirrors.training_pictures import Handful, draw_kernels, first_kernels
 from twotower.training.identity import count_steps, identify
+from twotower.training.layer_scales import OutputScales, as_values, measure
 from twotower.training.optim import VelocitySGD
 from twotower.training.progress import Progress, Window
-from twotower.training.scales import OutputScales, as_values, measure
 from twotower.training.schedule import Rates, Schedule
-from twotower.training.stuck import StuckLoss
+from twotower.training.stuck_loss import StuckLoss
 from twotower.training.validation import open_handful, validate
 from twotower.weights.transfer import Inheritance, inherit
 
@@ -44,7 +44,7 @@ class NonFiniteLossError(RuntimeError):
 def describe_epoch(epochs_done: float, step: int, trained: Counts, validation: Counts, rates: str) -> str:
     """The line that an epoch leaves on the screen."""
     return (
-        f"epoch {words.epochs_done(epochs_done)}  step {step}  train loss {trained.loss:.3f} "
+        f"epoch {wording.epochs_done(epochs_done)}  step {step}  train loss {trained.loss:.3f} "
         f"top-1 {trained.top1_error:.1f} %  |  validation loss {validation.loss:.3f} "
         f"top-1 {validation.top1_error:.2f} %  top-5 {validation.top5_error:.2f} %  |  rate {rates}"
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.runs.mirrors.keys import MIRRORED
+from twotower.runs.mirrors.metric_names import MIRRORED
 from twotower.runs.mirrors.training_pictures import Prediction
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from twotower.config import Config, LoggingConfig
 from twotower.runs.mirrors import tensorboard_mirror, wandb_runs
-from twotower.runs.mirrors.keys import flatten_evaluation
+from twotower.runs.mirrors.metric_names import flatten_evaluation
 from twotower.runs.mirrors.mirror import Mirror, Mirrors
 from twotower.runs.mirrors.wandb_key import check_key
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from twotower.config import Config, check
-from twotower.config.frozen import freeze
+from twotower.config.frozen_config import freeze
 from twotower.data.choose_loader import describe_loader, notice_fallback
 from twotower.data.load_data import load
 from twotower.distributed.world import (
@@ -27,7 +27,7 @@ from twotower.distributed.world import (
     threads_per_process,
 )
 from twotower.ground.processes import catch_stops
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.model.table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from twotower.config.frozen import freeze
-from twotower.config.moved import move_keys
+from twotower.config.frozen_config import freeze
+from twotower.config.moved_keys import move_keys
 from twotower.config.schema import Config
 
 
