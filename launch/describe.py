@@ -11,7 +11,7 @@ from twotower.command_line.command import command
 from twotower.config import DescribeConfig
 from twotower.figures.figure2 import draw_figure2
 from twotower.ground.screen import print_table
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.model.numbers import READS, LayerNumbers, describe, totals
 
 
@@ -47,17 +47,17 @@ def main(settings: DescribeConfig) -> None:
         table.add_column(head, justify="right")
     for layer in layers:
         table.add_row(*_row(layer))
-    whole = totals(layers)
+    total = totals(layers)
     table.add_section()
     table.add_row(
         *("total", "", "", "", ""),
-        f"{whole['units']:,}",
-        f"{whole['parameters_of_tower'][0]:,}",
-        f"{whole['parameters']:,}",
+        f"{total['units']:,}",
+        f"{total['parameters_of_tower'][0]:,}",
+        f"{total['parameters']:,}",
         "",
-        f"{whole['multiply_adds'] / 1e6:,.1f}",
-        f"{whole['activation_bytes'] / 1e6:,.1f}",
-        f"{whole['exchanged_bytes'] / 1e6:,.2f}",
+        f"{total['multiply_adds'] / 1e6:,.1f}",
+        f"{total['activation_bytes'] / 1e6:,.1f}",
+        f"{total['exchanged_bytes'] / 1e6:,.2f}",
     )
     classes = counted(settings.num_classes, "class", "classes")
     print_table(table, f"{settings.network.name}, {classes}, batches of {counted(settings.batch_size, 'image')}")

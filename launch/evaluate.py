@@ -21,7 +21,7 @@ from twotower.evaluation.evaluate import evaluate_run, evaluate_weights
 from twotower.evaluation.predictions import VIEWS
 from twotower.ground.files import write_json
 from twotower.ground.screen import print_table
-from twotower.ground.words import counted, split_common
+from twotower.ground.wording import counted, split_common
 
 CROPS = {"centre": "centre", "ten": "ten, mean"}
 
@@ -30,37 +30,37 @@ def _percent(result: dict[str, Any]) -> tuple[str, str]:
     return f"{result['top1_error']:.2f}", f"{result['top5_error']:.2f}"
 
 
-def _print_views(split: str, found: dict[str, dict[str, Any]]) -> None:
-    """A row for each view."""
+def _print_views(split: str, results: dict[str, dict[str, Any]]) -> None:
+    """Prints a row for each view."""
     table = Table("split", "crops", "top-1\nerror, %", "top-5\nerror, %", "loss", "images", "images/s")
-    for view, one in found.items():
+    for view, result in results.items():
         table.add_row(
             split,
             CROPS[view],
-            *_percent(one),
-            f"{one['loss']:.4f}",
-            str(one["num_images"]),
-            f"{one['images_per_second']:.0f}" + (" (ten crops)" if one["pass_crops"] != view else ""),
+            *_percent(result),
+            f"{result['loss']:.4f}",
+            str(result["num_images"]),
+            f"{result['images_per_second']:.0f}" + (" (ten crops)" if result["pass_crops"] != view else ""),
         )
     print_table(table)
 
 
-def _one(settings: EvaluateConfig) -> None:
+def _evaluate_one(settings: EvaluateConfig) -> None:
     """Prints a row for each view of one run."""
     result = evaluate_run(settings)
-    found = {view: result[view] for view in VIEWS if result[view] is not None}
-    _print_views(result["split"], found)
-    stored = " and ".join(view for view, one in found.items() if one["stored"])
+    results = {view: result[view] for view in VIEWS if result[view] is not None}
+    _print_views(result["split"], results)
+    stored = " and ".join(view for view, of_view in results.items() if of_view["stored"])
     if stored:
         print(f"{stored}: from stored predictions, images/s of the first time; fresh=true computes again")
-    if "ten" not in found:
+    if "ten" not in results:
         chosen = f" checkpoint={settings.checkpoint}" if settings.checkpoint is not None else ""
         run = shlex.quote(str(settings.run))
         print(f"the mean of ten crops: python launch/evaluate.py {run}{chosen} crops=ten")
     print(f"{result['checkpoint']}, written to {result['report']}")
 
 
-def _weights(settings: EvaluateConfig) -> None:
+def _evaluate_file(settings: EvaluateConfig) -> None:
     """Prints a row for each view of a file of weights."""
     result = evaluate_weights(settings)
     _print_views(result["split"], {view: result[view] for view in VIEWS if view in result})
@@ -74,7 +74,7 @@ def _write(settings: EvaluateConfig, result: dict[str, Any]) -> None:
         print(f"written to {settings.output}")
 
 
-def _several(settings: EvaluateConfig) -> None:
+def _evaluate_several(settings: EvaluateConfig) -> None:
     """Prints the members and their means, as Table 2 of the paper does."""
     result = evaluate_ensemble(settings)
     equal, weighted = result["equal"], result["weighted"]
@@ -100,7 +100,7 @@ def _several(settings: EvaluateConfig) -> None:
 
 def to_overrides(arguments: list[str]) -> list[str]:
     """Folders without a key are `run` or `runs`. Raises: ValueError."""
-    named = name_paths(arguments, EvaluateConfig, one="run", several="runs")
+    named = name_paths(arguments, EvaluateConfig, single="run", several="runs")
     return quote_paths(named, ("run", "runs", "weights", "mean", "checkpoint", "data_root", "output"))
 
 
@@ -124,7 +124,7 @@ def main(settings: EvaluateConfig) -> None:
     output = Path(settings.output or "result.json")
     if output.suffix != ".json" or not output.absolute().parent.is_dir():
         raise ValueError(f"output={output} must be a file named *.json in a folder that exists.")
-    (_one, _several, _weights)[given.index(True)](settings)
+    (_evaluate_one, _evaluate_several, _evaluate_file)[given.index(True)](settings)
 
 
 if __name__ == "__main__":

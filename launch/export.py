@@ -9,34 +9,34 @@ from pathlib import Path
 from twotower.command_line.arguments import name_paths, quote_paths
 from twotower.command_line.command import command
 from twotower.config import ExportConfig
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.weights.export import export_run
 from twotower.weights.verify import Verified, verify
 
 
-def _show(path: Path, found: Verified) -> None:
-    network = found.network
+def _show(path: Path, checked: Verified) -> None:
+    network = checked.network
     print(
-        f"{path}: {network.name}, width {network.width:g}, {found.num_parameters:,} parameters, "
-        f"{counted(len(found.classes), 'class', 'classes')} ({found.classes[0]} ... {found.classes[-1]}), "
-        f"step {found.step}"
+        f"{path}: {network.name}, width {network.width:g}, {checked.num_parameters:,} parameters, "
+        f"{counted(len(checked.classes), 'class', 'classes')} ({checked.classes[0]} ... {checked.classes[-1]}), "
+        f"step {checked.step}"
     )
-    if found.errors:
+    if checked.errors:
         print(
-            f"validation: top-1 error {found.errors['top1_error']:.2f} %, top-5 error "
-            f"{found.errors['top5_error']:.2f} %, loss {found.errors['loss']:.4f}"
+            f"validation: top-1 error {checked.errors['top1_error']:.2f} %, top-5 error "
+            f"{checked.errors['top5_error']:.2f} %, loss {checked.errors['loss']:.4f}"
         )
     else:
         print("warning: no epoch was finished, so there is no validation error")
-    print(f"names, shapes and SHA-256 are as written ({found.sha256[:16]}...)")
-    print(f"known answer: the logits differ by {found.deviation:.1g} of the largest")
-    if found.untrained:
-        print(f"warning: {', '.join(found.untrained)} look untrained: weights and biases are as they were drawn")
+    print(f"names, shapes and SHA-256 are as written ({checked.sha256[:16]}...)")
+    print(f"known answer: the logits differ by {checked.deviation:.1g} of the largest")
+    if checked.untrained:
+        print(f"warning: {', '.join(checked.untrained)} look untrained: weights and biases are as they were drawn")
 
 
 def to_overrides(arguments: list[str]) -> list[str]:
     """A folder without a key is `run`. Raises: ValueError."""
-    return quote_paths(name_paths(arguments, ExportConfig, one="run"), ("run", "verify", "checkpoint", "output"))
+    return quote_paths(name_paths(arguments, ExportConfig, single="run"), ("run", "verify", "checkpoint", "output"))
 
 
 @command("export", to_overrides=to_overrides)

@@ -25,7 +25,7 @@ def to_overrides(arguments: list[str]) -> list[str]:
 
     Raises: ValueError.
     """
-    named = name_paths(name_first(arguments, FigureConfig, "figure"), FigureConfig, one="run", several="runs")
+    named = name_paths(name_first(arguments, FigureConfig, "figure"), FigureConfig, single="run", several="runs")
     return quote_paths(named, PATHS)
 
 

@@ -19,11 +19,11 @@ from twotower.figures.predicted import MOST_DRAWN, write_predictions
 
 
 def _print(predictions: list[Prediction], names: list[str]) -> None:
-    widest = max((len(names[place]) for one in predictions for place in one.classes), default=0)
-    for one in predictions:
-        print(one.file)
-        for place, probability in zip(one.classes, one.probabilities, strict=True):
-            print(f"  {names[place]:<{widest}}  {100 * probability:5.1f} %")
+    widest = max((len(names[index]) for prediction in predictions for index in prediction.classes), default=0)
+    for prediction in predictions:
+        print(prediction.file)
+        for index, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+            print(f"  {names[index]:<{widest}}  {100 * probability:5.1f} %")
 
 
 def to_overrides(arguments: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from twotower.config import PrepareConfig
 from twotower.data.preparing.build_set import build
 from twotower.data.preparing.verify_set import verify
 from twotower.data.sources.download import download
-from twotower.training.run import catch_stops
+from twotower.ground.processes import catch_stops
 
 
 def to_overrides(arguments: list[str]) -> list[str]:

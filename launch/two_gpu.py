@@ -20,9 +20,11 @@ from twotower.command_line.mistakes import explain_composition
 from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
 from twotower.config import register_schemas
 from twotower.distributed.world import Place
+from twotower.ground.processes import catch_stops
 from twotower.training.configure import configure
+from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.launcher import check_launcher
-from twotower.training.run import catch_stops, explain, run, run_as_worker
+from twotower.training.processes import run, run_as_worker
 from twotower.training.sweep import Sweep
 
 register_schemas()
@@ -40,13 +42,15 @@ def compose_and_run(composed: Any) -> None:
         return
     try:
         run(configure(composed, overrides))
+    except AlreadyExplainedError:
+        raise SystemExit(1) from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}" if str(error) else 1) from error
+        raise SystemExit(f"error: {error}") from error
 
 
 def plan_sweep(arguments: list[str]) -> Sweep:
     """Raises: SystemExit with a sentence for what cannot be composed or submitted."""
-    overrides = [one for one in arguments if one not in MULTIRUN and not one.startswith("-")]
+    overrides = [argument for argument in arguments if argument not in MULTIRUN and not argument.startswith("-")]
     try:
         check_launcher(overrides)
         check_command_line(overrides, "config")
@@ -88,7 +92,8 @@ def main() -> None:
     # Hydra reads its flags only where no override stands before them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     catch_stops()
-    if any(argument in MULTIRUN for argument in sys.argv[1:]) and not any(one in HELP for one in sys.argv[1:]):
+    given = set(sys.argv[1:])
+    if given.intersection(MULTIRUN) and not given.intersection(HELP):
         sweep = plan_sweep(sys.argv[1:])
         # Hydra's record of the command, which would be overwritten in sweeps/ by that of the next sweep.
         sys.argv.append(f"hydra.sweep.dir={quoted(str(sweep.folder))}")

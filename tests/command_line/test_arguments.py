@@ -99,7 +99,7 @@ def test_paths_become_values(folders: list[str]) -> None:
     with pytest.raises(ValueError, match=r"^a and b without a key and run=c were given; give all of them in one way"):
         named("a", "run=c", "b")
     with pytest.raises(ValueError, match=r"^2 paths were given, a, b, and this takes one; give run=PATH"):
-        name_paths(["a", "b"], Keys, one="run")
+        name_paths(["a", "b"], Keys, single="run")
     assert name_paths(["a"], Keys, several="runs") == ["runs=['a']"]
     assert name_first(["--cfg", "job", "seed=1", "figure3", "A"], Keys, "figure") == [
         *("--cfg", "job", "seed=1"),

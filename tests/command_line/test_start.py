@@ -17,8 +17,8 @@ from twotower.command_line.mistakes import explain_composition, suggest
 from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, schema_of, without_plus
 from twotower.config import Config, check, resolve
 from twotower.runs.journal import Journal
+from twotower.training.identity import count_steps
 from twotower.training.schedule import Rates
-from twotower.training.trainer import total_steps
 
 COMMANDS = {path.stem: path for path in (ROOT / "launch").glob("*.py")}
 YAML = {"two_gpu": "config"}  # of the others it has the command's name
@@ -185,7 +185,7 @@ def test_the_help_of_the_training(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "schedule.drop_epochs=[2,5]" in printed
     assert "`fixed`: epochs after which the rate is divided" in printed
     assert "network.layers.NAME.KEY, with NAME one of conv1, conv2," in printed
-    assert printed.count("this layer's learning rate in multiples of the schedule's") == 1
+    assert printed.count("Learning rate in multiples of the schedule's") == 1
     assert "source=" not in printed
     assert "torchrun --nproc-per-node=2" in printed
 
@@ -232,7 +232,7 @@ def test_debug_takes_every_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert isinstance(config, Config)
     check(config)
     steps = config.data.num_train // config.optim.batch_size
-    assert total_steps(config, steps) == 2 * steps == 12
+    assert count_steps(config, steps) == 2 * steps == 12
     assert config.network.towers == 2
     assert config.schedule.drop_epochs == [1]
     assert config.checkpoint.every_steps is not None

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from helpers.composing import compose
 from helpers.fake_runs import fake_config, save_checkpoint
 from twotower.config import Config
-from twotower.config.frozen import freeze
-from twotower.config.roles import Role, role_of, select_settings
-from twotower.config.stored import read_config
+from twotower.config.frozen_config import freeze
+from twotower.config.key_roles import Role, role_of, select_settings
+from twotower.config.stored_config import read_config
 from twotower.runs.rundir import find_home
 from twotower.runs.variants import settings_of
 from twotower.weights.merged import same_function

@@ -100,7 +100,7 @@ def test_a_download_needs_no_folder(
 
     def launch(*more: str) -> None:
         monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments, *more])
-        monkeypatch.setattr("twotower.training.run.catch_stops", lambda: None)
+        monkeypatch.setattr("twotower.ground.processes.catch_stops", lambda: None)
         runpy.run_path(str(ROOT / "launch" / "prepare_data.py"), run_name="__main__")
 
     with pytest.raises(SystemExit, match=rf"source={name} needs source\.root=DIR, .*, or download=true"):

@@ -32,13 +32,11 @@ from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.torch_decoder import TorchDecoder
 from twotower.evaluation import predictions
 from twotower.evaluation.evaluate import open_subject, predictions_of
-from twotower.training.run import get_ready
+from twotower.training.ready_run import get_ready
 
 CPU = torch.device("cpu")
 SIZE, CROP = 48, 40
-TORCH = InputConfig(
-    loader="torch", crop_size=CROP, offsets=9, mean="aligned", images_per_draw=3, colour_noise="2012", device="cpu"
-)
+TORCH = InputConfig(loader="torch", crop_size=CROP, offsets=9, mean="aligned", images_per_draw=3, colour_noise="2012")
 DALI = replace(TORCH, loader="dali")
 PLAIN = replace(TORCH, colour_noise="none", mean="central")
 Pixels = NDArray[np.uint8]

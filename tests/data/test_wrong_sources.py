@@ -137,17 +137,17 @@ def test_a_wrong_source_is_named_in_a_sentence(tmp_path: Path, mini: SourceConfi
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("size", 7, "8 and 4096"),
-        ("quality", 101, "1 and 100"),
-        ("images_per_shard", 0, "1 and 65536"),
-        ("max_rejects", 1.5, "0 and 1"),
-        ("workers", -1, "0 and 1024"),
+        ("size", 7, "at least 8 and at most 4096"),
+        ("quality", 101, "at least 1 and at most 100"),
+        ("images_per_shard", 0, "at least 1 and at most 65536"),
+        ("max_rejects", 1.5, "at least 0 and at most 1"),
+        ("workers", -1, "at least 0 and at most 1024"),
     ],
 )
 def test_values_out_of_range_are_refused(
     tmp_path: Path, mini: SourceConfig, key: str, value: Any, allowed: str
 ) -> None:
-    with pytest.raises(ValueError, match=rf"^{key}={value} is not between {allowed}\.$"):
+    with pytest.raises(ValueError, match=rf"^{key}={value} is not possible; give {allowed}\.$"):
         made(mini, tmp_path / "set", **{key: value})
     assert not (tmp_path / "set").exists()
 

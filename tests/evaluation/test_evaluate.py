@@ -168,7 +168,7 @@ def test_storing_is_complete_or_absent(run: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"crops": "five"}, "crops=five is not known"),
         ({"device": "tpu"}, "device=tpu is not known"),
-        ({"batch_size": 0}, "batch_size=0 is too small"),
+        ({"batch_size": 0}, "batch_size=0 is not possible; give at least 1"),
         ({"split": "test"}, "split=test is not in this data set"),
     ],
 )

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from helpers.fake_runs import fake_config
 from twotower.config import Config
-from twotower.figures import colour, curves, figure3
-from twotower.figures.colour import Course, write_colour
+from twotower.figures import colour_selectivity as colour
+from twotower.figures import curves, figure3
+from twotower.figures.colour_selectivity import Course, write_colour
 from twotower.figures.curves import choose_rate_ticks, write_curves
 from twotower.runs.history import Epoch, History, TrainWindow
 

@@ -27,8 +27,8 @@ from twotower.evaluation.evaluate import Subject, open_subject
 from twotower.evaluation.features import FOLDER, features_of, last_hidden
 from twotower.evaluation.neighbours import nearest
 from twotower.figures import figure4
+from twotower.figures.neighbour_precision import count_precision
 from twotower.figures.photographs import find_image, read_class_names, shorten
-from twotower.figures.precision import count_precision
 from twotower.runs import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")

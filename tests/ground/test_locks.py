@@ -22,7 +22,8 @@ from twotower.ground.locks import HeldError, held
 from twotower.runs import rundir
 from twotower.runs.failure import read_failure
 from twotower.runs.rundir import LOCK, hold_home
-from twotower.training import run as launch
+from twotower.training.processes import run
+from twotower.training.ready_run import receive_run
 from twotower.training.sweep import Job, Sweep
 
 HOLDER = """
@@ -90,13 +91,13 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_plain(config: Config) -> Any:
-    return launch.run(config)
+    return run(config)
 
 
 def run_under_torchrun(config: Config) -> Any:
     world = SimpleNamespace(num_replicas=1, from_first=lambda _name, make: make())
     with ExitStack() as stack:
-        return launch._job_from_first(config, world, stack)  # type: ignore[arg-type]
+        return receive_run(config, world, stack)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("start", [run_plain, run_under_torchrun])
@@ -159,7 +160,7 @@ def test_one_sweep_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         run_dir = sweep.jobs[0].run_dir
         with held(run_dir / LOCK, "it is held"):
             before = contents(run_dir)
-            sweep.run_job(0, lambda: fake_config(tmp_path / "no data"), launch.run)
+            sweep.run_job(0, lambda: fake_config(tmp_path / "no data"), run)
             assert contents(run_dir) == before
     assert "is being trained by another process" in capsys.readouterr().out
     assert read_failure(run_dir) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import ROOT
-from twotower.ground.words import counted, counted_epochs, epochs_done, format_duration, split_common
+from twotower.ground.wording import counted, counted_epochs, epochs_done, format_duration, split_common
 
 
 def test_one_is_singular_and_everything_else_plural() -> None:

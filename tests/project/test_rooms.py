@@ -13,9 +13,9 @@ PACKAGE = ROOT / "src" / "twotower"
 WRONG = {
     "an import upwards": ("model/layers.py", "import twotower.training.optim", "model is not allowed to import"),
     "a circle": ("runs/events.py", "import twotower.runs.journal", "No cycles are allowed"),
-    "W&B in training": ("training/scales.py", "import wandb", "twotower is not allowed to import wandb"),
+    "W&B in training": ("training/layer_scales.py", "import wandb", "twotower is not allowed to import wandb"),
     "DALI in the towers": ("model/tower.py", "import nvidia.dali", "twotower is not allowed to import nvidia"),
-    "matplotlib in training": ("training/stuck.py", "import matplotlib", "is not allowed to import matplotlib"),
+    "matplotlib in training": ("training/stuck_loss.py", "import matplotlib", "is not allowed to import matplotlib"),
 }
 
 

@@ -21,7 +21,7 @@ from twotower.distributed import world
 from twotower.distributed.world import Place, choose_device, stay_on_this_host
 from twotower.ground.memory import peak_megabytes
 from twotower.runs import checkpoint
-from twotower.training.run import run
+from twotower.training.processes import run
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ for name in modules:
 from twotower.data.preparing import shard_worker
 from twotower.data.choose_loader import choose_loader
 from twotower.data.sources.source import Entry
-from twotower.training.run import catch_stops
+from twotower.ground.processes import catch_stops
 from twotower.ground.memory import peak_megabytes
 from twotower.ground.processes import interrupts_held
 from twotower.distributed.world import cores, die_with_parent, stay_on_this_host

@@ -14,7 +14,7 @@ from twotower.reports import dashboard
 from twotower.reports.dashboard import build, check_metrics, describe, list_panel_metrics, list_panels
 from twotower.reports.dashboard_panels import format_differences_of_2012
 from twotower.reports.labbook import find_baseline, read_labbook
-from twotower.runs.mirrors.keys import FIGURES, list_figures, list_metrics, list_summary_keys
+from twotower.runs.mirrors.metric_names import FIGURES, list_figures, list_metrics, list_summary_keys
 
 
 def settings(network: str = "alexnet_2012", **given: str) -> DashboardConfig:

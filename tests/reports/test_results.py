@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from omegaconf import OmegaConf
 
 from helpers.paths import ROOT
 from helpers.shells import SHELLS
-from twotower.config import Config
+from twotower.config import check
+from twotower.config.stored_config import read_config_file
 
 RESULTS = sorted(path for path in (ROOT / "results").iterdir() if path.is_dir())
 ABLATIONS = ROOT / "results" / "imagenette_narrow"
@@ -36,7 +36,7 @@ def test_a_result_is_complete(folder: Path) -> None:
     configs = [name for name in names if name.startswith("config-")]
     assert configs
     for name in configs:
-        OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / name))
+        check(read_config_file(folder / name))
     for path in folder.glob("*"):
         if path.suffix != ".png":
             assert not re.search(r"(?<![\w.])/(tmp|home|work|root|Users|mnt)/", path.read_text()), path

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 
 from twotower.command_line.start import check_command_line
 from twotower.config import EvaluateConfig, ExportConfig, check, resolve
-from twotower.config.moved import MOVED
-from twotower.config.stored import read_config
+from twotower.config.moved_keys import MOVED
+from twotower.config.stored_config import read_config
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.evaluation.predictions import Predictions, read, store
 from twotower.reports.collect import find_runs
 from twotower.runs.checkpoint import verify_checkpoint
-from twotower.training.run import get_ready
+from twotower.training.ready_run import get_ready
 from twotower.training.sweep import Sweep
 from twotower.weights.export import export_run
 from twotower.weights.verify import verify

@@ -21,7 +21,8 @@ from twotower.ground.files import write_whole
 from twotower.runs import checkpoint, journal
 from twotower.runs.journal import Journal
 from twotower.runs.rundir import keep_mean, own_mean
-from twotower.training import run as launch
+from twotower.training.identity import identify
+from twotower.training.processes import run as run_training
 from twotower.weights.export import export_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,10 +133,10 @@ def test_a_damaged_mean_image_is_said_and_mended(here: Path, capsys: pytest.Capt
             command()
     manifest = checkpoint.find(run) / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["identity"] = launch.identity(config, 1, dataset)
+    content["identity"] = identify(config, 1, dataset)
     manifest.write_text(json.dumps(content))
     (run / "summary.json").write_text('{"top1_error": 1.0}')
-    assert launch.run(config) == {"top1_error": 1.0}
+    assert run_training(config) == {"top1_error": 1.0}
     assert "mean_image.npy was damaged, and is written again" in capsys.readouterr().out
     assert (run / "mean_image.npy").read_bytes() == whole
     assert evaluate_run(settings)["loss"] == first["loss"]

@@ -16,7 +16,7 @@ from helpers.fake_runs import NUM_CLASSES, draw_images, fake_config, fake_run, s
 from helpers.paths import ROOT
 from twotower.config import Config, DataConfig, EvaluateConfig, ExportConfig, register_schemas, resolve
 from twotower.config.presets import network_of
-from twotower.config.stored import read_config
+from twotower.config.stored_config import read_config
 from twotower.data.load_data import load
 from twotower.data.prepared_set import read_dataset_json
 from twotower.data.preparing.first_use import prepare

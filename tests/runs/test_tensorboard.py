@@ -16,11 +16,11 @@ from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
 from twotower.config import Config, register_schemas, resolve
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, SUMMARY
-from twotower.runs.mirrors.open_mirrors import log_evaluation, log_figures, open_mirror
+from twotower.runs.mirrors.metric_names import IMAGES, PICTURE, PREDICTIONS, SUMMARY
+from twotower.runs.mirrors.open_mirrors import log_evaluation, log_figures, open_mirrors
 from twotower.runs.mirrors.tensorboard_mirror import COMPARED, TensorBoardMirror
 from twotower.runs.mirrors.training_pictures import Prediction
-from twotower.training import run as launch
+from twotower.training.ready_run import get_ready
 
 ON = "logging.tensorboard=true"
 
@@ -33,14 +33,13 @@ def config(images: Path) -> Config:
 def train(config: Config, run_dir: Path, first_step: int, last_step: int) -> None:
     """A training in this process, for the journal's purposes, killed before step 6."""
     journal = Journal(config, run_dir, first_step, 6)
-    assert journal.mirror is not None
     for step in range(first_step + 1, last_step + 1):
         journal.event("train", step, loss=step + first_step / 10)
     if last_step == 6:
         journal.finish(6, dict.fromkeys(SUMMARY, 1.5) | {"steps": 6})
         journal.close(0)
     else:
-        (mirror,) = journal.mirror.open
+        (mirror,) = journal.mirrors.open
         assert isinstance(mirror, TensorBoardMirror)
         mirror._writer.flush()  # the killed process has written so much
 
@@ -65,7 +64,7 @@ def test_pictures_and_texts_are_what_was_given(config: Config, tmp_path: Path) -
     kernels, *crops = (stream.integers(0, 256, (6, 6, 3)).astype(np.uint8) for _ in range(4))
     Image.fromarray(crops[0]).save(tmp_path / "picture.png")
     predictions = [Prediction(crop, f"c{i}", [("c0", 0.75), ("c1", 0.25)]) for i, crop in enumerate(crops)]
-    mirrors = open_mirror(config, tmp_path, {}, 0)
+    mirrors = open_mirrors(config, tmp_path, {}, 0)
     assert mirrors is not None
     mirrors.picture(tmp_path / "picture.png")
     mirrors.kernels(3, kernels)
@@ -119,8 +118,7 @@ def test_a_training_goes_on_when_tensorboard_is_lost(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = Journal(config, tmp_path, 0, 6)
-    assert journal.mirror is not None
-    (mirror,) = journal.mirror.open
+    (mirror,) = journal.mirrors.open
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -141,7 +139,7 @@ def test_without_the_package_it_is_one_sentence_before_anything_starts(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else present(name))
     with (
         pytest.raises(ValueError, match=r"needs the tensorboard package; install it by pip install -e '\.\[tensorb"),
-        launch.get_ready(config, 1),
+        get_ready(config, 1),
     ):
         pass
     assert not list(tmp_path.iterdir())

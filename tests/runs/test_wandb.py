@@ -30,24 +30,24 @@ from helpers.fake_runs import fake_config, fake_run
 from helpers.paths import ROOT
 from helpers.wandb_file import OfflineRun, ended_runs, read_runs
 from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas
-from twotower.config.frozen import freeze
+from twotower.config.frozen_config import freeze
 from twotower.data.batch import Batch
 from twotower.evaluation.evaluate import evaluate_run, read_config
 from twotower.model.kernels import mosaic
 from twotower.runs.journal import Journal
-from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, list_metrics, list_summary_keys
+from twotower.runs.mirrors.metric_names import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, list_metrics, list_summary_keys
 from twotower.runs.mirrors.open_mirrors import (
     check_mirrors,
     log_evaluation,
     log_figures,
     log_figures_of_several,
-    open_mirror,
+    open_mirrors,
 )
 from twotower.runs.mirrors.training_pictures import HANDFUL, Handful, cut_centre, draw_kernels
 from twotower.runs.mirrors.wandb_mirror import STAGED
 from twotower.runs.mirrors.wandb_run_id import ID_FILE, find_run_id, was_trained_here
 from twotower.runs.mirrors.wandb_settings import settle
-from twotower.training import run as launch
+from twotower.training.ready_run import get_ready
 from twotower.training.sweep import Job, Sweep
 
 pytestmark = pytest.mark.slow  # most of them start W&B's own process
@@ -430,13 +430,12 @@ def test_a_run_goes_on_when_wandb_is_lost(images: Path, tmp_path: Path, capsys: 
             raise ConnectionResetError("Connection lost")
 
     journal = Journal(fake_config(images, OFFLINE), tmp_path, 0, 2)
-    assert journal.mirror is not None
-    (mirror,) = journal.mirror.open
+    (mirror,) = journal.mirrors.open
     mirror._run.finish()
     mirror._run = Lost()
     for step in (1, 2):
         journal.event("train", step, loss=1.0)
-        journal.mirror.kernels(step, np.zeros((2, 2, 3), np.uint8))
+        journal.mirrors.kernels(step, np.zeros((2, 2, 3), np.uint8))
     journal.close(0)
     assert len(events(tmp_path)) == 2
     assert capsys.readouterr().out.count("W&B was lost (Connection lost); the run goes on without") == 1
@@ -451,7 +450,7 @@ def test_without_wandb_there_is_no_folder_of_it(images: Path, tmp_path: Path) ->
     journal = Journal(config, tmp_path, 0, 1)
     journal.event("train", 1, loss=1.0)
     journal.close(0)
-    assert journal.mirror is None
+    assert not journal.mirrors.open
     assert (tmp_path / "metrics.jsonl").exists()
     assert not (tmp_path / "wandb").exists()
 
@@ -474,13 +473,13 @@ def test_online_without_a_key_is_one_sentence_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     with (
         pytest.raises(ValueError, match=NO_KEY),
-        launch.get_ready(fake_config(data, "logging.wandb=online", "run_dir=run"), 1),
+        get_ready(fake_config(data, "logging.wandb=online", "run_dir=run"), 1),
     ):
         pass
     monkeypatch.setenv("WANDB_MODE", "online")
     with (
         pytest.raises(ValueError, match=NO_KEY),
-        launch.get_ready(fake_config(data, "logging.wandb=null", "run_dir=run"), 1),
+        get_ready(fake_config(data, "logging.wandb=null", "run_dir=run"), 1),
     ):
         pass
     with (
@@ -512,11 +511,11 @@ def test_wandb_that_cannot_be_reached_is_one_sentence(
 
     config, figure = fake_config(images, "logging.wandb=online"), tmp_path / "f.png"
     with pytest.raises(ValueError, match=NO_KEY):  # there is no question at a terminal
-        open_mirror(config, tmp_path, {}, 0)
+        open_mirrors(config, tmp_path, {}, 0)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(ValueError, match=r"did not reach W&B \(timed out\); log in by `wandb login`, or take"):
-        open_mirror(config, tmp_path, {}, 0)
+        open_mirrors(config, tmp_path, {}, 0)
     log_figures(tmp_path, config, {"figure3": figure})  # the drawing or result is not lost
     assert "not mirrored: logging.wandb=online did not reach W&B (timed out)" in capsys.readouterr().out
     with pytest.raises(
@@ -618,7 +617,7 @@ def test_a_training_has_what_was_asked_for_and_watches_a_gpu(
     opened: list[dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(*overrides: str) -> dict[str, Any]:
-        open_mirror(fake_config(images, OFFLINE, *overrides), tmp_path, {}, 0)
+        open_mirrors(fake_config(images, OFFLINE, *overrides), tmp_path, {}, 0)
         return opened.pop()
 
     asked = ask("logging.entity=team", "logging.name=mine", "logging.tags=[a]")
@@ -669,7 +668,7 @@ def test_a_handful_is_the_same_however_the_batches_are_cut(images: Path) -> None
         for begin in range(0, 50, size):
             part = slice(begin, begin + size)
             handful.look(Batch(inputs[part], labels[part]), scores[part])
-        found.append(handful.found)
+        found.append(handful.predictions)
     places = [round(i * 49 / (HANDFUL - 1)) for i in range(HANDFUL)]
     for one in found:
         assert len(one) == HANDFUL

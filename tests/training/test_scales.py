@@ -11,9 +11,9 @@ from helpers.towers import load_network
 from twotower.distributed.exchange import InProcessExchange
 from twotower.model.kernels import colour_selectivity
 from twotower.model.tower import Tower, forward
+from twotower.training.layer_scales import OutputScales, as_values, measure
 from twotower.training.optim import VelocitySGD
-from twotower.training.scales import OutputScales, as_values, measure
-from twotower.training.stuck import StuckLoss
+from twotower.training.stuck_loss import StuckLoss
 
 
 def selectivity(kernel: list[list[list[float]]]) -> float:

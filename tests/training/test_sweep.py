@@ -29,8 +29,10 @@ from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import Place
 from twotower.runs import checkpoint
 from twotower.runs.failure import NotApplicableError, forget_failure, note_failure, note_not_applicable, read_failure
-from twotower.training import run as launch
 from twotower.training.configure import resolve_ablated
+from twotower.training.explain import AlreadyExplainedError, explain
+from twotower.training.processes import start_towers
+from twotower.training.ready_run import ReadyRun
 from twotower.training.sweep import Job, Sweep
 from twotower.training.trainer import NonFiniteLossError
 
@@ -263,7 +265,7 @@ def test_a_failure_that_the_towers_explained_keeps_their_sentence(tmp_path: Path
         assert config.run_dir is not None
         if config.run_dir.endswith("0"):
             note_failure(Path(config.run_dir), "The loss is nan at step 7.")
-        raise ChildProcessError("")
+        raise AlreadyExplainedError
 
     config = fake_config(tmp_path)
     sweep = jobs_in(tmp_path, "a=0", "a=1")
@@ -324,29 +326,29 @@ def test_that_a_tower_is_lost_does_not_hide_what_ended_it(
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     places = [Place(rank, 2, rank, 2) for rank in (first_rank, 1 - first_rank)]
-    launch.explain(RuntimeError("out of memory"), places[0], tmp_path)
-    launch.explain(TowerLostError("lost the other tower"), places[1], tmp_path)
+    explain(RuntimeError("out of memory"), places[0], tmp_path)
+    explain(TowerLostError("lost the other tower"), places[1], tmp_path)
     assert (read_failure(tmp_path) or {})["error"] == "RuntimeError: out of memory"
     forget_failure(tmp_path)
-    launch.explain(TowerLostError("lost the other tower"), places[1], tmp_path)
+    explain(TowerLostError("lost the other tower"), places[1], tmp_path)
     assert (read_failure(tmp_path) or {})["error"] == "lost the other tower"
     forget_failure(tmp_path)
     for place in places:
-        launch.explain(NonFiniteLossError("The loss is nan"), place, tmp_path)
+        explain(NonFiniteLossError("The loss is nan"), place, tmp_path)
     assert (read_failure(tmp_path) or {})["error"] == "The loss is nan"
-    launch.explain(ValueError("told before there was a folder"), places[0])
+    explain(ValueError("told before there was a folder"), places[0])
 
 
-def _end_by_a_kill(_local_rank: int, _job: launch.Job, _size: int, _rendezvous: str) -> None:
+def _end_by_a_kill(_local_rank: int, _ready: ReadyRun, _size: int, _rendezvous: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_tower_is_noted_by_the_process_that_started_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_run_tower", _end_by_a_kill)
+    monkeypatch.setattr("twotower.training.processes._run_tower", _end_by_a_kill)
     with pytest.raises(ChildProcessError, match=r"was ended by SIGKILL") as caught:
-        launch.start_towers(launch.Job(fake_config(tmp_path, "network=half_tower"), tmp_path, None))
+        start_towers(ReadyRun(fake_config(tmp_path, "network=half_tower"), tmp_path, None))
     assert (read_failure(tmp_path) or {})["error"] == str(caught.value)
 
 
@@ -406,7 +408,7 @@ def test_a_job_runs_through_submitit(images: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "here" / "seed0" / "summary.json").read_text())["steps"] == 1
     failure = read_failure(tmp_path / "here" / "seed-1")
     assert failure is not None
-    assert "seed=-1 is too small" in failure["error"]
+    assert "seed=-1 is not possible" in failure["error"]
     assert failure["job"] == "seed=-1"
     printed = "".join(path.read_text() for path in tmp_path.glob("here/.submitit/*/*_log.out"))
     assert "job 1 of 2: seed=0" in printed

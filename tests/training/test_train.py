@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
 from twotower.distributed.world import Place
 from twotower.runs import checkpoint
-from twotower.training import run as launch
+from twotower.training.explain import explain
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -254,7 +254,7 @@ def test_a_process_that_is_ended_while_another_explains_itself_says_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", end)
-    launch.explain(ValueError("told by the first"), Place(rank=1, size=2, local_rank=1, local_size=2))
+    explain(ValueError("told by the first"), Place(rank=1, size=2, local_rank=1, local_size=2))
     assert capsys.readouterr() == ("", "")
 
 

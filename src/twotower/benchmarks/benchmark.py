@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from twotower.benchmarks.baseline import build_baseline
-from twotower.benchmarks.contest import add_medians
 from twotower.benchmarks.input import benchmark_input
 from twotower.benchmarks.input_files import make_files
+from twotower.benchmarks.take_turns import add_medians
 from twotower.benchmarks.tower_process import TOWERS
 from twotower.benchmarks.towers import benchmark_towers
 from twotower.config import BenchmarkConfig, check_bounds

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from twotower.benchmarks.baseline_loader import open_loader, prepare_with_pillow
-from twotower.benchmarks.contest import Contestant, Turn, time_steps
 from twotower.benchmarks.input_files import WARM
+from twotower.benchmarks.take_turns import Contestant, Turn, time_steps
 from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig
 from twotower.data.batch import Share
 from twotower.data.choose_loader import choose_loader

@@ -15,7 +15,7 @@ from twotower.data.preparing.build_set import build
 from twotower.data.preparing.first_use import prepare
 from twotower.data.shapes import CLASSES, draw_image
 from twotower.distributed.world import cores
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 NUM_DRAWN = 256  # different pictures
 DRAWN_SIZE = (500, 375)  # pixels, the commonest size in ILSVRC

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from twotower.benchmarks.baseline import build_baseline
-from twotower.benchmarks.contest import Turn, time_steps
+from twotower.benchmarks.take_turns import Turn, time_steps
 from twotower.config import BenchmarkConfig
 from twotower.distributed.world import cores, die_with_parent
 from twotower.ground.devices import choose_device

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from twotower.benchmarks.contest import synchronize, time_steps
+from twotower.benchmarks.take_turns import synchronize, time_steps
 from twotower.config import BenchmarkConfig
 from twotower.distributed.transport import Link
 from twotower.model.layers import LocalResponseNorm

@@ -6,8 +6,8 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from twotower.benchmarks.contest import Turn, time_steps
 from twotower.benchmarks.step_parts import time_parts
+from twotower.benchmarks.take_turns import Turn, time_steps
 from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, ScheduleConfig
 from twotower.data.batch import Feed
 from twotower.data.dataset import DataSet

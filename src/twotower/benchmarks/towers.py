@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from twotower.benchmarks.contest import Contestant, add_medians
 from twotower.benchmarks.single_process import run_single_process
+from twotower.benchmarks.take_turns import Contestant, add_medians
 from twotower.benchmarks.tower_process import TOWERS, run_tower
 from twotower.config import BenchmarkConfig, DataConfig
 from twotower.distributed.world import cores, stay_on_this_host, threads_per_process

@@ -61,8 +61,8 @@ def split_paths(arguments: Iterable[str], schema: type) -> tuple[list[str], list
     """
     paths: list[str] = []
     others: list[str] = []
-    for argument, is_one in _marked(arguments, schema):
-        if not is_one:
+    for argument, is_unnamed in _marked(arguments, schema):
+        if not is_unnamed:
             others.append(argument)
         elif os.path.lexists(argument):
             paths.append(argument)
@@ -76,17 +76,17 @@ def name_first(arguments: Sequence[str], schema: type, key: str) -> list[str]:
     if any(argument.startswith(f"{key}=") for argument in arguments):
         return list(arguments)
     marked = list(_marked(arguments, schema))
-    first = next((index for index, (_, is_one) in enumerate(marked) if is_one), None)
-    return [f"{key}={quoted(one)}" if index == first else one for index, one in enumerate(arguments)]
+    first = next((index for index, (_, is_unnamed) in enumerate(marked) if is_unnamed), None)
+    return [f"{key}={quoted(text)}" if index == first else text for index, text in enumerate(arguments)]
 
 
 def name_paths(
-    arguments: Iterable[str], schema: type, one: str | None = None, several: str | None = None
+    arguments: Iterable[str], schema: type, single: str | None = None, several: str | None = None
 ) -> list[str]:
     """The arguments, with paths that stand without a key as values of one.
 
     Args:
-        one: the key of a single path, such as `run`; None: as `several`.
+        single: the key of one path, such as `run`; None: as `several`.
         several: the key of a list, such as `runs`; None: there can be only one.
 
     Raises: ValueError if paths are given with and without a key, or several where there can be only one.
@@ -94,15 +94,17 @@ def name_paths(
     paths, others = split_paths(arguments, schema)
     if not paths:
         return others
-    keyed = [other for other in others if other.split("=")[0] in (one, several)]
+    keyed = [other for other in others if other.split("=")[0] in (single, several)]
     if keyed:
         raise ValueError(
             f"{' and '.join(paths)} without a key and {' and '.join(keyed)} were given; give all of them in one way."
         )
-    if one is not None and len(paths) == 1:
-        return [*others, f"{one}={quoted(paths[0])}"]
+    if single is not None and len(paths) == 1:
+        return [*others, f"{single}={quoted(paths[0])}"]
     if several is None:
-        raise ValueError(f"{len(paths)} paths were given, {', '.join(paths)}, and this takes one; give {one}=PATH.")
+        raise ValueError(
+            f"{len(paths)} paths were given, {', '.join(paths)}, and this takes one; give {single}=PATH."
+        )
     return [*others, f"{several}=[{','.join(quoted(path) for path in paths)}]"]
 
 
@@ -127,15 +129,15 @@ def _paths_of(text: str) -> list[str]:
 
 def quote_paths(arguments: Iterable[str], keys: Sequence[str]) -> list[str]:
     """The arguments; paths and lists of paths that belong to `keys` are in quotation marks, if they have none."""
-    found = []
+    quoted_arguments = []
     for argument in arguments:
         key, is_given, value = argument.partition("=")
         is_list = value.startswith("[") and value.endswith("]")
         has_marks = value[:1] in ("'", '"') or (is_list and value[1:2] in ("'", '"'))
         if key not in keys or not is_given or value in ("", "null") or has_marks:
-            found.append(argument)
+            quoted_arguments.append(argument)
         elif is_list:
-            found.append(f"{key}=[{','.join(quoted(path) for path in _paths_of(value[1:-1]))}]")
+            quoted_arguments.append(f"{key}=[{','.join(quoted(path) for path in _paths_of(value[1:-1]))}]")
         else:
-            found.append(f"{key}={quoted(value)}")
-    return found
+            quoted_arguments.append(f"{key}={quoted(value)}")
+    return quoted_arguments

@@ -66,10 +66,10 @@ def _meanings_of(group: type) -> dict[str, str]:
 
 def _shown(value: Any) -> str:
     """A value as it is given on the command line; of a list of tables only that it is there."""
-    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+    if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
         return "[...]"
     if isinstance(value, list):
-        return f"[{','.join(_shown(one) for one in value)}]"
+        return f"[{','.join(_shown(entry) for entry in value)}]"
     words = {"None": "null", "True": "true", "False": "false", "???": "(must be given)"}
     return words.get(str(value), str(value))
 
@@ -131,5 +131,5 @@ def write_manual(template: str, group: type, composed: Any, groups: Sequence[str
     text = template.replace("$APP_CONFIG_GROUPS", "\n".join(list_groups(groups, conf, width)))
     lines = text.replace("$CONFIG", keys).splitlines()
     # At most one empty line in a row.
-    kept = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
-    return "\n".join(kept).rstrip() + "\n"
+    spaced = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
+    return "\n".join(spaced).rstrip() + "\n"

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
-from twotower.config.moved import MOVED
+from twotower.config.moved_keys import MOVED
 
 MOST = 3  # suggestions
 _ALIKE = 0.6  # similarity of two words: difflib's own threshold
@@ -26,7 +26,7 @@ _KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or fal
 def _without_null(kind: Any) -> Any:
     """`X` of `X | None`."""
     if get_origin(kind) in (Union, UnionType):
-        return next(one for one in get_args(kind) if one is not type(None))
+        return next(inner for inner in get_args(kind) if inner is not type(None))
     return kind
 
 
@@ -56,16 +56,16 @@ def suggest(word: str, known: Sequence[str]) -> list[str]:
     """
     if len(word) < 2:
         return []
-    found = [name for name in known if _initials(name) == word]
-    found += get_close_matches(word, known, MOST, _ALIKE)
-    found += [name for name in known if word in name.split("_")]
-    return list(dict.fromkeys(found))[:MOST]
+    alike = [name for name in known if _initials(name) == word]
+    alike += get_close_matches(word, known, MOST, _ALIKE)
+    alike += [name for name in known if word in name.split("_")]
+    return list(dict.fromkeys(alike))[:MOST]
 
 
-def _did_you_mean(found: Sequence[str]) -> str:
-    if not found:
+def _did_you_mean(names: Sequence[str]) -> str:
+    if not names:
         return ""
-    return f"did you mean {' or '.join(one for one in (', '.join(found[:-1]), found[-1]) if one)}?"
+    return f"did you mean {' or '.join(part for part in (', '.join(names[:-1]), names[-1]) if part)}?"
 
 
 def _find_stranger(path: Sequence[str], schema: type) -> tuple[int, type] | None:
@@ -97,19 +97,19 @@ def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
         return None
     if key in MOVED:
         return f"{key} is called {MOVED[key]} now."
-    place, kind = stranger
-    word, before = path[place], ".".join(path[:place])
-    known = [*keys_of(kind), *(groups if place == 0 else ())]
+    depth, kind = stranger
+    word, before = path[depth], ".".join(path[:depth])
+    known = [*keys_of(kind), *(groups if depth == 0 else ())]
     everywhere = {full.rpartition(".")[2]: full for full in reversed(list(_all_keys(schema)))}
     alike = suggest(word, known)
-    found = [f"{before}.{name}" if before else name for name in alike]
-    if not found or alike[0] not in get_close_matches(word, alike, 1, _ALIKE):
+    meant = [f"{before}.{name}" if before else name for name in alike]
+    if not meant or alike[0] not in get_close_matches(word, alike, 1, _ALIKE):
         # The same name elsewhere is likelier than a part of a name here: epochs is schedule.epochs.
         elsewhere = [full for full in _all_keys(schema) if full.rpartition(".")[2] == path[-1]]
-        found = [*elsewhere, *found] or [everywhere[name] for name in suggest(word, list(everywhere))]
+        meant = [*elsewhere, *meant] or [everywhere[name] for name in suggest(word, list(everywhere))]
     what = f"{before} has no key {word}" if before else f"there is no key {word}"
-    if found:
-        return f"{what}; {_did_you_mean(list(dict.fromkeys(found))[:MOST])}"
+    if meant:
+        return f"{what}; {_did_you_mean(list(dict.fromkeys(meant))[:MOST])}"
     return f"{what}; it has {', '.join(known)}." if before else f"{what}; --help lists all keys."
 
 
@@ -117,13 +117,13 @@ def check_overrides(overrides: Sequence[str], schema: type, groups: Sequence[str
     """Raises: ValueError naming the first key that the schema does not have; OverrideParseException for what is no
     key=value at all.
     """
-    for one in OverridesParser.create().parse_overrides(list(overrides)):
-        key = one.key_or_group
-        if key.split(".")[0].split("/")[0] == "hydra" or key in groups or one.package is not None:
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key.split(".")[0].split("/")[0] == "hydra" or key in groups or override.package is not None:
             continue
         reason = explain_key(key, schema, groups)
         if reason is not None:
-            raise ValueError(f"{one.input_line}: {reason}")
+            raise ValueError(f"{override.input_line}: {reason}")
 
 
 def _explain_option(error: MissingConfigException) -> str | None:

@@ -1,6 +1,5 @@
 """The configuration: its schema, how it is composed and checked, and the presets of conf/."""
 
-from twotower.config.bounds import check_bounds
 from twotower.config.check import check, check_input
 from twotower.config.commands import (
     BenchmarkConfig,
@@ -36,6 +35,7 @@ from twotower.config.schema import (
     ScheduleConfig,
     SpatialNormConfig,
 )
+from twotower.config.value_bounds import check_bounds
 
 __all__ = [
     "SCHEMAS",

@@ -1,7 +1,7 @@
 """Refuses configurations that compose and yet cannot be run, each in one sentence."""
 
-from twotower.config.bounds import check_bounds
 from twotower.config.schema import Config, InputConfig, ScheduleConfig
+from twotower.config.value_bounds import check_bounds
 
 
 def _check_schedule(schedule: ScheduleConfig) -> None:

@@ -18,9 +18,9 @@ from twotower.config.commands import (
     PrepareConfig,
     ReportConfig,
 )
-from twotower.config.frozen import freeze
+from twotower.config.frozen_config import freeze
 from twotower.config.lazy_help import allow_lazy_help
-from twotower.config.places import make_absolute
+from twotower.config.paths import make_absolute
 from twotower.config.schema import Config, LayerConfig, NetworkConfig
 
 SCHEMAS = {

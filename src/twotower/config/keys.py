@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import MISSING, dataclass, field
 from typing import Any, TypeVar
 
-from twotower.config.roles import Role
+from twotower.config.key_roles import Role
 
 Group = TypeVar("Group")
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from twotower.config import InputConfig, NetworkConfig, arrange_layers, register_schemas
-from twotower.config.stored import refuse_interpolations
+from twotower.config.stored_config import refuse_interpolations
 
 # A wheel has its conf/ inside the package, a checkout beside src/.
 _INSTALLED = Path(__file__).resolve().parents[1] / "conf"
@@ -39,7 +39,7 @@ def preset(name: str, changes: Mapping[str, Any] | None = None) -> NetworkConfig
 
     def chain(name: str) -> list[Any]:
         yaml: Any = OmegaConf.load(PRESETS / f"{name}.yaml")
-        parents = [one for one in yaml.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
+        parents = [name for name in yaml.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
         return [part for parent in parents for part in chain(parent)] + [yaml]
 
     try:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from twotower.config.frozen import Freezable
+from twotower.config.frozen_config import Freezable
+from twotower.config.key_roles import Role
 from twotower.config.keys import has_role, key
-from twotower.config.roles import Role
 
 STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
 UNSCALED = (1.0, 1.0, 1.0)  # the std of pixels that keep their 0..255
@@ -173,7 +173,9 @@ class ScheduleConfig(Freezable):
     epochs: int = key(MISSING, least=1)
     max_steps: int | None = key(None, least=1)  # stop after so many steps, whatever the epoch
     divide_by: float = key(10.0, least=1, rules=("plateau", "fixed"))
-    patience: int = key(5, least=1, rules=("plateau",))  # epochs without a better validation error before a division
+    # Epochs without a better validation error before a division. conf/schedule/plateau.yaml waits for 5; runs of
+    # other rules have stored this default, and are compared by it.
+    patience: int = key(3, least=1, rules=("plateau",))
     max_drops: int = key(3, least=0, rules=("plateau",))
     drop_epochs: list[int] = key([], least=0, rules=("fixed",))  # epochs after which the rate is divided
     # Epochs of the run of 2012; `changes` are scaled from these to `epochs`.

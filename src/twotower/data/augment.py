@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twotower.config import InputConfig
 from twotower.data.colour_noise import colour_shifts, noise_form, noise_scale
 from twotower.data.order import replica_rows
-from twotower.ground.streams import numpy_stream
+from twotower.ground.random_streams import numpy_stream
 
 SPAN = 32  # the largest offset of a 224 crop in a 256 square
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import DataConfig
-from twotower.config.places import SHAPES_ROOT, from_here
+from twotower.config.paths import SHAPES_ROOT, from_here
 from twotower.data.dataset import PREPARED_SIZE
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared_set import PICTURE

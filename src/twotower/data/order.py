@@ -8,8 +8,8 @@ one replica with batch R * B sees.
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.ground.streams import numpy_stream
-from twotower.ground.words import counted
+from twotower.ground.random_streams import numpy_stream
+from twotower.ground.wording import counted
 
 
 def steps_per_epoch(num_images: int, batch_size: int, num_replicas: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from twotower.config import UNSCALED, InputConfig
 from twotower.data.batch import Batch, Share
 from twotower.data.dataset import DataSet, FileSplit
-from twotower.ground.streams import torch_stream
+from twotower.ground.random_streams import torch_stream
 
 
 def make_synthetic_dataset(num_train: int, num_val: int, num_classes: int) -> DataSet:

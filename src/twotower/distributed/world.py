@@ -21,7 +21,7 @@ from twotower.distributed.transport import LINKS, Link, NoLink, TowerLostError
 from twotower.ground.devices import choose_memory_format
 from twotower.ground.processes import cores as cores
 from twotower.ground.processes import die_with_parent as die_with_parent
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 
 @dataclass(frozen=True)

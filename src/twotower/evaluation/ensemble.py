@@ -14,7 +14,7 @@ from torch import Tensor
 from twotower.config import EvaluateConfig
 from twotower.evaluation.evaluate import Subject, check_settings, open_subject, predictions_of, result_of
 from twotower.evaluation.metrics import Counts, count, credits
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 START = 0.5  # first value of every coefficient (avg-valid.py: find_coeffs)
 GRID = [step / 20 for step in range(21)]  # 0, 0.05, ... 1

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig, check_bounds
-from twotower.config.frozen import freeze
-from twotower.config.stored import read_config
+from twotower.config.frozen_config import freeze
+from twotower.config.stored_config import read_config
 from twotower.data.batch import Share
 from twotower.data.choose_loader import adapt_to_machine, say_fallback
 from twotower.data.crops import ten_views

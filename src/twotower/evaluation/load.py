@@ -8,7 +8,7 @@ import torch
 
 from twotower.config import EvaluateConfig, InputConfig, NetworkConfig
 from twotower.config.presets import PRESETS, preset, preset_input
-from twotower.config.stored import read_config
+from twotower.config.stored_config import read_config
 from twotower.data.class_names import ilsvrc_words
 from twotower.evaluation.evaluate import load_towers, open_weights
 from twotower.evaluation.trained import TrainedNetwork

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.config import Config, InputConfig
-from twotower.config.moved import MOVED
-from twotower.config.roles import Role, select_settings
+from twotower.config.key_roles import Role, select_settings
+from twotower.config.moved_keys import MOVED
 from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import DataSet
 from twotower.data.folder_cache import INDEX, find_cache, find_root

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twotower.figures.drawing import COUNT, ERROR, open_pyplot, remove_frame, save, write_numbers
-from twotower.ground.words import counted
+from twotower.figures.drawing import open_pyplot, remove_frame, save, write_numbers
+from twotower.figures.palette import COUNT, ERROR
+from twotower.ground.wording import counted
 
 MOST_IN_MATRIX = 30  # most classes of a drawn matrix; with more, the worst pairs and classes are drawn
 WORST = 15  # pairs and classes that are drawn without a matrix

@@ -7,8 +7,9 @@ from statistics import mean
 from typing import Any
 
 from twotower.figures.common_points import gather_common
-from twotower.figures.drawing import LINES, mark_steps, open_pyplot, remove_frame, save, write_numbers
-from twotower.ground.words import split_common
+from twotower.figures.drawing import mark_steps, open_pyplot, remove_frame, save, write_numbers
+from twotower.figures.palette import LINES
+from twotower.ground.wording import split_common
 from twotower.runs.history import QUANTITIES, Epoch, History, TrainWindow, mean_of
 
 MAX_LINES = 2 * len(LINES)  # the colours come again from the ninth line on, dashed

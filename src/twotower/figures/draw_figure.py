@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from twotower.config import EvaluateConfig, FigureConfig
-from twotower.config.stored import read_config
+from twotower.config.stored_config import read_config
 from twotower.evaluation.evaluate import Subject, open_subject, predictions_of
 from twotower.figures.figure3 import read_kernels
 from twotower.figures.prepare_figure import (

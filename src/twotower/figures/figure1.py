@@ -11,18 +11,11 @@ from statistics import mean
 from typing import Any
 
 from twotower.config import Config
-from twotower.config.roles import Role, select_settings
+from twotower.config.key_roles import Role, select_settings
 from twotower.figures.common_points import gather_common
-from twotower.figures.drawing import (
-    ACTIVATIONS,
-    REFERENCE,
-    mark_steps,
-    open_pyplot,
-    remove_frame,
-    save,
-    write_numbers,
-)
-from twotower.ground.words import counted, counted_epochs
+from twotower.figures.drawing import mark_steps, open_pyplot, remove_frame, save, write_numbers
+from twotower.figures.palette import ACTIVATIONS, REFERENCE
+from twotower.ground.wording import counted, counted_epochs
 from twotower.runs.history import History
 
 LEVEL = 25.0  # percent

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from twotower.figures.drawing import DIAGRAMS, Diagram, open_pyplot, save
+from twotower.figures.drawing import open_pyplot, save
+from twotower.figures.palette import DIAGRAMS, Diagram
 from twotower.model.numbers import LayerNumbers, totals
 
 COLUMNS = (0.0, 5.6)  # left edges of the towers; these four lengths are in units of the drawing

@@ -12,7 +12,8 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from twotower.figures.drawing import CHANCE, TOWERS, mark_steps, open_pyplot, remove_frame, save, write_numbers
+from twotower.figures.drawing import mark_steps, open_pyplot, remove_frame, save, write_numbers
+from twotower.figures.palette import CHANCE, TOWERS
 from twotower.model.kernels import RANDOM, colour_selectivity, mosaic
 from twotower.runs import checkpoint
 from twotower.runs.events import read_events

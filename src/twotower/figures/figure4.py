@@ -21,6 +21,7 @@ from twotower.evaluation.features import Features, features_of, images_of, last_
 from twotower.evaluation.neighbours import nearest
 from twotower.evaluation.predict import NUM_GUESSES
 from twotower.figures.drawing import open_pyplot, save, write_numbers
+from twotower.figures.neighbour_precision import Precision, count_precision
 from twotower.figures.photographs import (
     PER_ROW,
     Guesses,
@@ -31,9 +32,8 @@ from twotower.figures.photographs import (
     read_photograph,
     shorten,
 )
-from twotower.figures.precision import Precision, count_precision
-from twotower.ground.streams import numpy_stream
-from twotower.ground.words import counted
+from twotower.ground.random_streams import numpy_stream
+from twotower.ground.wording import counted
 
 NUM_IMAGES, NUM_QUERIES = 8, 5  # numbers of the paper's figure
 NUM_NEIGHBOURS = 6

@@ -14,8 +14,9 @@ from twotower.data.folder_cache import find_root
 from twotower.data.prepared_set import is_prepared, read_dataset_json
 from twotower.evaluation.evaluate import Subject
 from twotower.evaluation.predict import NUM_GUESSES
-from twotower.figures.drawing import RIGHT, WRONG, remove_frame
-from twotower.ground.streams import numpy_stream
+from twotower.figures.drawing import remove_frame
+from twotower.figures.palette import RIGHT, WRONG
+from twotower.ground.random_streams import numpy_stream
 
 PER_ROW = 4  # images with their guesses, side by side
 LONGEST = 22  # letters of a class's name

@@ -18,8 +18,8 @@ from twotower.figures.figure1 import describe as describe_curves
 from twotower.figures.figure3 import Kernels, write_figure3
 from twotower.figures.figure3 import summarise as summarise_kernels
 from twotower.figures.figure4 import make_figure4, write_figure4
-from twotower.figures.precision import Precision
-from twotower.ground.words import counted
+from twotower.figures.neighbour_precision import Precision
+from twotower.ground.wording import counted
 from twotower.runs.history import History
 
 SHOWN_PAIRS = 5  # most pairs of classes that are named in sentences

@@ -60,8 +60,8 @@ def _open_locked(path: Path, what: str) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # never inherited (PEP 446)
         try:
             _lock(descriptor)
-            found = os.stat(path)
-            if (found.st_dev, found.st_ino) == (os.fstat(descriptor).st_dev, os.fstat(descriptor).st_ino):
+            at_path = os.stat(path)
+            if (at_path.st_dev, at_path.st_ino) == (os.fstat(descriptor).st_dev, os.fstat(descriptor).st_ino):
                 return descriptor
         except FileNotFoundError:
             pass  # removed with its folder before it was locked, as below
@@ -110,7 +110,7 @@ def held(path: Path, what: str) -> Iterator[None]:
 
 def _remove_if_alone(path: Path, made: list[Path]) -> None:
     with suppress(OSError):
-        if made and [one.name for one in path.parent.iterdir()] == [path.name]:
+        if made and [entry.name for entry in path.parent.iterdir()] == [path.name]:
             path.unlink()
             for folder in made:
                 folder.rmdir()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from types import FrameType
 
 
 def cores() -> int:
@@ -54,3 +55,19 @@ def _end_after_parent(parent_id: int) -> None:
         while os.getppid() == parent_id:  # for ever on Windows, because a process keeps its parent's number there
             time.sleep(1)
     os._exit(1)
+
+
+def catch_stops() -> None:
+    """Lets Ctrl-C, a closed terminal and a polite kill end this process cleanly, each as a KeyboardInterrupt."""
+    stopped = False
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        # The first signal runs every `finally`, which closes the journal; a second one must not disturb that.
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), interrupt)

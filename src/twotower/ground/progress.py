@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from twotower.ground.words import format_duration
+from twotower.ground.wording import format_duration
 
 PLAIN_LINE_SECONDS = 10.0  # least time between two lines; a person who waits wants no more, and a log stays short
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from twotower.ground.streams import torch_stream
+from twotower.ground.random_streams import torch_stream
 
 # Number of values that are normalised at a time on a CPU. The intermediates of such a chunk stay in the second-level
 # cache (1 to 4 MiB a core), so memory is read and written once instead of about six times.

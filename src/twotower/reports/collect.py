@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from twotower.reports.read_run import read_run
-from twotower.reports.run import Trace
+from twotower.reports.run_records import Trace
 from twotower.runs import failure
 from twotower.runs.checkpoint import Manifest
 

@@ -14,10 +14,10 @@ from typing import Any
 from scipy import stats
 
 from twotower.config import Config
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.reports.counterpart import BASELINE, COUNTERPARTS, find_counterpart, list_overridden
 from twotower.reports.labbook import find_difference, read_labbook
-from twotower.reports.run import FinishedRun, Run, Trace, list_finished
+from twotower.reports.run_records import FinishedRun, Run, Trace, list_finished
 from twotower.runs.variants import changes_of, labels_of, names_of, settings_of
 
 CONFIDENCE = 0.95

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from twotower.ground.words import counted, counted_epochs
+from twotower.ground.wording import counted, counted_epochs
 from twotower.reports.compare import Comparison
 from twotower.reports.data_sets import describe_data
 from twotower.reports.labbook_page import make_page
 from twotower.reports.labbook_tables import as_tables
 from twotower.reports.page import Page, Section
 from twotower.reports.pictures import Pictures
-from twotower.reports.run import Trace
+from twotower.reports.run_records import Trace
 from twotower.reports.table import Table, as_markdown
 from twotower.reports.tables import (
     has_kernels,

@@ -11,7 +11,7 @@ from typing import Any
 
 from twotower.config import DashboardConfig, NetworkConfig
 from twotower.reports.dashboard_panels import STEP, VARIANT, Panels, PanelSection
-from twotower.runs.mirrors.keys import list_figures, list_metrics, list_summary_keys
+from twotower.runs.mirrors.metric_names import list_figures, list_metrics, list_summary_keys
 from twotower.runs.mirrors.wandb_settings import DEFAULT_PROJECT
 
 

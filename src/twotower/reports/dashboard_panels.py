@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from twotower.config import NetworkConfig
-from twotower.ground.words import signed
+from twotower.ground.wording import signed
 from twotower.reports.counterpart import COUNTERPARTS
 from twotower.reports.labbook import find_difference, read_labbook
 from twotower.reports.table import Cell, Table, as_markdown
-from twotower.runs.mirrors.keys import DIFFERENCES, FIGURES, IMAGES, PICTURE, PREDICTIONS, SIZES, kernels_key
+from twotower.runs.mirrors.metric_names import DIFFERENCES, FIGURES, IMAGES, PICTURE, PREDICTIONS, SIZES, kernels_key
 
 STEP = "train/step"
 VARIANT = "variant"  # key of a run's configuration by which colours and bars are grouped

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from twotower.ground.words import counted
-from twotower.reports.run import FinishedRun, Run, Trace
+from twotower.ground.wording import counted
+from twotower.reports.run_records import FinishedRun, Run, Trace
 
 
 def describe_data(run: Run) -> str:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from twotower.figures.drawing import HERE, OF_2012, REFERENCE, open_pyplot, remove_frame, save
+from twotower.figures.drawing import open_pyplot, remove_frame, save
+from twotower.figures.palette import HERE, OF_2012, REFERENCE
 from twotower.reports.compare import MEASURES, TITLES, Comparison, find_recorded_difference
 
 

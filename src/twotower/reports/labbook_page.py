@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from twotower.ground.words import signed
+from twotower.ground.wording import signed
 from twotower.reports.counterpart import BASELINE, COUNTERPARTS
 from twotower.reports.labbook import Entry, find_difference, read_labbook
 from twotower.reports.own_results import OwnResult, read_own_results

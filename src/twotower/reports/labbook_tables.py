@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.reports.labbook_page import LabbookPage, Line, OwnCell, Pair
 from twotower.reports.table import Cell, Table, as_csv, as_markdown, as_text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from twotower.config import Config, EvaluateConfig, ReportConfig
-from twotower.config.places import short_place
+from twotower.config.paths import short_place
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.ground.files import write_json
 from twotower.reports.collect import find_runs
@@ -20,13 +20,13 @@ from twotower.reports.contents import Contents, gather_contents
 from twotower.reports.data_sets import check_one_data_set
 from twotower.reports.page import MARK, render
 from twotower.reports.pictures import draw_of_run, draw_pictures
-from twotower.reports.run import Run, Trace, list_finished
+from twotower.reports.run_records import Run, Trace, list_finished
 from twotower.reports.spreadsheets import make_groups_spreadsheet, make_runs_spreadsheet
 from twotower.reports.summary import summarise
 from twotower.reports.table import as_csv
 from twotower.reports.tables import has_kernels
 from twotower.runs.mirrors.open_mirrors import log_figures_of_several
-from twotower.training.sweep import file_name
+from twotower.training.sweep_names import name_file
 
 PAGE = "report.html"
 # It distinguishes an earlier report from a folder of something else, also when the report was interrupted.
@@ -110,7 +110,7 @@ def _write(folder: Path, runs: Sequence[Trace], comparison: Comparison, contents
         (folder / name).write_text(text, encoding="utf-8")
     write_json(folder / "summary.json", summarise(runs, comparison))
     for group in comparison.groups:
-        _write_config(group.config, folder / f"config-{file_name(group.label)}.yaml")
+        _write_config(group.config, folder / f"config-{name_file(group.label)}.yaml")
     (folder / PAGE).write_text(render(contents.make_page()), encoding="utf-8")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from twotower.config import Config
-from twotower.config.stored import read_config
-from twotower.ground.words import counted
+from twotower.config.stored_config import read_config
+from twotower.ground.wording import counted
 from twotower.reports.counterpart import COUNTERPARTS, find_counterpart, list_overridden
 from twotower.reports.labbook import read_labbook
 from twotower.reports.recipe import list_other_experiment, list_other_training

@@ -7,7 +7,7 @@ from pathlib import Path
 from twotower.config import EvaluateConfig
 from twotower.evaluation import predictions
 from twotower.evaluation.evaluate import open_subject
-from twotower.figures.colour import Course, write_colour
+from twotower.figures.colour_selectivity import Course, write_colour
 from twotower.figures.curves import MAX_LINES, write_curves
 from twotower.figures.prepare_figure import (
     prepare_activations,
@@ -19,11 +19,11 @@ from twotower.figures.prepare_figure import (
 from twotower.reports.compare import VIEWS, Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
-from twotower.reports.run import FinishedRun, Run, Trace
+from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.tables import CROPS, has_kernels, measure_colour, read_kernels_once
 from twotower.runs.checkpoint import find, read_manifest
 from twotower.runs.history import History
-from twotower.training.sweep import file_name
+from twotower.training.sweep_names import name_file
 
 DRAWN_HERE = ("figure3", "confusion")  # figures of one run that a report draws afresh
 
@@ -121,7 +121,7 @@ def _draw_courses(folder: Path, comparison: Comparison) -> list[Figure]:
 
 
 def _draw_kernels(folder: Path, group: Group, run: FinishedRun) -> Figure:
-    name = f"figure3-{file_name(group.label)}"
+    name = f"figure3-{name_file(group.label)}"
     prepare_figure3(read_kernels_once(run.run_dir)).write(folder / f"{name}.png")
     return _make_figure(folder, name, f"conv1 of {group.label}", f"Run {run.name}; Figure 3 of the paper.")
 
@@ -135,7 +135,7 @@ def _draw_confusion(folder: Path, group: Group, run: FinishedRun) -> list[Figure
         return []
     centre = predictions.read(file, identity)
     assert centre is not None
-    name, title = f"confusion-{file_name(group.label)}", f"{run.name}, centre crop"
+    name, title = f"confusion-{name_file(group.label)}", f"{run.name}, centre crop"
     confusion = prepare_confusion(title, centre.log_probabilities, centre.labels, manifest.classes)
     confusion.write(folder / f"{name}.png")
     return [_make_figure(folder, name, f"Classes taken for each other: {group.label}", f"Run {run.name}.")]
@@ -147,7 +147,7 @@ def _copy(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
     for picture in sorted((run.run_dir / "figures").glob("*.png")):
         if picture.stem in DRAWN_HERE:
             continue
-        name = f"{picture.stem}-{file_name(f'{group.label},seed={run.config.seed}')}"
+        name = f"{picture.stem}-{name_file(f'{group.label},seed={run.config.seed}')}"
         for file in picture.parent.glob(f"{picture.stem}.*"):
             (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
         figures.append(_make_figure(folder, name, f"{picture.stem}: {group.label}", f"Run {run.name}."))

@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from twotower.config import Config
-from twotower.config.stored import read_config
+from twotower.config.stored_config import read_config
 from twotower.data.folder_cache import find_root
-from twotower.ground.words import epochs_done
-from twotower.reports.run import FinishedRun, Run, Trace
+from twotower.ground.wording import epochs_done
+from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.stored_results import read_stored_results
 from twotower.runs import checkpoint, failure
 from twotower.runs.events import read_events

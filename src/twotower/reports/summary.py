@@ -7,7 +7,7 @@ from typing import Any
 from twotower.figures import figure3
 from twotower.reports.compare import MEASURES, VIEWS, Comparison, Estimate, Group, find_recorded_difference
 from twotower.reports.data_sets import describe_data
-from twotower.reports.run import FinishedRun, Trace, list_finished
+from twotower.reports.run_records import FinishedRun, Trace, list_finished
 from twotower.reports.tables import make_repeating_command, measure_colour, read_kernels_once
 
 

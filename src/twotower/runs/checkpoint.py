@@ -70,8 +70,8 @@ def _sync(path: Path) -> None:
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the complete checkpoints in a run's `checkpoints` folder, ascending."""
-    found = folder.glob("step-*") if folder.is_dir() else ()
-    return sorted(int(p.name.removeprefix("step-")) for p in found if p.name.removeprefix("step-").isdigit())
+    paths = folder.glob("step-*") if folder.is_dir() else ()
+    return sorted(int(path.name.removeprefix("step-")) for path in paths if path.name.removeprefix("step-").isdigit())
 
 
 def place(folder: Path, step: int) -> Path:
@@ -167,8 +167,8 @@ def load_tower(path: Path, tower: Tower) -> dict[str, Tensor]:
     parameters = tower.paper_named_parameters()
     for name, parameter in parameters.items():
         if name not in tensors or tensors[name].shape != parameter.shape:
-            found = tuple(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(f"{path}: {name} should be {tuple(parameter.shape)}, and there is {found}.")
+            shape = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise ValueError(f"{path}: {name} should be {tuple(parameter.shape)}, and there is {shape}.")
         parameter.data.copy_(tensors[name])
     return {name.removeprefix(VELOCITY): t for name, t in tensors.items() if name.startswith(VELOCITY)}
 

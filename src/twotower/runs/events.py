@@ -31,5 +31,5 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 def cut_back(path: Path, step: int) -> None:
     """Drops the events after `step`, which the resumed run will write again with the same values."""
     events = read_events(path)
-    kept = [event for event in events if event["step"] <= step and event["event"] != "end"]
-    write_whole(path, "".join(json.dumps(event) + "\n" for event in kept).encode())
+    before = [event for event in events if event["step"] <= step and event["event"] != "end"]
+    write_whole(path, "".join(json.dumps(event) + "\n" for event in before).encode())

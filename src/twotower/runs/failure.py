@@ -59,8 +59,8 @@ def forget_failure(run_dir: Path) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    note: dict[str, Any] = json.loads(path.read_text())
+    return note
 
 
 def read_failure(run_dir: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.config import Config
-from twotower.config.stored import read_config
+from twotower.config.stored_config import read_config
 from twotower.runs.events import read_events
 
 QUANTITIES = ("loss", "top1_error", "top5_error")

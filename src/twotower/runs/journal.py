@@ -10,7 +10,7 @@ finished updates. `validation` comes after each epoch. `scales` has "tower0/conv
 `memory` has "tower0" and "tower1", the peaks in MiB so far (of a GPU what torch used, else of the process);
 `rates` has each layer's learning rates where they change in a recorded schedule; `notice` has a text. W&B and
 TensorBoard get the same values as train/loss, validation/top1_error, scales/tower0/conv1/weight ...: see
-`mirrors/keys.py`.
+`mirrors/metric_names.py`.
 """
 
 import json
@@ -26,12 +26,34 @@ from twotower.ground.files import write_json, write_whole
 from twotower.ground.progress import Meter
 from twotower.ground.screen import print_table
 from twotower.ground.versions import read_versions
-from twotower.ground.words import counted, format_duration
+from twotower.ground.wording import counted, format_duration
 from twotower.runs.events import cut_back
-from twotower.runs.mirrors.open_mirrors import open_mirror
+from twotower.runs.mirrors.mirror import Mirrors
+from twotower.runs.mirrors.open_mirrors import open_mirrors
 
 
-class Journal:
+class SilentJournal:
+    """The journal of a process that records nothing, because rank 0 does it for all."""
+
+    mirrors = Mirrors()
+
+    def event(self, event: str, step: int, **values: Any) -> None:
+        """Nothing is written."""
+
+    def show_training(self, step: int, values: dict[str, float]) -> None:
+        """Nothing is shown."""
+
+    def say(self, line: str) -> None:
+        """Nothing is printed."""
+
+    def finish(self, step: int, summary: dict[str, Any]) -> None:
+        """Nothing is written."""
+
+    def close(self, exit_code: int) -> None:
+        """There is nothing to close."""
+
+
+class Journal(SilentJournal):
     """Opened once by rank 0, closed in every case."""
 
     def __init__(
@@ -45,17 +67,16 @@ class Journal:
         if first_step:
             cut_back(run_dir / "metrics.jsonl", first_step)
         self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
-        self.mirror = open_mirror(config, run_dir, versions, first_step, self.say)  # None: it has none
-        if self.mirror is not None and picture is not None and not first_step:
-            self.mirror.picture(picture)
+        self.mirrors = open_mirrors(config, run_dir, versions, first_step, self.say)
+        if picture is not None and not first_step:
+            self.mirrors.picture(picture)
         self._meter = Meter("training", total_steps, "steps", done=first_step, console=self.console)
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Appends one line to metrics.jsonl and mirrors its numbers."""
         self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
-        if self.mirror is not None:
-            self.mirror.event(event, step, values)
+        self.mirrors.event(event, step, values)
 
     def show_training(self, step: int, values: dict[str, float]) -> None:
         """Moves the progress bar, or prints a line every ten seconds where there is no terminal."""
@@ -73,8 +94,7 @@ class Journal:
         """Writes summary.json and prints the last table."""
         self.event("end", step, **summary)
         write_json(self.run_dir / "summary.json", summary)
-        if self.mirror is not None:
-            self.mirror.summary(step, summary)
+        self.mirrors.summary(step, summary)
         self._meter.close()
         table = Table("", "final", "best")
         for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
@@ -90,6 +110,4 @@ class Journal:
         """Ends mirrors and files, also after an error."""
         self._meter.close()
         self._file.close()
-        if self.mirror is not None:
-            self.mirror.close(exit_code)
-            self.mirror = None
+        self.mirrors.close(exit_code)

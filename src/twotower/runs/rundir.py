@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from twotower.config import Config
-from twotower.config.places import from_here, make_absolute
-from twotower.config.roles import Role, select_settings
-from twotower.config.stored import read_config
+from twotower.config.key_roles import Role, select_settings
+from twotower.config.paths import from_here, make_absolute
+from twotower.config.stored_config import read_config
 from twotower.data.dataset import DataSet
 from twotower.ground.files import write_npy
 from twotower.ground.locks import HeldError, held
@@ -90,12 +90,12 @@ def find_home(config: Config) -> Home:
         print("resume=auto: no interrupted run of this configuration is found; a new one begins")
         return Home(_new_run_dir(config), None)
     if config.resume != "none":
-        found = checkpoint.find(from_here(config.resume))
-        own_run = found.parent.parent if found.parent.name == "checkpoints" else None
+        path = checkpoint.find(from_here(config.resume))
+        own_run = path.parent.parent if path.parent.name == "checkpoints" else None
         run_dir = given or own_run or _new_run_dir(config)
         if run_dir != own_run and _has_run(run_dir):
             raise ValueError(f"run_dir={run_dir} already holds another run; give a new folder.")
-        return Home(run_dir, found)
+        return Home(run_dir, path)
     if given is not None and _has_run(given):
         raise ValueError(f"run_dir={given} already holds a run; go on with it by resume=auto, or give a new folder.")
     return Home(given or _new_run_dir(config), None)
@@ -150,11 +150,11 @@ def keep_mean(run_dir: Path, dataset: DataSet) -> None:
     if dataset.mean_image is None:
         return
     try:
-        found = own_mean(run_dir)
+        stored = own_mean(run_dir)
         changed = "is not the data set's"
     except ValueError:
-        found, changed = None, "was damaged"
-    if found is None or not np.array_equal(found, dataset.mean_image):
+        stored, changed = None, "was damaged"
+    if stored is None or not np.array_equal(stored, dataset.mean_image):
         if (run_dir / MEAN_IMAGE).exists():
             print(f"{run_dir / MEAN_IMAGE} {changed}, and is written again")
         write_npy(run_dir / MEAN_IMAGE, dataset.mean_image)
@@ -180,7 +180,7 @@ def check_classes(where: str | Path, theirs: Sequence[str], ours: Sequence[str])
     """Raises: ValueError naming the first class that differs, if the data has others than the network."""
     if list(theirs) == list(ours):
         return
-    differing = [f"{one} there, {other} here" for one, other in zip(theirs, ours, strict=False) if one != other]
+    differing = [f"{their} there, {our} here" for their, our in zip(theirs, ours, strict=False) if their != our]
     raise ValueError(
         f"{where} was trained on other classes than the data has: {len(theirs)} there, {len(ours)} here"
         f"{'; the first that differs is ' + differing[0] if differing else ''}; give its own data by data_root=DIR."

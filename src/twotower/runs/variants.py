@@ -10,10 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
 from twotower.config import Config, register_schemas, resolve
-from twotower.config.places import short_place
+from twotower.config.key_roles import Role, select_settings
+from twotower.config.paths import short_place
 from twotower.config.presets import CONF
-from twotower.config.roles import Role, select_settings
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 # Keys that yamls of networks and ablations may set.
 _BROUGHT = ("network.", "input.", "optim.rule")
@@ -49,8 +49,8 @@ def changes_of(config: Config, base: Config) -> list[str]:
     """ "key=value" of settings that differ from those of `base`, unless network's and ablation's names tell them."""
     ours, theirs = settings_of(config), settings_of(base)
     our_names, their_names = as_named(*names_of(config)), as_named(*names_of(base))
-    left_out = {f"network.layers.{name}" for one in (config, base) for name in one.network.leave_out}
-    found = []
+    left_out = {f"network.layers.{name}" for each in (config, base) for name in each.network.leave_out}
+    changes = []
     for key in ours | theirs:
         # A layer that is left out needs no other word than network.leave_out.
         if key in ("ablation", "network.name") or key.rpartition(".")[0] in left_out:
@@ -62,8 +62,8 @@ def changes_of(config: Config, base: Config) -> list[str]:
         # The settings may be equal only because an override cancelled the ablation; that is still a change.
         if (ours_is_given and not theirs_is_given) if is_alike else (ours_is_given or theirs_is_given):
             is_place = key == "initial_weights.path" and ours.get(key) is not None
-            found.append(f"{key}={short_place(ours[key]) if is_place else ours.get(key)}")
-    return found
+            changes.append(f"{key}={short_place(ours[key]) if is_place else ours.get(key)}")
+    return changes
 
 
 def label_of(config: Config, base: Config, *, in_full: bool = False) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import hydra
 
 from twotower.config import Config, resolve
-from twotower.config.frozen import freeze
-from twotower.config.roles import Role, select_settings
+from twotower.config.frozen_config import freeze
+from twotower.config.key_roles import Role, select_settings
 from twotower.model.table import plan
 from twotower.runs.failure import NotApplicableError
 
@@ -27,7 +27,7 @@ def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
         config = resolve(composed)
     except ValueError as error:
         raise NotApplicableError(str(error)) from None
-    settings, without_it = (select_settings(one, (Role.NUMBERS, Role.TRAINING)) for one in (config, plain))
+    settings, without_it = (select_settings(each, (Role.NUMBERS, Role.TRAINING)) for each in (config, plain))
     if settings == without_it | {"ablation": config.ablation}:
         raise NotApplicableError(
             f"ablation={config.ablation} changes nothing in network={config.network.name} with these settings, so "
@@ -45,8 +45,8 @@ def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
 def note_command(config: Config, overrides: list[str]) -> Config:
     """Notes in the configuration what starts the run again, without the folder that it went to."""
     places = tuple(f"{key}=" for key in select_settings(config, (Role.PLACE,)))
-    kept = [override for override in overrides if not override.startswith(places)]
-    return freeze(replace(config, command=shlex.join(["python", "launch/two_gpu.py", *kept])))
+    typed = [override for override in overrides if not override.startswith(places)]
+    return freeze(replace(config, command=shlex.join(["python", "launch/two_gpu.py", *typed])))
 
 
 def configure(composed: Any, overrides: list[str]) -> Config:

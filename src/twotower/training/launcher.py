@@ -6,7 +6,8 @@ import shutil
 
 def check_launcher(overrides: list[str]) -> None:
     """Raises: ValueError if jobs are to be submitted, and what submits them is not installed here."""
-    launcher = next((one.split("=", 1)[1] for one in overrides if one.startswith("hydra/launcher=")), "basic")
+    chosen = [override for override in overrides if override.startswith("hydra/launcher=")]
+    launcher = chosen[0].split("=", 1)[1] if chosen else "basic"
     if launcher not in ("slurm", "submitit_slurm", "submitit_local"):
         return
     if importlib.util.find_spec("submitit") is None:

@@ -82,13 +82,13 @@ class VelocitySGD:
 
     def velocity(self) -> dict[str, Tensor]:
         """The velocities v by parameter name; those that never moved are left out."""
-        found = {}
+        velocities = {}
         for group in self._sgd.param_groups:
             for parameter in group["params"]:
                 buffer = self._sgd.state[parameter].get("momentum_buffer")
                 if buffer is not None:
-                    found[self._name(parameter)] = buffer * -group["velocity_rate"]
-        return found
+                    velocities[self._name(parameter)] = buffer * -group["velocity_rate"]
+        return velocities
 
     def mean_update(self, layer: str) -> float:
         """Mean |update| of a layer's weights in the last step; 0 if it is frozen or has not moved yet."""

@@ -4,12 +4,11 @@ What became of a job is read from its folder, not kept in memory: that is the sa
 processes (hydra/launcher=slurm), and before the sweep was interrupted.
 """
 
-import hashlib
 import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,17 +18,16 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from twotower.config import Config, LoggingConfig
-from twotower.config.frozen import freeze
+from twotower.config.frozen_config import freeze
 from twotower.ground.locks import HeldError, held
 from twotower.ground.screen import print_table
-from twotower.ground.words import format_duration
+from twotower.ground.wording import format_duration
 from twotower.runs.failure import (
     NotApplicableError,
     forget_failure,
@@ -42,11 +40,10 @@ from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import group_in, settle
 from twotower.runs.rundir import LOCK
 from twotower.runs.status import Status
+from twotower.training.explain import AlreadyExplainedError
+from twotower.training.sweep_names import name_sweep, place_jobs
 
 SWEEPS = Path("sweeps")
-MAX_NAME = 120  # characters; file systems stop at 255 bytes
-# Keys that say where a sweep lies and where its jobs run; they do not change what is computed.
-_PLACES = ("hydra", "sweep_dir", "resume")
 
 
 @dataclass(frozen=True)
@@ -68,58 +65,6 @@ class Job:
 
     name: str
     run_dir: Path
-
-
-def _with_digest(name: str, text: str) -> str:
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{name[: MAX_NAME - 9]}-{digest}"
-
-
-def file_name(text: str) -> str:
-    """`text` without what a file system or a shell could misread; a digest keeps apart what that makes alike."""
-    safe = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text)
-    return safe if safe == text and len(safe) <= MAX_NAME else _with_digest(safe, text)
-
-
-def folder_name(values: Sequence[str]) -> str:
-    """The name of a job's folder from what sets it apart: "no_lrn-seed0" for ablation=no_lrn seed=0.
-
-    An ablation or a network gives its own name; any other value stands behind the last part of its key. There is no
-    equals sign and no comma, which shells and Hydra would take for something else.
-    """
-    parts = []
-    for value in values:
-        key, _, chosen = value.lstrip("+").partition("=")
-        last = "" if key in ("ablation", "network") else key.rpartition(".")[2]
-        parts.append(f"{last}_{chosen}" if last and chosen[:1].isalpha() else f"{last}{chosen}")
-    text = "-".join(parts)
-    safe = "".join(c if c.isalnum() or c in ".+-_" else "_" for c in text)
-    return safe if safe == text and len(safe) <= MAX_NAME else _with_digest(safe, ",".join(values))
-
-
-def _place_jobs(folder: Path, jobs: Sequence[list[str]]) -> list[Path]:
-    """A folder for each job, all of them different. Jobs of earlier versions stay where they are."""
-    names = [folder_name(values) for values in jobs]
-    places = []
-    for name, values in zip(names, jobs, strict=True):
-        earlier = folder / file_name(",".join(values))  # "ablation=no_lrn,seed=0"
-        own = name if names.count(name) == 1 else _with_digest(name, ",".join(values))
-        places.append(earlier if earlier.exists() else folder / own)
-    return places
-
-
-def _is_place(override: Override) -> bool:
-    return override.key_or_group.replace("/", ".").split(".")[0] in _PLACES
-
-
-def sweep_name(name: str, overrides: list[Override]) -> str:
-    """The name of a sweep's folder and W&B group: the run's name, the keys that have several values, and a digest of
-    the other overrides, so that sweeps that differ in those keep apart.
-    """
-    swept = [one.get_key_element() for one in overrides if one.is_sweep_override()]
-    fixed = sorted(str(one.input_line) for one in overrides if not one.is_sweep_override() and not _is_place(one))
-    digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:6]] if fixed else []
-    return file_name("-".join([name, *swept, *digest]))
 
 
 @dataclass
@@ -145,26 +90,27 @@ class Sweep:
         """
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(arguments)
-        if any(one.key_or_group == "run_dir" for one in overrides):
+        if any(override.key_or_group == "run_dir" for override in overrides):
             raise ValueError("run_dir is for a single run, and each job of a sweep has its own; give sweep_dir=DIR.")
+        # Hydra has no public way to list the jobs before they run; its own sweeper makes the same list later.
         first = BasicSweeper.split_arguments(overrides, None)[0][0]
         composed = hydra.compose("config", first, return_hydra_config=True)
         params = composed.hydra.sweeper.get("params") or {}
         overrides = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides]
-        name = sweep_name(composed.name, overrides)
+        name = name_sweep(composed.name, overrides)
         folder = Path(composed.sweep_dir) if composed.sweep_dir is not None else SWEEPS / name
         elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_
         if not elsewhere:  # a launcher's other machine may have what is missing here
             logging = OmegaConf.to_object(composed.logging)
             assert isinstance(logging, LoggingConfig)
             check_mirrors(settle(logging, folder))
-        swept = {one.get_key_element() for one in overrides if one.is_sweep_override()}
+        swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
         varied = [
             [value for value in values if value.split("=", 1)[0] in swept] or ["defaults"]
             for values in BasicSweeper.split_arguments(overrides, None)[0]
         ]
         jobs = [
-            Job(",".join(values), place) for values, place in zip(varied, _place_jobs(folder, varied), strict=True)
+            Job(",".join(values), place) for values, place in zip(varied, place_jobs(folder, varied), strict=True)
         ]
         done_before = {job.run_dir for job in jobs if (job.run_dir / "summary.json").exists()}
         return Sweep(name, jobs, done_before, elsewhere=elsewhere)
@@ -197,12 +143,12 @@ class Sweep:
         return Outcome(Status.SKIPPED if job.run_dir in self.done_before else Status.FINISHED, summary)
 
     def run_job(self, number: int, compose: Callable[[], Config], run: Callable[[Config], dict[str, Any]]) -> None:
-        """Runs a job, or finds that it is finished; a failure is noted and told, and the sweep goes on.
+        """Runs a job, or finds that it is finished; a failure is noted and printed, and the sweep goes on.
 
         Args:
             number: of the job, from 0.
             compose: makes its configuration. Raises: NotApplicableError, ValueError.
-            run: runs it until it is finished. Raises: ValueError, OSError; without text if that was told already.
+            run: runs it until it is finished. Raises: ValueError, OSError, AlreadyExplainedError.
         """
         job = self.jobs[number]
         console = Console(highlight=False, soft_wrap=True)
@@ -234,11 +180,12 @@ class Sweep:
         except NotApplicableError as reason:
             console.print(f"not applicable: {reason}", markup=False)
             note_not_applicable(job.run_dir, str(reason), job.name)
-        except (ValueError, OSError, OmegaConfBaseException) as error:  # ChildProcessError is an OSError
-            if str(error):
-                console.print(f"error: {error}", markup=False)
-            told = read_failure(job.run_dir) or {"error": "A tower's process ended and left no reason."}
-            note_failure(job.run_dir, str(error) or told["error"], job.name)
+        except AlreadyExplainedError:
+            noted = read_failure(job.run_dir) or {"error": "A tower's process ended and left no reason."}
+            note_failure(job.run_dir, noted["error"], job.name)
+        except (ValueError, OSError, OmegaConfBaseException) as error:
+            console.print(f"error: {error}", markup=False)
+            note_failure(job.run_dir, str(error), job.name)
         except Exception as error:  # a fault of ours is no reason to lose the other jobs of the night
             traceback.print_exception(error)
             note_failure(job.run_dir, f"{type(error).__name__}: {error}", job.name)

@@ -5,34 +5,35 @@ Files -> feed -> tower <-> exchange -> loss -> update -> counts -> journal.
 
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.batch import Batch, Feed, Partner, Share, label_checksum, pixel_checksum
 from twotower.data.dataset import DataSet
-from twotower.data.feed import open_train, open_validation
-from twotower.data.normalise import choose_mean
+from twotower.data.feed import open_train
 from twotower.data.order import steps_per_epoch
 from twotower.distributed.exchange import Exchange, InProcessExchange, WireExchange
 from twotower.distributed.world import World
 from twotower.evaluation.metrics import Counts, count
-from twotower.ground import words
+from twotower.ground import wording
 from twotower.ground.memory import peak_megabytes
 from twotower.model.table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
-from twotower.runs.journal import Journal
-from twotower.runs.mirrors.training_pictures import Handful, cut_centre, draw_kernels, first_kernels
+from twotower.runs.journal import SilentJournal
+from twotower.runs.mirrors.training_pictures import Handful, draw_kernels, first_kernels
+from twotower.training.identity import count_steps, identify
+from twotower.training.layer_scales import OutputScales, as_values, measure
 from twotower.training.optim import VelocitySGD
-from twotower.training.scales import OutputScales, as_values, measure
+from twotower.training.progress import Progress, Window
 from twotower.training.schedule import Rates, Schedule
-from twotower.training.stuck import StuckLoss
+from twotower.training.stuck_loss import StuckLoss
+from twotower.training.validation import open_handful, validate
 from twotower.weights.transfer import Inheritance, inherit
 
 
@@ -40,37 +41,13 @@ class NonFiniteLossError(RuntimeError):
     """The loss became infinite or NaN."""
 
 
-@dataclass
-class Window:
-    """The steps since the last line of the journal."""
-
-    sums: Counts = field(default_factory=Counts.zero)
-    pending: list[Tensor] = field(default_factory=list)  # counts of single steps, still on the device
-    began: float = field(default_factory=time.perf_counter)
-    steps: int = 0
-    bytes_sent: int = 0
-    input_seconds: float = 0.0  # spent waiting for the feed
-
-
-def identity(config: Config, world_replicas: int, dataset: DataSet) -> dict[str, Any]:
-    """Collects what must be the same for a run to go on as if it had not been stopped."""
-    # These schedules scale with the run's length; another length on resume would move changes that were already made.
-    scaled = (
-        {"schedule.epochs": config.schedule.epochs} if config.schedule.rule in ("recorded", "exponential") else {}
+def describe_epoch(epochs_done: float, step: int, trained: Counts, validation: Counts, rates: str) -> str:
+    """The line that an epoch leaves on the screen."""
+    return (
+        f"epoch {wording.epochs_done(epochs_done)}  step {step}  train loss {trained.loss:.3f} "
+        f"top-1 {trained.top1_error:.1f} %  |  validation loss {validation.loss:.3f} "
+        f"top-1 {validation.top1_error:.2f} %  top-5 {validation.top5_error:.2f} %  |  rate {rates}"
     )
-    return {
-        "seed": config.seed,
-        "global_batch_size": config.optim.batch_size * world_replicas,
-        "num_train": len(dataset.train),
-        "num_val": len(dataset.val),
-        **scaled,
-    }
-
-
-def total_steps(config: Config, steps_per_epoch: int) -> int:
-    """The number of updates after which a run is finished."""
-    whole = config.schedule.epochs * steps_per_epoch
-    return whole if config.schedule.max_steps is None else min(whole, config.schedule.max_steps)
 
 
 class Trainer:
@@ -124,12 +101,9 @@ class Trainer:
         )
         self.stuck = StuckLoss(len(dataset.classes), config.logging.stuck_after_steps)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), optim.batch_size, world.num_replicas)
-        self.total_steps = total_steps(config, self.steps_per_epoch)
+        self.total_steps = count_steps(config, self.steps_per_epoch)
         self.step = 0
-        self.window, self.epoch_sums = Window(bytes_sent=world.link.bytes_sent), Counts.zero()
-        self.best: dict[str, float] = {"best_top1_error": math.inf, "best_top5_error": math.inf}
-        self.last: dict[str, float] = {}
-        self.seconds, self.images = 0.0, 0  # spent in training alone, over all parts of a resumed run
+        self.window, self.progress = Window(bytes_sent=world.link.bytes_sent), Progress()
         if resume_from is not None:
             self._resume(resume_from)
         self.first_step = self.step
@@ -150,12 +124,9 @@ class Trainer:
         self.optimiser.load_state(buffers, manifest.rates)
         self.schedule.load_state(manifest.schedule)
         self.step = manifest.step
-        progress = manifest.progress
-        self.window.sums = Counts(torch.tensor(progress["window"], dtype=torch.float64))
-        self.epoch_sums = Counts(torch.tensor(progress["epoch"], dtype=torch.float64))
-        self.best = {key: math.inf if value is None else value for key, value in progress["best"].items()}
-        self.last, self.seconds, self.images = progress["last"], progress["seconds"], progress["images"]
-        self.stuck.is_watching = progress["watching_loss"]
+        self.progress = Progress.from_json(manifest.progress)
+        self.window.sums = Counts(torch.tensor(manifest.progress["window"], dtype=torch.float64))
+        self.stuck.is_watching = manifest.progress["watching_loss"]
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all."""
@@ -165,26 +136,16 @@ class Trainer:
             checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
             self.world.link.check_in([self.step])
         if self.world.is_first:
-            best = {key: None if math.isinf(value) else value for key, value in self.best.items()}
-            progress = {
-                "window": self.window.sums.sums.tolist(),
-                "epoch": self.epoch_sums.sums.tolist(),
-                "best": best,
-                "last": self.last,
-                "seconds": self.seconds + time.perf_counter() - self.window.began,
-                "images": self.images + self.window.steps * self.global_batch,
-                "watching_loss": self.stuck.is_watching,
-            }
             manifest = checkpoint.Manifest(
-                self.step,
-                asdict(self.config.network),
-                self.dataset.classes,
-                rates,
-                self.schedule.state(),
-                progress,
-                identity(self.config, self.world.num_replicas, self.dataset),
-                {},
-                checkpoint.scale_of(self.config.input),
+                step=self.step,
+                network=asdict(self.config.network),
+                classes=self.dataset.classes,
+                rates=rates,
+                schedule=self.schedule.state(),
+                progress=self.progress.to_json(self.window, self.global_batch, self.stuck.is_watching),
+                identity=identify(self.config, self.world.num_replicas, self.dataset),
+                sha256={},
+                input=checkpoint.scale_of(self.config.input),
             )
             checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep)
         self.world.barrier()
@@ -199,10 +160,10 @@ class Trainer:
         self.window.input_seconds += time.perf_counter() - began
         return batch
 
-    def _follow_schedule(self, journal: Journal | None) -> None:
+    def _follow_schedule(self, journal: SilentJournal) -> None:
         rates = self.schedule.rates(self.step / self.steps_per_epoch)
         if rates != self.rates:
-            if journal is not None and self.schedule.is_by_layer:
+            if self.schedule.is_by_layer:
                 journal.event("rates", self.step, weights=dict(rates.weights), biases=dict(rates.biases))
                 journal.say(f"from step {self.step} on, rates: {rates.describe()}")
             self.optimiser.set_rates(rates.weights, rates.biases)
@@ -210,7 +171,7 @@ class Trainer:
             self.tower.freeze(rates.frozen)
             self.rates = rates
         last = self.input.colour_noise_epochs
-        if journal is not None and last is not None and self.step == math.ceil(last * self.steps_per_epoch):
+        if last is not None and self.step == math.ceil(last * self.steps_per_epoch):
             journal.say(f"from step {self.step} on, no colour noise")
 
     def train_step(self, batch: Batch) -> None:
@@ -236,15 +197,14 @@ class Trainer:
         self.window.steps += 1
         self.step += 1
 
-    def _measured_step(self, batch: Batch, journal: Journal | None) -> None:
+    def _measured_step(self, batch: Batch, journal: SilentJournal) -> None:
         """A step that leaves a line with the scales of each layer in each tower."""
         with OutputScales(self.tower) as outputs:
             self.train_step(batch)
         scales = measure(self.tower, self.optimiser, outputs)
         # Rank 0 writes for its replica; the others have the same weights.
-        every = self.world.gather(scales)[: self.world.num_towers]
-        if journal is not None:
-            journal.event("scales", self.step, **as_values(every, self.optimiser.layers))
+        towers = self.world.gather(scales)[: self.world.num_towers]
+        journal.event("scales", self.step, **as_values(towers, self.optimiser.layers))
 
     def _settle(self) -> None:
         """Adds up the counts of the steps since the last time, over all replicas.
@@ -266,7 +226,7 @@ class Trainer:
                 )
             self.window.sums.sums = self.window.sums.sums + sums
 
-    def report(self, journal: Journal | None) -> None:
+    def report(self, journal: SilentJournal) -> None:
         """Closes the window of steps: one `train` line in the journal."""
         self._settle()
         link, window = self.world.link, self.window
@@ -283,85 +243,52 @@ class Trainer:
             "exchange_bytes": (link.bytes_sent - window.bytes_sent) / window.steps,
             "learning_rate": self.rates.highest if self.rates is not None else 0.0,
         }
-        self.seconds += seconds
-        self.images += window.steps * self.global_batch
-        self.epoch_sums.add(window.sums)
+        self.progress.close_window(window, seconds, window.steps * self.global_batch)
         self.window = Window(bytes_sent=link.bytes_sent)
         notice = self.stuck.look(self.step, values["loss"])
-        if journal is not None:
-            journal.event("train", self.step, **values)
-            journal.show_training(self.step, values)
-            if notice is not None:
-                journal.event("notice", self.step, text=notice)
-                journal.say(notice)
+        journal.event("train", self.step, **values)
+        journal.show_training(self.step, values)
+        if notice is not None:
+            journal.event("notice", self.step, text=notice)
+            journal.say(notice)
 
-    def _handful(self) -> Handful | None:
-        """To pick some of this replica's validation images; None for data without images."""
-        dataset = self.dataset
-        if dataset.mean_image is None:
-            return None
-        given = self.config.input
-        mean = cut_centre(choose_mean(dataset.mean_image, given), given.crop_size)
-        return Handful(len(dataset.val) // self.world.num_replicas, dataset.classes, mean, given.std)
-
-    @torch.no_grad()
-    def validate(self, handful: Handful | None = None) -> Counts:
-        """Exact counts over the whole validation set; the replicas share it. `handful` picks from what passes."""
-        world = self.world
-        self.tower.eval()
-        sums = torch.zeros(4, dtype=torch.float64, device=world.device)
-        feed = open_validation(self.dataset, self.config.input, self.share)
-        try:
-            for batch in feed:
-                images = batch.images.contiguous(memory_format=world.memory_format)
-                log_probabilities = F.log_softmax(forward([self.tower], images, self.exchange), dim=1)
-                sums += count(log_probabilities, batch.labels)
-                if handful is not None:
-                    handful.look(batch, log_probabilities)
-        finally:
-            feed.close()
-        counts = Counts(sums.cpu())
-        world.sum_over_replicas([counts.sums])
-        return counts
-
-    def end_epoch(self, journal: Journal | None) -> None:
-        """Validates, tells the schedule, and leaves a line."""
+    def end_epoch(self, journal: SilentJournal) -> None:
+        """Validates, lets the schedule know, and leaves a line."""
         began = time.perf_counter()
-        handful = self._handful() if journal is not None and journal.mirror is not None else None
-        counts, trained = self.validate(handful), self.epoch_sums
+        dataset, world = self.dataset, self.world
+        handful = open_handful(dataset, self.config.input, world.num_replicas) if journal.mirrors.open else None
+        counts = validate(self.tower, self.exchange, world, dataset, self.config.input, self.share, handful)
+        trained = self.progress.epoch
         seconds = time.perf_counter() - began
         self.world.link.read_waited_ms()
         epochs_done = self.step / self.steps_per_epoch
-        self.last = {"loss": counts.loss, "top1_error": counts.top1_error, "top5_error": counts.top5_error}
-        for key in ("top1_error", "top5_error"):
-            self.best[f"best_{key}"] = min(self.best[f"best_{key}"], self.last[key])
+        self.progress.end_epoch(counts)
         self.schedule.end_epoch(math.floor(epochs_done), counts.top1_error)
-        after = self.schedule.rates(epochs_done)
-        self.epoch_sums = Counts.zero()
-        peak = torch.tensor([peak_megabytes(self.world.device)], dtype=torch.float64)
-        peaks = self.world.gather(peak)[: self.world.num_towers]
-        # All processes must call this, whichever of them has a dashboard.
-        kernels = self.world.gather(first_kernels(self.tower))[: self.world.num_towers]
-        if journal is not None and journal.mirror is not None:
-            if kernels[0].numel():
-                journal.mirror.kernels(self.step, draw_kernels(kernels))
-            if handful is not None:
-                journal.mirror.predictions(self.step, handful.found)
-        if journal is not None:
-            journal.event("memory", self.step, **{f"tower{t}": float(one) for t, one in enumerate(peaks)})
-            per_second = counts.num_images / seconds
-            journal.event("validation", self.step, epoch=epochs_done, **self.last, images_per_second=per_second)
-            rate = (self.rates or after).describe_weights()
-            dropped = f"; now {after.describe_weights()}" if after.describe_weights() != rate else ""
-            frozen = f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else ""
-            journal.say(
-                f"epoch {words.epochs_done(epochs_done)}  step {self.step}  train loss {trained.loss:.3f} "
-                f"top-1 {trained.top1_error:.1f} %  |  validation loss {counts.loss:.3f} "
-                f"top-1 {counts.top1_error:.2f} %  top-5 {counts.top5_error:.2f} %  |  rate {rate}{dropped}{frozen}"
-            )
+        self._show_towers(journal, handful)
+        values = {**self.progress.last, "images_per_second": counts.num_images / seconds}
+        journal.event("validation", self.step, epoch=epochs_done, **values)
+        journal.say(describe_epoch(epochs_done, self.step, trained, counts, self._describe_rates(epochs_done)))
         self.window = Window(bytes_sent=self.world.link.bytes_sent)
 
-    def run(self, journal: Journal | None) -> dict[str, Any]:
+    def _show_towers(self, journal: SilentJournal, handful: Handful | None) -> None:
+        """Records each tower's memory and shows its first kernels, which all processes send, journal or not."""
+        peak = torch.tensor([peak_megabytes(self.world.device)], dtype=torch.float64)
+        peaks = self.world.gather(peak)[: self.world.num_towers]
+        kernels = self.world.gather(first_kernels(self.tower))[: self.world.num_towers]
+        if journal.mirrors.open and kernels[0].numel():
+            journal.mirrors.kernels(self.step, draw_kernels(kernels))
+        if handful is not None:
+            journal.mirrors.predictions(self.step, handful.predictions)
+        journal.event("memory", self.step, **{f"tower{tower}": float(peak) for tower, peak in enumerate(peaks)})
+
+    def _describe_rates(self, epochs_done: float) -> str:
+        """The rates of the epoch that ends, those of the next one where they differ, and the frozen layers."""
+        after = self.schedule.rates(epochs_done)
+        rate, next_rate = (self.rates or after).describe_weights(), after.describe_weights()
+        dropped = f"; now {next_rate}" if next_rate != rate else ""
+        return f"{rate}{dropped}" + (f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else "")
+
+    def run(self, journal: SilentJournal) -> dict[str, Any]:
         """Trains from the present step to the last one. Returns what summary.json holds."""
         config = self.config
         feed = open_train(self.dataset, self.input, self.share, seed=config.seed, first_step=self.step)
@@ -382,18 +309,17 @@ class Trainer:
                 every = config.checkpoint.every_steps
                 if ends_epoch or (every is not None and self.step % every == 0):
                     self.save()
-                    if journal is not None and journal.mirror is not None:
-                        path = checkpoint.place(self.checkpoints, self.step)
-                        journal.mirror.checkpoint(path, self.step, is_last=self.step == self.total_steps)
+                    path = checkpoint.place(self.checkpoints, self.step)
+                    journal.mirrors.checkpoint(path, self.step, is_last=self.step == self.total_steps)
         finally:
             feed.close()
         return {
-            **self.last,
-            **self.best,
-            "images_per_second": self.images / max(self.seconds, 1e-9),
+            **self.progress.last,
+            **self.progress.best,
+            "images_per_second": self.progress.images / max(self.progress.seconds, 1e-9),
             "steps": self.step,
             "epochs": self.step / self.steps_per_epoch,
-            "seconds": self.seconds,
+            "seconds": self.progress.seconds,
             "num_parameters": count_parameters(self.tower.rows),
             "num_classes": len(self.dataset.classes),
         }

@@ -27,12 +27,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.config import ExportConfig, NetworkConfig, check_bounds
-from twotower.config.stored import read_config
+from twotower.config.stored_config import read_config
 from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
 from twotower.ground.files import write_npy, write_whole, written_whole
 from twotower.ground.versions import read_versions
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 from twotower.model import plain
 from twotower.model.tower import forward
 from twotower.runs import checkpoint

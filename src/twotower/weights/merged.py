@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from twotower.config import UNSCALED, NetworkConfig
+from twotower.config.key_roles import Role, select_settings
 from twotower.config.presets import presets
-from twotower.config.roles import Role, select_settings
 from twotower.model.table import plan
 
 

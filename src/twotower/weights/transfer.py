@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twotower.config import UNSCALED, InitialWeightsConfig, NetworkConfig
-from twotower.config.places import from_here
+from twotower.config.paths import from_here
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.weights import read as weights

@@ -21,7 +21,7 @@ from twotower.data.sources.archives import DAMAGE, View, is_compressed, open_arc
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.processes import cores, interrupts_held
 from twotower.ground.progress import metered
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 BYTES_PER_PIXEL = 0.5  # those of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 

@@ -17,7 +17,7 @@ from twotower.data.preparing.shard_plan import Plan, Say
 from twotower.data.preparing.shard_sums import read_about, sums_path
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.ground.files import hash_file, write_npy, write_whole
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 
 @dataclass

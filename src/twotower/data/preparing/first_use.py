@@ -33,7 +33,7 @@ from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished, load
 from twotower.data.preparing.examine_folder import choose_decoder, examine
 from twotower.data.preparing.rejects import check_remaining, refuse_file
 from twotower.data.shapes import draw_shapes
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 MANY_IMAGES = 50_000  # least number of images that make a prepared set worth its space on the disk
 

@@ -7,7 +7,7 @@ import numpy as np
 from twotower.data.folder import FolderIndex
 from twotower.data.prepared_set import SPLITS
 from twotower.data.preparing.shard_sums import read_about
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 
 class Rejects:

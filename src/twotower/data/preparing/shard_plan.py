@@ -11,7 +11,7 @@ from twotower.config import PrepareConfig
 from twotower.data.decode import SUBSAMPLING
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.progress import metered
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 PLAN = "plan.json"
 SHARD_BYTES = 128 * 2**20  # most bytes of a source for one shard, because those of compressed archives are in memory

@@ -15,7 +15,7 @@ from twotower.data.shards import INDEX_FILE
 from twotower.ground.files import hash_file
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 
 def check_file(path: Path, checksum: str) -> list[str]:

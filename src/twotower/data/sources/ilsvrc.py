@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from twotower.data.sources.archives import TOO_LARGE, Member, open_archive, walk
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 CLASS_ARCHIVE = re.compile(r"(?:.*/)?(n\d{8})\.tar")
 CLASS_FOLDER = re.compile(r"(?:.*/)?(n\d{8})/[^/]+")

@@ -90,11 +90,11 @@ def walk_archive(
                         Member(name, offset + 1, CIFAR_RECORD - 1, problem, CIFAR10),
                     )
                 continue
-            found = _split_and_class(member.name, splits)
-            if found is None:
+            split_and_class = _split_and_class(member.name, splits)
+            if split_and_class is None:
                 ignore(member.name)
             else:
-                yield *found, member
+                yield *split_and_class, member
 
 
 def _cifar_classes(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.runs.mirrors.keys import MIRRORED
+from twotower.runs.mirrors.metric_names import MIRRORED
 from twotower.runs.mirrors.training_pictures import Prediction
 
 
@@ -64,13 +64,13 @@ class Mirrors(Mirror):
     """All mirrors of a run as one. A mirror that fails is left out from then on, which is said once.
 
     Args:
-        mirrors: open mirrors.
+        mirrors: open mirrors; none: everything that is logged goes nowhere.
         say: shows a person a line.
     """
 
     title, failures = "mirrors", ()
 
-    def __init__(self, mirrors: Sequence[Mirror], say: Callable[[str], None]) -> None:
+    def __init__(self, mirrors: Sequence[Mirror] = (), say: Callable[[str], None] = print) -> None:
         self.open, self._say = list(mirrors), say
 
     def _each(self, call: Callable[[Mirror], None]) -> None:
@@ -109,4 +109,6 @@ class Mirrors(Mirror):
         self._each(lambda mirror: mirror.figures(figures))
 
     def close(self, exit_code: int) -> None:
+        """Ends all mirrors; what is logged later goes nowhere."""
         self._each(lambda mirror: mirror.close(exit_code))
+        self.open.clear()

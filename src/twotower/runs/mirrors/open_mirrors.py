@@ -9,7 +9,7 @@ from typing import Any
 
 from twotower.config import Config, LoggingConfig
 from twotower.runs.mirrors import tensorboard_mirror, wandb_runs
-from twotower.runs.mirrors.keys import flatten_evaluation
+from twotower.runs.mirrors.metric_names import flatten_evaluation
 from twotower.runs.mirrors.mirror import Mirror, Mirrors
 from twotower.runs.mirrors.wandb_key import check_key
 
@@ -28,14 +28,14 @@ def check_mirrors(logging: LoggingConfig) -> None:
         tensorboard_mirror.check_package()
 
 
-def open_mirror(
+def open_mirrors(
     config: Config,
     run_dir: Path,
     versions: Mapping[str, str],
     first_step: int,
     say: Callable[[str], None] = print,
-) -> Mirrors | None:
-    """Opens the mirrors of a training; None if it has none.
+) -> Mirrors:
+    """Opens the mirrors of a training.
 
     Args:
         versions: content of versions.json.
@@ -48,7 +48,7 @@ def open_mirror(
         mirrors.append(wandb_runs.open_training(config, run_dir, versions, first_step))
     if config.logging.tensorboard:
         mirrors.append(tensorboard_mirror.open_training(config, run_dir, first_step))
-    return Mirrors(mirrors, say) if mirrors else None
+    return Mirrors(mirrors, say)
 
 
 def _send(

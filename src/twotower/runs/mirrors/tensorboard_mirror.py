@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from twotower.config import Config
-from twotower.runs.mirrors.keys import IMAGES, PICTURE, PREDICTIONS, kernels_key
+from twotower.runs.mirrors.metric_names import IMAGES, PICTURE, PREDICTIONS, kernels_key
 from twotower.runs.mirrors.mirror import Mirror
 from twotower.runs.mirrors.training_pictures import Prediction
 

@@ -85,7 +85,7 @@ class Handful:
     classes: list[str]
     mean: NDArray[np.float32]
     std: Sequence[float] = UNSCALED
-    found: list[Prediction] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
     passed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Handful:
         labels, values, indices = batch.labels[chosen].tolist(), best.values.tolist(), best.indices.tolist()
         for row, label in enumerate(labels):
             likeliest = [(self.classes[index], value) for index, value in zip(indices[row], values[row], strict=True)]
-            self.found.append(Prediction(shown[row], self.classes[label], likeliest))
+            self.predictions.append(Prediction(shown[row], self.classes[label], likeliest))
 
 
 def cut_centre(mean_image: NDArray[np.float32], crop_size: int) -> NDArray[np.float32]:

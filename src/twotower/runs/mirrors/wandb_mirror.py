@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import Config
-from twotower.runs.mirrors.keys import IMAGES, MIRRORED, PICTURE, PREDICTIONS, kernels_key
+from twotower.runs.mirrors.metric_names import IMAGES, MIRRORED, PICTURE, PREDICTIONS, kernels_key
 from twotower.runs.mirrors.mirror import Mirror
 from twotower.runs.mirrors.training_pictures import Prediction
 

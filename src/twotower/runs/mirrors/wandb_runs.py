@@ -19,7 +19,7 @@ import torch
 
 from twotower.config import Config
 from twotower.runs.events import read_events
-from twotower.runs.mirrors.keys import MIRRORED, flatten_evaluation
+from twotower.runs.mirrors.metric_names import MIRRORED, flatten_evaluation
 from twotower.runs.mirrors.wandb_key import check_key, unreachable
 from twotower.runs.mirrors.wandb_mirror import WandbMirror, name_group
 from twotower.runs.mirrors.wandb_run_id import find_run_id, was_trained_here

@@ -35,7 +35,7 @@ def role_of(group: type, key: Field[Any]) -> Role:
     """Raises: ValueError for a key without a role."""
     role = key.metadata.get("role") or getattr(group, "_role", None)
     if role is None:
-        raise ValueError(f"{group.__name__}.{key.name} has no role; see twotower/config/roles.py.")
+        raise ValueError(f"{group.__name__}.{key.name} has no role; see twotower/config/key_roles.py.")
     return Role(role)
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from twotower.ground.words import counted
+from twotower.ground.wording import counted
 
 
 class StuckLoss:

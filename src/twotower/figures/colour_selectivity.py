@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twotower.figures.drawing import CHANCE, TOWERS, mark_steps, open_pyplot, remove_frame, save, write_numbers
+from twotower.figures.drawing import mark_steps, open_pyplot, remove_frame, save, write_numbers
+from twotower.figures.palette import CHANCE, TOWERS
 from twotower.model.kernels import RANDOM
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from twotower.config.frozen import freeze
-from twotower.config.moved import move_keys
+from twotower.config.frozen_config import freeze
+from twotower.config.moved_keys import move_keys
 from twotower.config.schema import Config
 
 
@@ -47,6 +47,14 @@ def read_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     if not path.exists():
         raise ValueError(f"{run_dir} is not the folder of a run: it has no config.yaml.")
+    return read_config_file(path)
+
+
+def read_config_file(path: Path) -> Config:
+    """The configuration in a file that this or an earlier version wrote.
+
+    Raises: ValueError if it has interpolations; OmegaConf's own errors if it does not fit.
+    """
     stored = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     command = None
     if isinstance(stored, dict):

@@ -1,0 +1,42 @@
+"""Why a process stops: one sentence for a person, and the same in the run's folder."""
+
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from twotower.distributed.transport import TowerLostError
+from twotower.distributed.world import Place, TowersDifferError
+from twotower.runs.failure import note_failure, read_failure
+from twotower.training.trainer import NonFiniteLossError
+
+HEAD_START_SECONDS = 2.0  # time that rank 0 gets to print an error before another rank ends
+
+# Errors that a person can understand and mend. All others are ours and are shown with their traceback.
+EXPLAINED = (ValueError, OSError, TowerLostError, TowersDifferError, NonFiniteLossError)
+
+
+class AlreadyExplainedError(ChildProcessError):
+    """A tower's process has failed, and has said why itself."""
+
+
+def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> None:
+    """Says to a person why this process stops, and notes it in the run's folder where there is one."""
+    if isinstance(error, EXPLAINED):
+        if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
+            # Every rank raises this error and only rank 0 prints it. The others wait, because torchrun kills all
+            # ranks as soon as one of them ends.
+            with suppress(KeyboardInterrupt):  # sent by torchrun once rank 0 has ended
+                time.sleep(HEAD_START_SECONDS)
+            return
+        # failure.json is written before anything is printed, and an earlier entry is kept: that one is the cause, and
+        # a lost peer only its effect.
+        if run_dir is not None and not (isinstance(error, TowerLostError) and read_failure(run_dir) is not None):
+            note_failure(run_dir, str(error))
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        if run_dir is not None:
+            note_failure(run_dir, f"{type(error).__name__}: {error}")
+        print(f"error in tower {place.tower} of replica {place.replica}:", file=sys.stderr)
+        traceback.print_exception(error)
