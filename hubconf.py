@@ -17,7 +17,7 @@ except ImportError:  # torch.hub has fetched the repository, and nothing was ins
     sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
     import twotower
 
-from twotower.evaluation.load import build_network, load_network  # noqa: E402
+from twotower.evaluation.load_network import build_network, load_network  # noqa: E402
 
 __all__ = ["alexnet", "alexnet_2012", "build_network", "load_network", "one_tower"]
 

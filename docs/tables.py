@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from twotower.config.presets import CONF, preset
-from twotower.model.table import count_parameters, plan
+from twotower.model.layer_table import count_parameters, plan
 
 DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

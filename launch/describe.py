@@ -12,7 +12,7 @@ from twotower.config import DescribeConfig
 from twotower.figures.figure2 import draw_figure2
 from twotower.ground.screen import print_table
 from twotower.ground.wording import counted
-from twotower.model.numbers import READS, LayerNumbers, describe, totals
+from twotower.model.layer_numbers import READS, LayerNumbers, describe, totals
 
 
 def _row(layer: LayerNumbers) -> list[str]:

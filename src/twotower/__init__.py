@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twotower.distributed.exchange import InProcessExchange, WireExchange
     from twotower.distributed.world import open_world
-    from twotower.evaluation.load import build_network, load_network
+    from twotower.evaluation.load_network import build_network, load_network
     from twotower.evaluation.trained import TrainedNetwork
     from twotower.model.tower import Tower, forward
 

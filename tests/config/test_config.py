@@ -12,7 +12,7 @@ from helpers.composing import compose
 from helpers.paths import ROOT
 from twotower.config import Config, check, register_schemas
 from twotower.config.presets import preset
-from twotower.model.table import plan
+from twotower.model.layer_table import plan
 
 CONF = ROOT / "conf"
 GROUPS = ("network", "data", "input", "optim", "schedule", "logging", "ablation", "experiment", "machine")

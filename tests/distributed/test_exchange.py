@@ -22,7 +22,7 @@ from twotower.config import NetworkConfig
 from twotower.distributed.exchange import Flight, InProcessExchange, WireExchange
 from twotower.distributed.transport import Swap, TowerLostError
 from twotower.distributed.world import cores
-from twotower.model.table import plan
+from twotower.model.layer_table import plan
 from twotower.model.tower import Tower, forward
 
 SEED, CLASSES, BATCH = 11, 11, 4  # tower 0 has 6 classes, tower 1 has 5

@@ -18,8 +18,8 @@ from helpers.towers import Run, load_network, run_towers
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import InProcessExchange, WireExchange
 from twotower.distributed.world import cores
+from twotower.model.layer_table import plan
 from twotower.model.layers import Dropout
-from twotower.model.table import plan
 from twotower.model.tower import Tower, forward
 
 SEED, CLASSES, BATCH = 13, 11, 6  # 6 is no power of two: sums and means are then rounded to different values

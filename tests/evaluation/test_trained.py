@@ -19,7 +19,7 @@ from twotower.evaluation.evaluate import open_subject, predictions_of
 from twotower.model import plain
 from twotower.runs.rundir import MEAN_IMAGE
 from twotower.weights.export import export_run
-from twotower.weights.read import read_checkpoint
+from twotower.weights.read_weights import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from helpers.fake_runs import fake_run
 from helpers.paths import ROOT
 from twotower.figures.figure3 import Kernels, read_kernels, summarise, write_figure3
-from twotower.model.kernels import mosaic
+from twotower.model.conv1_kernels import mosaic
 from twotower.runs import checkpoint
 
 

@@ -23,8 +23,8 @@ from helpers.towers import Run, load_network, run_towers
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import InProcessExchange, WireExchange
 from twotower.distributed.world import cores
+from twotower.model.layer_table import count_parameters, plan
 from twotower.model.layers import Dropout
-from twotower.model.table import count_parameters, plan
 from twotower.model.tower import Tower, forward
 
 SEED, CLASSES, BATCH = 5, 11, 6  # of two towers the first has 6 classes, the second 5

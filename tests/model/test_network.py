@@ -12,7 +12,7 @@ from torch import nn
 from helpers import oracle
 from helpers.towers import load_network, masks_at, run_towers
 from twotower.distributed.exchange import InProcessExchange
-from twotower.model.table import plan
+from twotower.model.layer_table import plan
 from twotower.model.tower import Tower, forward
 
 PRESETS = tuple(oracle.PRESETS)

@@ -11,7 +11,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.towers import load_network
 from twotower.figures.figure2 import draw_figure2
-from twotower.model.numbers import describe, totals
+from twotower.model.layer_numbers import describe, totals
 from twotower.reports.labbook import find_baseline, find_difference, read_labbook
 
 # The paper's section 3.5 prints 253,440 for the first; 55 x 55 x 96 is 290,400, and the others agree.

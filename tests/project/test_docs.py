@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 from twotower.config import DescribeConfig
 from twotower.config.presets import preset
 from twotower.figures.figure2 import draw_figure2
-from twotower.model.numbers import describe
+from twotower.model.layer_numbers import describe
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#]+)\)|src(?:set)?=\"([^\"]+)\"")

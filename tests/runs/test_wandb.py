@@ -33,7 +33,7 @@ from twotower.config import Config, EvaluateConfig, LoggingConfig, check, regist
 from twotower.config.frozen_config import freeze
 from twotower.data.batch import Batch
 from twotower.evaluation.evaluate import evaluate_run, read_config
-from twotower.model.kernels import mosaic
+from twotower.model.conv1_kernels import mosaic
 from twotower.runs.journal import Journal
 from twotower.runs.mirrors.metric_names import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, list_metrics, list_summary_keys
 from twotower.runs.mirrors.open_mirrors import (

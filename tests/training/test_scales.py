@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from helpers.towers import load_network
 from twotower.distributed.exchange import InProcessExchange
-from twotower.model.kernels import colour_selectivity
+from twotower.model.conv1_kernels import colour_selectivity
 from twotower.model.tower import Tower, forward
 from twotower.training.layer_scales import OutputScales, as_values, measure
 from twotower.training.optim import VelocitySGD

@@ -40,7 +40,7 @@ from twotower.model import plain
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.rundir import MEAN_IMAGE
-from twotower.weights import read as weights
+from twotower.weights import read_weights as weights
 from twotower.weights.export import export_run
 from twotower.weights.merged import sha256_of
 from twotower.weights.verify import known_images, untrained_layers, verify

@@ -27,7 +27,7 @@ from twotower.evaluation.evaluate import evaluate_run, evaluate_weights
 from twotower.model import plain
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint, rundir
-from twotower.weights import read as weights
+from twotower.weights import read_weights as weights
 from twotower.weights.export import export_run
 from twotower.weights.merged import divide_image_weights, expected_shapes
 from twotower.weights.transfer import inherit

@@ -29,9 +29,9 @@ from helpers.towers import load_network
 from twotower.config import LayerConfig, NetworkConfig
 from twotower.config.presets import presets
 from twotower.distributed.exchange import InProcessExchange
-from twotower.model.table import count_parameters, plan
+from twotower.model.layer_table import count_parameters, plan
 from twotower.model.tower import Tower, forward
-from twotower.weights import read as weights
+from twotower.weights import read_weights as weights
 from twotower.weights.caffemodel import read_binaryproto, read_caffemodel
 from twotower.weights.merged import expected_shapes
 from twotower.weights.npydict import read_layers

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twotower.config import LRNConfig, NetworkConfig, SpatialNormConfig
-from twotower.model.table import IMAGE_MAPS, Row, plan
+from twotower.model.layer_table import IMAGE_MAPS, Row, plan
 from twotower.model.tower import ACTIVATION_LAYERS
 
 

@@ -15,7 +15,7 @@ from twotower.benchmarks.tower_process import TOWERS
 from twotower.benchmarks.towers import benchmark_towers
 from twotower.config import BenchmarkConfig, check_bounds
 from twotower.distributed.world import cores
-from twotower.model.table import plan
+from twotower.model.layer_table import plan
 
 
 def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str, Any]:

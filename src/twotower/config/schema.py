@@ -32,7 +32,7 @@ class LayerConfig(Freezable):
     pad: int = key(0, least=0)  # zeros on all four sides
     overhang: int = key(0, least=0)  # zeros more on the right and bottom edge only
     groups: int = key(1, least=1)  # blocks of maps within one tower that do not see each other
-    # Distribution of the first weights: see initial.py.
+    # Distribution of the first weights: see model/initial_weights.py.
     initial: str = key("normal", Role.TRAINING, choices=("normal", "truncated", "xavier", "kaiming", "torch"))
     initial_std: float = key(0.01, Role.TRAINING, least=0)  # of the normal and the truncated distribution
     initial_bias: float = key(0.0, Role.TRAINING)

@@ -32,7 +32,7 @@ from twotower.runs import checkpoint
 from twotower.runs.checkpoint import Manifest
 from twotower.runs.mirrors.open_mirrors import log_evaluation
 from twotower.runs.rundir import check_classes, check_writable, with_own_mean
-from twotower.weights import read as weights
+from twotower.weights import read_weights as weights
 from twotower.weights.merged import Imported
 
 CENTRE = ten_views(2).index((1, 1, 0))  # index of the centre crop among the ten

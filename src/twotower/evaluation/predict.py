@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from twotower.config import PredictConfig, check_bounds
 from twotower.data.photographs import read_photograph
-from twotower.evaluation.load import load_network
+from twotower.evaluation.load_network import load_network
 from twotower.evaluation.trained import AT_ONCE, TrainedNetwork, rank_classes
 
 NUM_GUESSES = 5

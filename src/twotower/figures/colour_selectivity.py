@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twotower.figures.drawing import mark_steps, open_pyplot, remove_frame, save, write_numbers
 from twotower.figures.palette import CHANCE, TOWERS
-from twotower.model.kernels import RANDOM
+from twotower.model.conv1_kernels import RANDOM
 
 
 @dataclass(frozen=True)

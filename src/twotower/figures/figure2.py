@@ -5,7 +5,7 @@ from typing import Any
 
 from twotower.figures.drawing import open_pyplot, save
 from twotower.figures.palette import DIAGRAMS, Diagram
-from twotower.model.numbers import LayerNumbers, totals
+from twotower.model.layer_numbers import LayerNumbers, totals
 
 COLUMNS = (0.0, 5.6)  # left edges of the towers; these four lengths are in units of the drawing
 BOX_WIDTH = 4.4

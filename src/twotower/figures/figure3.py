@@ -14,10 +14,10 @@ from torch import Tensor
 
 from twotower.figures.drawing import mark_steps, open_pyplot, remove_frame, save, write_numbers
 from twotower.figures.palette import CHANCE, TOWERS
-from twotower.model.kernels import RANDOM, colour_selectivity, mosaic
+from twotower.model.conv1_kernels import RANDOM, colour_selectivity, mosaic
 from twotower.runs import checkpoint
 from twotower.runs.events import read_events
-from twotower.weights.read import read_checkpoint
+from twotower.weights.read_weights import read_checkpoint
 
 
 @dataclass(frozen=True)

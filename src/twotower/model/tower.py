@@ -15,9 +15,9 @@ from torch.nn.modules import module as torch_module
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.ground.random_streams import torch_stream
-from twotower.model.initial import draw_bias, draw_weight
+from twotower.model.initial_weights import draw_bias, draw_weight
+from twotower.model.layer_table import Row, plan
 from twotower.model.layers import Dropout, LocalResponseNorm, ReadBothConv2d, ReadBothLinear, SpatialNorm
-from twotower.model.table import Row, plan
 
 ACTIVATION_LAYERS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),

@@ -9,7 +9,7 @@ import hydra
 from twotower.config import Config, resolve
 from twotower.config.frozen_config import freeze
 from twotower.config.key_roles import Role, select_settings
-from twotower.model.table import plan
+from twotower.model.layer_table import plan
 from twotower.runs.failure import NotApplicableError
 
 

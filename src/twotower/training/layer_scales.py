@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twotower.model.kernels import colour_selectivity
-from twotower.model.table import IMAGE_MAPS
+from twotower.model.conv1_kernels import colour_selectivity
+from twotower.model.layer_table import IMAGE_MAPS
 from twotower.model.tower import Tower
 from twotower.training.optim import VelocitySGD
 

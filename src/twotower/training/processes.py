@@ -28,7 +28,7 @@ from twotower.distributed.world import (
 )
 from twotower.ground.processes import catch_stops
 from twotower.ground.wording import counted
-from twotower.model.table import count_parameters
+from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal
 from twotower.training.explain import AlreadyExplainedError, explain

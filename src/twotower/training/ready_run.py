@@ -17,7 +17,7 @@ from twotower.data.crops import check_crops
 from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
-from twotower.model.table import plan
+from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
 from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors

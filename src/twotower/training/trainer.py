@@ -22,7 +22,7 @@ from twotower.distributed.world import World
 from twotower.evaluation.metrics import Counts, count
 from twotower.ground import wording
 from twotower.ground.memory import peak_megabytes
-from twotower.model.table import count_parameters
+from twotower.model.layer_table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.journal import SilentJournal

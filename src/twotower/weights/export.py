@@ -37,7 +37,7 @@ from twotower.model import plain
 from twotower.model.tower import forward
 from twotower.runs import checkpoint
 from twotower.runs.rundir import MEAN_IMAGE, own_mean
-from twotower.weights import read as weights
+from twotower.weights import read_weights as weights
 from twotower.weights.merged import divide_image_weights, sha256_of
 from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from twotower.config import UNSCALED, NetworkConfig
 from twotower.config.key_roles import Role, select_settings
 from twotower.config.presets import presets
-from twotower.model.table import plan
+from twotower.model.layer_table import plan
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from twotower.config import UNSCALED, InitialWeightsConfig, NetworkConfig
 from twotower.config.paths import from_here
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
-from twotower.weights import read as weights
+from twotower.weights import read_weights as weights
 from twotower.weights.merged import Imported, divide_image_weights, expected_shapes, split
 
 IMAGENET_CLASSES = 1000  # classes of the weights that Caffe and torchvision hand out

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from twotower.config import UNSCALED, NetworkConfig
 from twotower.model import plain
-from twotower.model.table import plan
-from twotower.weights import read as weights
+from twotower.model.layer_table import plan
+from twotower.weights import read_weights as weights
 from twotower.weights.merged import divide_image_weights, expected_shapes, misfits, sha256_of
 
 KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"

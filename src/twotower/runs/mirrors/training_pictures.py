@@ -13,8 +13,8 @@ from torch import Tensor
 
 from twotower.config import UNSCALED
 from twotower.data.batch import Batch
-from twotower.model.kernels import mosaic
-from twotower.model.table import IMAGE_MAPS
+from twotower.model.conv1_kernels import mosaic
+from twotower.model.layer_table import IMAGE_MAPS
 from twotower.model.tower import Tower
 
 HANDFUL = 16  # validation images that are shown

@@ -16,7 +16,7 @@ from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.runs.rundir import MEAN_IMAGE, own_mean
-from twotower.weights import read as weights
+from twotower.weights import read_weights as weights
 
 
 def load_network(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twotower.config import NetworkConfig
-from twotower.model.table import IMAGE_MAPS, Row, plan
+from twotower.model.layer_table import IMAGE_MAPS, Row, plan
 
 FLOAT_BYTES = 4
 READS = {"image": "the image", "own": "own tower", "both": "both towers", "all": "all maps"}

@@ -16,7 +16,6 @@ from twotower.config.presets import network_of
 from twotower.ground.devices import choose_memory_format
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
-from twotower.weights.foreign import read_caffe, read_torchvision
 from twotower.weights.merged import (
     Imported,
     does_not_fit,
@@ -27,6 +26,7 @@ from twotower.weights.merged import (
     sha256_of,
     split,
 )
+from twotower.weights.other_formats import read_caffe, read_torchvision
 
 __all__ = [
     "Imported",

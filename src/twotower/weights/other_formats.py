@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.config import NetworkConfig
-from twotower.model.table import Row, plan
+from twotower.model.layer_table import Row, plan
 from twotower.weights.caffemodel import read_binaryproto, read_caffemodel
 from twotower.weights.merged import Imported, does_not_fit, expected_shapes, misfits
 from twotower.weights.npydict import read_layers, read_npy
