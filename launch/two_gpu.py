@@ -17,9 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from twotower.command_line.arguments import quoted
 from twotower.command_line.mistakes import explain_composition
-from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, start, without_plus
+from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, list_groups_of, start, without_plus
 from twotower.config import register_schemas
-from twotower.distributed.world import Place
+from twotower.distributed.place import Place
 from twotower.ground.processes import catch_stops
 from twotower.training.configure import configure
 from twotower.training.explain import AlreadyExplainedError, explain
@@ -64,7 +64,7 @@ def plan_sweep(arguments: list[str]) -> Sweep:
 
 def main() -> None:
     global sweep
-    sys.argv[1:] = without_plus(sys.argv[1:], groups_of("config"))
+    sys.argv[1:] = without_plus(sys.argv[1:], list_groups_of("config"))
     place = Place.from_torchrun()
     flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
     if place is not None and flags:

@@ -26,9 +26,9 @@ _HOMES = {
     "Tower": "model.tower",
     "TrainedNetwork": "evaluation.trained",
     "WireExchange": "distributed.exchange",
-    "build_network": "evaluation.load",
+    "build_network": "evaluation.load_network",
     "forward": "model.tower",
-    "load_network": "evaluation.load",
+    "load_network": "evaluation.load_network",
     "open_world": "distributed.world",
 }
 __all__ = [

@@ -14,7 +14,13 @@ from omegaconf import OmegaConf
 from helpers.paths import ROOT
 from twotower.command_line.manual import comments
 from twotower.command_line.mistakes import explain_composition, suggest
-from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, groups_of, schema_of, without_plus
+from twotower.command_line.start import (
+    COMPOSITION_ERRORS,
+    check_command_line,
+    find_schema,
+    list_groups_of,
+    without_plus,
+)
 from twotower.config import Config, check, resolve
 from twotower.runs.journal import Journal
 from twotower.training.identity import count_steps
@@ -111,7 +117,7 @@ def test_suggestions() -> None:
 
 def test_hydras_plus_before_an_experiment() -> None:
     given = ["+experiment=imagenette", "++network=alexnet", "+optim.x=1", "seed=0", "-m"]
-    groups = groups_of("config")
+    groups = list_groups_of("config")
     assert without_plus(given, groups) == ["experiment=imagenette", "network=alexnet", *given[2:]]
     assert {"experiment", "ablation", "network", "data"} <= set(groups)
     assert "source" not in groups
@@ -166,7 +172,7 @@ def test_help_tells_every_key_and_what_it_means(
     run(monkeypatch, name, "--help")
     printed = capsys.readouterr().out
     yaml = YAML.get(name, name)
-    schema = schema_of(yaml)
+    schema = find_schema(yaml)
     texts = comments()[schema.__name__]
     assert texts
     for key, meaning in texts.items():

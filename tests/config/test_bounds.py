@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from twotower.command_line.mistakes import keys_of
+from twotower.command_line.mistakes import list_keys_of
 from twotower.config import SCHEMAS, ScheduleConfig, check_bounds
 from twotower.config.keys import Bounds
 
@@ -23,7 +23,7 @@ def groups_of(schema: type) -> Iterator[type]:
         if group in seen:
             continue
         seen.append(group)
-        for kind in keys_of(group).values():
+        for kind in list_keys_of(group).values():
             inner = [kind, *get_args(kind)]
             waiting += [kind for kind in inner if isinstance(kind, type) and is_dataclass(kind)]
     yield from seen

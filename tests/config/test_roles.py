@@ -12,10 +12,10 @@ from helpers.composing import compose
 from helpers.fake_runs import fake_config, save_checkpoint
 from twotower.config import Config
 from twotower.config.frozen_config import freeze
-from twotower.config.key_roles import Role, role_of, select_settings
+from twotower.config.key_roles import Role, find_role, select_settings
 from twotower.config.stored_config import read_config
 from twotower.runs.rundir import find_home
-from twotower.runs.variants import settings_of
+from twotower.runs.variants import select_for_comparison
 from twotower.weights.merged import same_function
 
 
@@ -35,7 +35,7 @@ def groups(value: Any) -> list[Any]:
 def test_every_key_has_one_role(config: Config) -> None:
     keys = [(group, key) for group in groups(config) for key in fields(group)]
     assert len(keys) > 120
-    assert all(isinstance(role_of(type(group), key), Role) for group, key in keys)
+    assert all(isinstance(find_role(type(group), key), Role) for group, key in keys)
     selected = [select_settings(config, (role,)) for role in Role]
     assert all(selected), "a role without a key"
     everything = select_settings(config, tuple(Role))
@@ -49,11 +49,11 @@ def test_a_key_without_a_role_is_refused() -> None:
 
     unmarked = next(key for key in fields(Config) if not key.metadata)
     with pytest.raises(ValueError, match=rf"Group\.{unmarked.name} has no role"):
-        role_of(Group, unmarked)
+        find_role(Group, unmarked)
 
 
 def test_what_counts_in_a_comparison(config: Config) -> None:
-    settings = settings_of(config)
+    settings = select_for_comparison(config)
     assert {
         "optim.learning_rate",
         "input.offsets",

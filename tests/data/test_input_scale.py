@@ -29,7 +29,8 @@ from twotower.data.feed import open_train, open_validation
 from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.input_picture import read_crops
 from twotower.data.synthetic import SyntheticFeed
-from twotower.evaluation.evaluate import evaluate_run, open_subject
+from twotower.evaluation.evaluate import evaluate_run
+from twotower.evaluation.subject import open_subject
 from twotower.runs import checkpoint, rundir
 from twotower.runs.mirrors.training_pictures import Handful
 

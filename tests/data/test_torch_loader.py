@@ -31,7 +31,8 @@ from twotower.data.preparing.dali_decoder import Decoder
 from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.torch_decoder import TorchDecoder
 from twotower.evaluation import predictions
-from twotower.evaluation.evaluate import open_subject, predictions_of
+from twotower.evaluation.evaluate import make_predictions
+from twotower.evaluation.subject import open_subject
 from twotower.training.ready_run import get_ready
 
 CPU = torch.device("cpu")
@@ -382,9 +383,9 @@ def test_evaluation_and_figures_without_dali(
     settings = EvaluateConfig(run=str(run), crops="ten", batch_size=8, device="cpu")
     subject = open_subject(str(run), settings)
     assert choose_loader(subject.config.input) == "dali"
-    found = predictions_of(subject, settings)
+    found = make_predictions(subject, settings)
     assert all(one.stored for one in found.values())
-    anew = predictions_of(subject, replace(settings, fresh=True))
+    anew = make_predictions(subject, replace(settings, fresh=True))
     for view, one in anew.items():
         assert not one.stored
         assert torch.equal(one.log_probabilities, found[view].log_probabilities)
@@ -398,7 +399,7 @@ def test_predictions_from_resized_images_are_not_taken_for_dalis(tmp_path: Path)
     manifest: Any = type("Manifest", (), {"sha256": {}})
     for needs_resize, told in ((True, "torch"), (False, None)):
         dataset = replace(subject.dataset, needs_resize=needs_resize)
-        assert predictions.identity_of(manifest, config, dataset, "val")["input"].get("loader") == told
+        assert predictions.identify_predictions(manifest, config, dataset, "val")["input"].get("loader") == told
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from helpers.towers import Run, load_network, masks_at, run_towers
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import Flight, InProcessExchange, WireExchange
 from twotower.distributed.transport import Swap, TowerLostError
-from twotower.distributed.world import cores
+from twotower.ground.processes import cores
 from twotower.model.layer_table import plan
 from twotower.model.tower import Tower, forward
 

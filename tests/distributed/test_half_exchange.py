@@ -17,7 +17,7 @@ from helpers.processes import run_processes
 from helpers.towers import Run, load_network, run_towers
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import InProcessExchange, WireExchange
-from twotower.distributed.world import cores
+from twotower.ground.processes import cores
 from twotower.model.layer_table import plan
 from twotower.model.layers import Dropout
 from twotower.model.tower import Tower, forward

@@ -17,8 +17,9 @@ from helpers.fake_runs import draw_images, fake_run
 from helpers.paths import ROOT
 from twotower.config import EvaluateConfig
 from twotower.evaluation import ensemble
-from twotower.evaluation.ensemble import check_members, counts_of, evaluate_ensemble, search_coefficients
-from twotower.evaluation.evaluate import evaluate_run, open_subject
+from twotower.evaluation.ensemble import check_members, count_mean, evaluate_ensemble, search_coefficients
+from twotower.evaluation.evaluate import evaluate_run
+from twotower.evaluation.subject import open_subject
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,33 +126,33 @@ def test_a_mean_can_beat_each_of_its_members() -> None:
         member[unsure] = 0.16
         member[unsure, labels[unsure]] = 0.04
         members.append(member)
-    one = [counts_of([member], [1.0], labels) for member in members]
-    whole = counts_of(members, [1 / 3] * 3, labels)
+    one = [count_mean([member], [1.0], labels) for member in members]
+    whole = count_mean(members, [1 / 3] * 3, labels)
     assert [counts.top1_error for counts in one] == pytest.approx([100 / 3] * 3)
     assert [counts.top5_error for counts in one] == pytest.approx([100 / 3] * 3)
     assert (whole.top1_error, whole.top5_error) == (0, 0)
     assert whole.loss == pytest.approx(-np.log((0.88 + 0.88 + 0.04) / 3))
-    assert counts_of(members, [1.0, 0.0, 0.0], labels).top1_error == pytest.approx(100 / 3)
+    assert count_mean(members, [1.0, 0.0, 0.0], labels).top1_error == pytest.approx(100 / 3)
 
 
 def test_the_mean_is_of_probabilities() -> None:
     """The product would choose class 1 here, the mean chooses class 0."""
     members = [torch.tensor([[0.98, 0.02, 0.0]]), torch.tensor([[0.001, 0.5, 0.499]])]
-    assert counts_of(members, [0.5, 0.5], torch.tensor([0])).top1_error == 0
-    assert counts_of(members, [0.5, 0.5], torch.tensor([1])).top1_error == 100
+    assert count_mean(members, [0.5, 0.5], torch.tensor([0])).top1_error == 0
+    assert count_mean(members, [0.5, 0.5], torch.tensor([1])).top1_error == 100
     assert (members[0] * members[1]).argmax(1).item() == 1
 
 
 def test_ties_are_those_of_single_networks() -> None:
     flat = torch.full((4, 10), 0.1)
-    counts = counts_of([flat, flat], [0.5, 0.5], torch.tensor([0, 3, 5, 9]))
+    counts = count_mean([flat, flat], [0.5, 0.5], torch.tensor([0, 3, 5, 9]))
     assert (counts.top1_error, counts.top5_error) == (pytest.approx(90), pytest.approx(50))
 
 
 @pytest.mark.parametrize("coefficients", [[1.0], [0.0, 0.0], [1.0, -0.5], [1.0, float("nan")]])
 def test_coefficients_that_cannot_be_are_refused(coefficients: list[float]) -> None:
     with pytest.raises(ValueError, match="coefficients="):
-        counts_of(random_members(0, 2), coefficients, torch.zeros(25, dtype=torch.int64))
+        count_mean(random_members(0, 2), coefficients, torch.zeros(25, dtype=torch.int64))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from twotower.data.batch import Share
 from twotower.data.feed import open_validation
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation import evaluate, predictions
-from twotower.evaluation.evaluate import evaluate_run, load_towers, open_subject, predict, predictions_of
+from twotower.evaluation.evaluate import evaluate_run, make_predictions, predict
+from twotower.evaluation.subject import load_towers, open_subject
 from twotower.model.tower import forward
 
 CPU = torch.device("cpu")
@@ -159,7 +160,7 @@ def test_storing_is_complete_or_absent(run: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(predictions, "save_file", cut_short)
     with pytest.raises(OSError, match="No space"):
-        predictions_of(open_subject(str(run), settings(run)), settings(run))
+        make_predictions(open_subject(str(run), settings(run)), settings(run))
     assert list((run / "predictions").iterdir()) == []
 
 

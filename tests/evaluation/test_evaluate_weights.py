@@ -14,8 +14,8 @@ from helpers.fake_runs import NUM_CLASSES, draw_images, fake_run
 from helpers.torchvision_weights import CLASSES, torchvision_logits, torchvision_state
 from helpers.towers import load_network
 from twotower.config import EvaluateConfig, ExportConfig, InputConfig
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.evaluation.evaluate import evaluate_run, evaluate_weights
-from twotower.runs.rundir import MEAN_IMAGE
 from twotower.weights.export import export_run
 
 SIZE = 224

@@ -14,10 +14,11 @@ from helpers.fake_runs import NUM_CLASSES, draw_images, fake_run
 from helpers.paths import ROOT
 from twotower.config import EvaluateConfig, ExportConfig, PredictConfig
 from twotower.data.class_names import ilsvrc_words, name_classes
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.photographs import list_photographs, turn_upright
-from twotower.evaluation.evaluate import open_subject, predictions_of
+from twotower.evaluation.evaluate import make_predictions
 from twotower.evaluation.predict import open_trained, predict_photographs
-from twotower.runs.rundir import MEAN_IMAGE
+from twotower.evaluation.subject import open_subject
 from twotower.weights.export import export_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +43,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_photographs_get_what_evaluation_gives_them(run: Path, crops: str) -> None:
     """Evaluation takes another way to the same pixels: DALI decodes and resizes there, Pillow and torch here."""
     subject = open_subject(str(run), EvaluateConfig(run=str(run), crops=crops, device="cpu"))
-    stored = predictions_of(subject, EvaluateConfig(run=str(run), crops=crops, device="cpu"))[crops]
+    stored = make_predictions(subject, EvaluateConfig(run=str(run), crops=crops, device="cpu"))[crops]
     val = subject.dataset.val
     files = [run.parent / "images" / val.name(i) for i in range(len(val))]
     trained = open_trained(PredictConfig(run=str(run), crops=crops, device="cpu"))

@@ -14,10 +14,11 @@ import twotower
 from helpers.fake_runs import NUM_CLASSES, draw_images, fake_run
 from twotower.config import EvaluateConfig, ExportConfig
 from twotower.data.batch import Share
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.feed import ValidationFeed
-from twotower.evaluation.evaluate import open_subject, predictions_of
+from twotower.evaluation.evaluate import make_predictions
+from twotower.evaluation.subject import open_subject
 from twotower.model import plain
-from twotower.runs.rundir import MEAN_IMAGE
 from twotower.weights.export import export_run
 from twotower.weights.read_weights import read_checkpoint
 
@@ -59,7 +60,7 @@ def read_stored(run: Path, crops: str) -> tuple[torch.Tensor, list[Path]]:
     subject = open_subject(str(run), settings)
     val = subject.dataset.val
     files = [run.parent / "images" / val.name(index) for index in range(len(val))]
-    return predictions_of(subject, settings)[crops].log_probabilities, files
+    return make_predictions(subject, settings)[crops].log_probabilities, files
 
 
 @pytest.mark.parametrize("crops", ["centre", "ten"])

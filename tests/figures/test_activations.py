@@ -18,7 +18,7 @@ from helpers.paths import ROOT
 from helpers.towers import load_network
 from twotower.config import EvaluateConfig
 from twotower.data.decode import cut_square
-from twotower.evaluation.evaluate import open_subject
+from twotower.evaluation.subject import open_subject
 from twotower.figures.activations import (
     Activations,
     choose_layer,

@@ -23,9 +23,9 @@ from helpers.paths import ROOT
 from twotower.config import EvaluateConfig
 from twotower.data.decode import cut_square
 from twotower.evaluation import neighbours
-from twotower.evaluation.evaluate import Subject, open_subject
-from twotower.evaluation.features import FOLDER, features_of, last_hidden
+from twotower.evaluation.features import FOLDER, last_hidden, make_features
 from twotower.evaluation.neighbours import nearest
+from twotower.evaluation.subject import Subject, open_subject
 from twotower.figures import figure4
 from twotower.figures.neighbour_precision import count_precision
 from twotower.figures.photographs import find_image, read_class_names, shorten
@@ -185,7 +185,7 @@ def test_features_are_what_the_classifier_reads(paper_run: Path) -> None:
     units = len(parameters["fc7.bias"])
     headless = parameters | {"fc8.weight": torch.eye(units), "fc8.bias": torch.zeros(units)}
     for split, count in (("train", NUM_CLASSES), ("val", 3 * NUM_CLASSES)):
-        features = features_of(subject, split, "fc7")
+        features = make_features(subject, split, "fc7")
         assert (features.values.shape, features.values.dtype) == ((count, units), np.float32)
         expected = oracle.logits(headless, centre_crops(subject, split), oracle.PRESETS["alexnet_2012"], masks=None)
         assert (features.values > 0).mean() > 0.1, "not all dead"
@@ -199,22 +199,22 @@ def test_features_are_computed_once_and_again_for_another_checkpoint(
     paper_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = open_run(paper_run)
-    first = features_of(subject, "val", "fc6")
-    again = features_of(subject, "val", "fc6")
+    first = make_features(subject, "val", "fc6")
+    again = make_features(subject, "val", "fc6")
     assert isinstance(again.values, np.memmap)
     assert (first.stored, again.stored) == (False, True)
     assert np.array_equal(first.values, again.values)
     other = replace(subject, identity={**subject.identity, "checkpoint": {"tower0.safetensors": "another"}})
-    assert not features_of(other, "val", "fc6").stored
-    assert not features_of(subject, "val", "fc6").stored, "what another checkpoint left is not taken"
+    assert not make_features(other, "val", "fc6").stored
+    assert not make_features(subject, "val", "fc6").stored, "what another checkpoint left is not taken"
     path = paper_run / FOLDER / "step-00000001-val-fc6.npy"
     path.write_bytes(path.read_bytes()[:200])
-    assert not features_of(subject, "val", "fc6").stored, "a table that was cut short is not taken"
+    assert not make_features(subject, "val", "fc6").stored, "a table that was cut short is not taken"
     assert not list((paper_run / FOLDER).glob("*.pending"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     path.unlink()
     with pytest.raises(ValueError, match=r"GB free, and the features of all images take"):
-        features_of(subject, "val", "fc6")
+        make_features(subject, "val", "fc6")
     assert not list((paper_run / FOLDER).glob("*.pending"))
 
 
@@ -223,7 +223,7 @@ def test_a_network_of_one_tower_whose_last_hidden_layer_is_a_convolution(tmp_pat
     run = fake_run(tmp_path / "run", draw_images(tmp_path / "images"), *small)
     subject = open_run(run)
     assert last_hidden(subject.config.network) == "conv3"
-    values = features_of(subject, "train", "conv3").values
+    values = make_features(subject, "train", "conv3").values
     assert values.shape[0] == NUM_CLASSES
     assert values.shape[1] == 32 * 4 * 4
     assert np.isfinite(values).all()
@@ -305,7 +305,7 @@ def test_the_command_writes_the_picture_and_its_data(
     pairs = [row for row in rows if row["part"] == "neighbours"]
     assert len(pairs) == 5 * 6
     subject = open_run(run)
-    of_val, of_train = (np.array(features_of(subject, split, "fc7").values) for split in ("val", "train"))
+    of_val, of_train = (np.array(make_features(subject, split, "fc7").values) for split in ("val", "train"))
     asked = [find_image(subject.dataset.val, row["image"]) for row in pairs[::6]]
     places, distances = by_brute_force(of_val[asked], of_train, 6)
     assert [row["neighbour"] for row in pairs] == [f"train/c{place}/0.png" for place in places.ravel()]
@@ -321,7 +321,7 @@ def test_the_command_writes_the_picture_and_its_data(
 def test_large_sets_are_counted_in_part(paper_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Precision counts as many validation images as the work allows; a shown query does not count for being shown."""
     subject = open_run(paper_run)
-    base = features_of(subject, "train", "fc7").values
+    base = make_features(subject, "train", "fc7").values
     monkeypatch.setattr(figure4, "WORK", 4.5 * base.size)
     figure = figure4.make_figure4(subject, ["0"], ["1", "5"], seed=0)
     assert (figure.validation.num_queries, figure.shown.num_queries) == (4, 2)

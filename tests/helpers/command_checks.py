@@ -25,7 +25,7 @@ from helpers.printed_commands import ROOT, Printed
 from helpers.shell_lines import NotUnderstoodError, variants
 from twotower.config import check, register_schemas
 from twotower.data.sources.source import find_source
-from twotower.distributed.world import check_even
+from twotower.distributed.place import check_even
 from twotower.model.layer_table import plan
 from twotower.runs.failure import NotApplicableError
 from twotower.training.schedule import Schedule
@@ -57,7 +57,7 @@ WORK = {
         "twotower.evaluation.ensemble.open_subject",
         "twotower.evaluation.evaluate.prepare",
     ],
-    "export": ["twotower.weights.export.open_subject", "twotower.weights.read_weights.read_merged"],
+    "export": ["twotower.weights.export.open_run", "twotower.weights.read_weights.read_merged"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "labbook": ["twotower.reports.own_results.read_config", "render"],
     "predict": ["open_trained"],

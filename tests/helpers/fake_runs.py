@@ -11,11 +11,11 @@ from PIL import Image
 
 from helpers.paths import ROOT
 from twotower.config import Config, register_schemas, resolve
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.folder_cache import CACHE
 from twotower.data.preparing.first_use import prepare
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
-from twotower.runs.rundir import MEAN_IMAGE
 
 NUM_CLASSES = 7  # more than five, so that the top-5 error says something
 SPREAD = 3.0  # times the initial weights, so that images and crops make a difference
@@ -58,7 +58,7 @@ def save_checkpoint(run_dir: Path, config: Config, seed: int, num_classes: int =
             parameter.data.mul_(SPREAD)
         checkpoint.save_tower(folder, 1, tower, {})
     classes = [f"c{label}" for label in range(num_classes)]
-    scale = checkpoint.scale_of(config.input)
+    scale = checkpoint.read_scale(config.input)
     manifest = checkpoint.Manifest(1, asdict(config.network), classes, {}, {}, {}, {}, {}, scale)
     return checkpoint.complete(folder, manifest, keep=1)
 

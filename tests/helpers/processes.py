@@ -12,7 +12,8 @@ import torch
 import torch.multiprocessing as mp
 
 from twotower.config import MachineConfig
-from twotower.distributed.world import Place, open_world
+from twotower.distributed.place import Place
+from twotower.distributed.world import open_world
 
 
 def _process(

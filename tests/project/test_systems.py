@@ -18,7 +18,7 @@ from helpers.paths import ROOT
 from twotower.benchmarks.input_files import link_file
 from twotower.config import MachineConfig
 from twotower.distributed import world
-from twotower.distributed.world import Place, choose_device, stay_on_this_host
+from twotower.distributed.place import Place, choose_device, stay_on_this_host
 from twotower.ground.memory import peak_megabytes
 from twotower.runs import checkpoint
 from twotower.training.processes import run
@@ -50,7 +50,8 @@ from twotower.data.sources.source import Entry
 from twotower.ground.processes import catch_stops
 from twotower.ground.memory import peak_megabytes
 from twotower.ground.processes import interrupts_held
-from twotower.distributed.world import cores, die_with_parent, stay_on_this_host
+from twotower.distributed.place import stay_on_this_host
+from twotower.ground.processes import cores, die_with_parent
 
 found = {"modules": len(modules), "loader": choose_loader("auto"), "cores": cores()}
 found["megabytes"] = peak_megabytes(torch.device("cpu"))

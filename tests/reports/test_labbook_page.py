@@ -40,7 +40,7 @@ def store(run: Path, view: str, num_right: int, **data: Any) -> None:
     labels = torch.arange(4)
     scores = torch.log(torch.arange(1, 8) / 28).repeat(4, 1)
     scores[torch.arange(4), labels] = torch.where(torch.arange(4) < num_right, 0.0, -9.0)
-    path = predictions.path_of(run, "step-00000001", "val", view)
+    path = predictions.locate_predictions(run, "step-00000001", "val", view)
     predictions.store(path, Predictions(scores, labels, 1.0, "ten"), identity(run, **data))
 
 

@@ -21,7 +21,8 @@ from twotower.data.load_data import load
 from twotower.data.prepared_set import read_dataset_json
 from twotower.data.preparing.first_use import prepare
 from twotower.data.shapes import draw_shapes
-from twotower.evaluation.evaluate import evaluate_run, open_subject
+from twotower.evaluation.evaluate import evaluate_run
+from twotower.evaluation.subject import open_subject
 from twotower.ground.files import write_whole
 from twotower.reports.collect import find_runs
 from twotower.reports.pictures import draw_of_run

@@ -10,11 +10,13 @@ import pytest
 import twotower
 from helpers.fake_runs import draw_images, fake_config, fake_run
 from twotower.config import EvaluateConfig, ExportConfig
-from twotower.evaluation.evaluate import evaluate_run, open_subject
+from twotower.data.dataset import MEAN_IMAGE
+from twotower.evaluation.evaluate import evaluate_run
+from twotower.evaluation.subject import open_subject
 from twotower.figures.figure3 import read_kernels
 from twotower.reports.collect import find_runs
 from twotower.runs import checkpoint
-from twotower.runs.rundir import MEAN_IMAGE, check_resumable
+from twotower.runs.rundir import check_resumable
 from twotower.weights.export import export_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -25,8 +25,8 @@ from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish
 from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
 from twotower.config import Config, register_schemas, resolve
+from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
-from twotower.distributed.world import Place
 from twotower.runs import checkpoint
 from twotower.runs.failure import NotApplicableError, forget_failure, note_failure, note_not_applicable, read_failure
 from twotower.training.configure import resolve_ablated

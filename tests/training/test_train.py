@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
-from twotower.distributed.world import Place
+from twotower.distributed.place import Place
 from twotower.runs import checkpoint
 from twotower.training.explain import explain
 

@@ -35,14 +35,14 @@ from twotower.config import (
     OptimConfig,
     ScheduleConfig,
 )
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.distributed.exchange import InProcessExchange
 from twotower.model import plain
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
-from twotower.runs.rundir import MEAN_IMAGE
 from twotower.weights import read_weights as weights
 from twotower.weights.export import export_run
-from twotower.weights.merged import sha256_of
+from twotower.weights.merged import hash_tensors
 from twotower.weights.verify import known_images, untrained_layers, verify
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite"]
@@ -257,11 +257,11 @@ def test_a_flipped_bit_is_found(exported: Path, tmp_path: Path) -> None:
 def test_a_renamed_tensor_is_found(exported: Path, tmp_path: Path) -> None:
     tensors = load_file(exported)
     tensors["conv2.weights"] = tensors.pop("conv2.weight")
-    path = changed(exported, tmp_path / "renamed.safetensors", tensors, sha256=sha256_of(tensors))
+    path = changed(exported, tmp_path / "renamed.safetensors", tensors, sha256=hash_tensors(tensors))
     with pytest.raises(ValueError, match=r"conv2\.weight is missing"):
         verify(path)
     tensors = load_file(exported) | {"fc9.bias": torch.zeros(3)}
-    path = changed(exported, tmp_path / "more.safetensors", tensors, sha256=sha256_of(tensors))
+    path = changed(exported, tmp_path / "more.safetensors", tensors, sha256=hash_tensors(tensors))
     with pytest.raises(ValueError, match=r"fc9\.bias is .* does not know it"):
         verify(path)
 
@@ -272,7 +272,7 @@ def test_swapped_towers_are_found(exported: Path, tmp_path: Path) -> None:
         tensors = load_file(exported)
         own, other = tensors[f"{layer}.weight"].chunk(2, dim=1)
         tensors[f"{layer}.weight"] = torch.cat([other, own], dim=1)
-        path = changed(exported, tmp_path / "swapped.safetensors", tensors, sha256=sha256_of(tensors))
+        path = changed(exported, tmp_path / "swapped.safetensors", tensors, sha256=hash_tensors(tensors))
         with pytest.raises(ValueError, match="known answer"):
             verify(path)
 
@@ -319,7 +319,7 @@ def test_one_step_of_training_is_seen(tmp_path: Path) -> None:
     path = export_run(ExportConfig(run=str(make_run(tmp_path, initial=True))))[0]
     tensors = load_file(path)
     tensors["fc8.bias"] += 1e-6
-    moved = changed(path, tmp_path / "moved.safetensors", tensors, sha256=sha256_of(tensors))
+    moved = changed(path, tmp_path / "moved.safetensors", tensors, sha256=hash_tensors(tensors))
     assert verify(moved).untrained == list(oracle.LAYERS[:-1])
 
 

@@ -97,7 +97,7 @@ def test_an_untrained_conv1_is_known_behind_its_scale(images: Path, tmp_path: Pa
     tower = Tower(config.network, NUM_CLASSES, 0, seed=0)
     checkpoint.save_tower(run / "checkpoints", 1, tower, {})
     classes = [f"c{label}" for label in range(NUM_CLASSES)]
-    scale = checkpoint.scale_of(config.input)
+    scale = checkpoint.read_scale(config.input)
     manifest = checkpoint.Manifest(1, asdict(config.network), classes, {}, {}, {}, {}, {}, scale)
     checkpoint.complete(run / "checkpoints", manifest, keep=1)
     OmegaConf.save(OmegaConf.structured(config), run / "config.yaml")

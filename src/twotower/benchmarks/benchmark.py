@@ -14,7 +14,7 @@ from twotower.benchmarks.take_turns import add_medians
 from twotower.benchmarks.tower_process import TOWERS
 from twotower.benchmarks.towers import benchmark_towers
 from twotower.config import BenchmarkConfig, check_bounds
-from twotower.distributed.world import cores
+from twotower.ground.processes import cores
 from twotower.model.layer_table import plan
 
 

@@ -24,8 +24,8 @@ from twotower.data.feed import open_train, open_validation
 from twotower.data.load_data import load
 from twotower.data.loader import PREFETCH
 from twotower.data.preparing.mean_and_pca import Fit
-from twotower.distributed.world import cores, die_with_parent
 from twotower.ground.devices import choose_device
+from twotower.ground.processes import cores, die_with_parent
 
 REST = 0.5  # seconds between turns, for work that goes on in the background
 PREPARING, NUM_PREPARED = "raw preparing", 200

@@ -14,7 +14,7 @@ from twotower.data.prepared_set import is_prepared
 from twotower.data.preparing.build_set import build
 from twotower.data.preparing.first_use import prepare
 from twotower.data.shapes import CLASSES, draw_image
-from twotower.distributed.world import cores
+from twotower.ground.processes import cores
 from twotower.ground.wording import counted
 
 NUM_DRAWN = 256  # different pictures

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from twotower.benchmarks.baseline import build_baseline
 from twotower.benchmarks.take_turns import Turn, time_steps
 from twotower.config import BenchmarkConfig
-from twotower.distributed.world import cores, die_with_parent
 from twotower.ground.devices import choose_device
 from twotower.ground.memory import peak_megabytes
+from twotower.ground.processes import cores, die_with_parent
 
 RATE = 1e-6  # learning rate at which the weights stay finite over any number of steps
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # section 5 of the paper

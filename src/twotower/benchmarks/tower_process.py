@@ -13,8 +13,10 @@ from twotower.data.batch import Feed
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_train
 from twotower.data.load_data import load
-from twotower.distributed.world import Place, die_with_parent, open_world
+from twotower.distributed.place import Place
+from twotower.distributed.world import open_world
 from twotower.ground.memory import peak_megabytes
+from twotower.ground.processes import die_with_parent
 from twotower.training.trainer import Trainer
 
 TOWERS = 2

@@ -15,7 +15,8 @@ from twotower.benchmarks.single_process import run_single_process
 from twotower.benchmarks.take_turns import Contestant, add_medians
 from twotower.benchmarks.tower_process import TOWERS, run_tower
 from twotower.config import BenchmarkConfig, DataConfig
-from twotower.distributed.world import cores, stay_on_this_host, threads_per_process
+from twotower.distributed.place import stay_on_this_host, threads_per_process
+from twotower.ground.processes import cores
 
 
 def benchmark_towers(

@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from twotower.command_line.mistakes import keys_of
+from twotower.command_line.mistakes import list_keys_of
 from twotower.config import commands, schema
 from twotower.config.keys import Bounds
 
@@ -86,7 +86,7 @@ def _entry(key: str, meaning: str, width: int) -> str:
 def list_keys(group: type, values: Mapping[str, Any], width: int, prefix: str = "") -> Iterator[str]:
     """An entry for each key of a group of the schema; those of a network's rows stand there once, for all of them."""
     meanings = _meanings_of(group)
-    for name, kind in keys_of(group).items():
+    for name, kind in list_keys_of(group).items():
         meaning, value = meanings.get(name, ""), values.get(name)
         if meaning.startswith(UNUSED):
             continue

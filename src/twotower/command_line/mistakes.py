@@ -30,7 +30,7 @@ def _without_null(kind: Any) -> Any:
     return kind
 
 
-def keys_of(schema: type) -> dict[str, Any]:
+def list_keys_of(schema: type) -> dict[str, Any]:
     """The keys of a dataclass with their types."""
     hints = get_type_hints(schema)
     return {field.name: _without_null(hints[field.name]) for field in fields(schema)}
@@ -38,7 +38,7 @@ def keys_of(schema: type) -> dict[str, Any]:
 
 def _all_keys(schema: type, prefix: str = "") -> Iterator[str]:
     """Every full key that ends in a value: "optim.learning_rate". Rows of a network are left out."""
-    for name, kind in keys_of(schema).items():
+    for name, kind in list_keys_of(schema).items():
         if is_dataclass(kind) and isinstance(kind, type):
             yield from _all_keys(kind, f"{prefix}{name}.")
         else:
@@ -75,7 +75,7 @@ def _find_stranger(path: Sequence[str], schema: type) -> tuple[int, type] | None
         if get_origin(kind) is dict:  # layers, which may have any name
             kind = get_args(kind)[1]
         elif is_dataclass(kind) and isinstance(kind, type):
-            known = keys_of(kind)
+            known = list_keys_of(kind)
             if name not in known:
                 return place, kind
             kind = known[name]
@@ -99,7 +99,7 @@ def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
         return f"{key} is called {MOVED[key]} now."
     depth, kind = stranger
     word, before = path[depth], ".".join(path[:depth])
-    known = [*keys_of(kind), *(groups if depth == 0 else ())]
+    known = [*list_keys_of(kind), *(groups if depth == 0 else ())]
     everywhere = {full.rpartition(".")[2]: full for full in reversed(list(_all_keys(schema)))}
     alike = suggest(word, known)
     meant = [f"{before}.{name}" if before else name for name in alike]

@@ -28,13 +28,13 @@ def _defaults_of(name: str) -> list[Any]:
     return defaults
 
 
-def groups_of(name: str) -> list[str]:
+def list_groups_of(name: str) -> list[str]:
     """The groups that a command's yaml chooses from: network, optim ..."""
     keys = [str(next(iter(entry))) for entry in _defaults_of(name) if isinstance(entry, dict)]
     return [key for key in keys if "@" not in key and not key.startswith("override ")]
 
 
-def schema_of(name: str) -> type:
+def find_schema(name: str) -> type:
     """The dataclass that a command's yaml is merged into."""
     register_schemas()
     stored = next(entry for entry in _defaults_of(name) if str(entry).endswith("_schema"))
@@ -54,7 +54,7 @@ def without_plus(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
 def check_command_line(overrides: Sequence[str], name: str) -> None:
     """Raises: ValueError in one sentence for what is no key, group or value of a command."""
     try:
-        check_overrides(overrides, schema_of(name), groups_of(name))
+        check_overrides(overrides, find_schema(name), list_groups_of(name))
     except COMPOSITION_ERRORS as error:
         raise ValueError(explain_composition(error)) from error
 
@@ -66,7 +66,7 @@ def _manual(name: str, overrides: Sequence[str]) -> str:
     template = composed.hydra.help.template
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
-    return write_manual(template, schema_of(name), composed, groups_of(name), CONF)
+    return write_manual(template, find_schema(name), composed, list_groups_of(name), CONF)
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def start(main: Callable[[], None], name: str) -> None:
 
     Raises: SystemExit with a sentence for a command line that does not compose.
     """
-    sys.argv[1:] = without_plus(sys.argv[1:], groups_of(name))
+    sys.argv[1:] = without_plus(sys.argv[1:], list_groups_of(name))
     given = get_args_parser().parse_args(sys.argv[1:])
     try:
         check_command_line(given.overrides, name)

@@ -31,7 +31,7 @@ class Role(StrEnum):
     NAME = "name"
 
 
-def role_of(group: type, key: Field[Any]) -> Role:
+def find_role(group: type, key: Field[Any]) -> Role:
     """Raises: ValueError for a key without a role."""
     role = key.metadata.get("role") or getattr(group, "_role", None)
     if role is None:
@@ -54,7 +54,7 @@ def select_settings(group: Any, roles: Collection[Role], prefix: str = "") -> di
         elif isinstance(value, dict) and value and all(is_dataclass(entry) for entry in value.values()):
             for entry in value:
                 selected |= select_settings(value[entry], roles, f"{name}.{entry}.")
-        elif role_of(type(group), key) in roles:
+        elif find_role(type(group), key) in roles:
             selected[name] = [asdict(entry) for entry in value] if _holds_groups(value) else value
     return selected
 

@@ -11,7 +11,7 @@ from twotower.data.loader import Cutting, Loader, Source
 from twotower.data.torch_loader import TorchLoader
 
 
-def dali_problem() -> str:
+def find_dali_problem() -> str:
     """The reason why DALI cannot be imported; empty if it can."""
     try:
         import nvidia.dali  # noqa: F401
@@ -33,7 +33,7 @@ def choose_loader(loader: str, device: str = "auto") -> str:
         if device == "gpu":
             raise ValueError("machine.loader_device=gpu is for input.loader=dali; use machine.loader_device=auto.")
         return "torch"
-    problem = dali_problem()
+    problem = find_dali_problem()
     if problem and (loader == "dali" or device == "gpu"):
         raise ValueError(
             f"{'input.loader=dali' if loader == 'dali' else 'machine.loader_device=gpu'} needs DALI, which cannot be "
@@ -57,7 +57,7 @@ def describe_loader(loader: str) -> str:
 
 def notice_fallback(loader: str) -> str | None:
     """Says that `input.loader=auto` does without DALI; None where it has DALI, or was not asked for."""
-    problem = dali_problem() if loader == "auto" else ""
+    problem = find_dali_problem() if loader == "auto" else ""
     if not problem:
         return None
     return (

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 PREPARED_SIZE = 256  # pixels; shorter side of a resized image, and sides of its centre square (paper section 2)
 
+MEAN_IMAGE = "mean_image.npy"  # file of a data set and of a run: float32 [size, size, 3], 0..255
+
 
 class Split(Protocol):
     """Encoded images and their labels, int64 [N]."""

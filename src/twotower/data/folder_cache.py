@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from twotower.config import DataConfig
 from twotower.config.paths import SHAPES_ROOT, from_here
-from twotower.data.dataset import PREPARED_SIZE
+from twotower.data.dataset import MEAN_IMAGE, PREPARED_SIZE
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared_set import PICTURE
 from twotower.ground.files import write_npy, write_whole
 
 FORMAT = 3
 CACHE = ".twotower"
-INDEX, MEAN_IMAGE = "index.json", "mean_image.npy"
+INDEX = "index.json"
 UNFINISHED: dict[str, Any] = {"format": 0, "fingerprint": "", "files": {}}  # index whose mean image is not yet there
 SEPARATORS = ("/", "\0") if os.name == "posix" else ("/", "\\", ":", "\0")  # characters that no file name has
 TRAINING = "data.root"  # argument by which training takes the folder of images

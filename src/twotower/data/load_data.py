@@ -3,9 +3,8 @@
 import numpy as np
 
 from twotower.config import DataConfig
-from twotower.data.dataset import DataSet, FileSplit
+from twotower.data.dataset import MEAN_IMAGE, DataSet, FileSplit
 from twotower.data.folder_cache import (
-    MEAN_IMAGE,
     find_cache,
     find_root,
     read_index,

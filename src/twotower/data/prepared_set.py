@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from twotower.data.dataset import DataSet
+from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.data.shards import ShardSplit, shard_name
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
-DATASET, MEAN_IMAGE, PICTURE, WORK = "dataset.json", "mean_image.npy", "picture.png", "work"
+DATASET, PICTURE, WORK = "dataset.json", "picture.png", "work"
 
 
 def is_prepared(root: Path) -> bool:

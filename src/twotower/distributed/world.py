@@ -1,15 +1,9 @@
-"""The processes: which tower and replica this one is, on which device, over which transport, with which time-out.
-
-Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica are neighbours on one host. Of a
-network of one tower, each rank is a replica.
-"""
+"""A process among its peers, once they have found each other: sums, comparisons, and leave at the end."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -17,102 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from twotower.config import MachineConfig
+from twotower.distributed.place import Place, check_even, choose_device, threads_per_process
 from twotower.distributed.transport import LINKS, Link, NoLink, TowerLostError
 from twotower.ground.devices import choose_memory_format
-from twotower.ground.processes import cores as cores
-from twotower.ground.processes import die_with_parent as die_with_parent
 from twotower.ground.wording import counted
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands among the others, before any of them has spoken."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    num_towers: int = 2  # towers of the network
-
-    @staticmethod
-    def from_torchrun() -> "Place | None":
-        """Reads the place from torchrun's environment variables; None if this is not one of its workers."""
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-            return None
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        return Place(
-            rank,
-            size,
-            int(os.environ.get("LOCAL_RANK", rank)),
-            int(os.environ.get("LOCAL_WORLD_SIZE", size)),
-        )
-
-    @property
-    def tower(self) -> int:
-        return self.rank % self.num_towers
-
-    @property
-    def replica(self) -> int:
-        return self.rank // self.num_towers
-
-
-def check_even(size: int, num_towers: int) -> None:
-    """Raises: ValueError if `size` processes cannot be pairs of towers."""
-    if size % num_towers:
-        raise ValueError(
-            f"{counted(size, 'process was', 'processes were')} started, and each replica needs two, one for each "
-            "tower: use --nproc-per-node=2, or a multiple of 2 for several replicas."
-        )
-
-
-def check_distributed() -> None:
-    """Raises: ValueError if this build of torch cannot connect processes, as some for macOS and Windows cannot."""
-    if not dist.is_available() or not dist.is_gloo_available():
-        missing = "gloo" if dist.is_available() else "torch.distributed"
-        raise ValueError(
-            f"This build of torch ({torch.__version__}) has no {missing}, over which the towers' processes talk; "
-            "install one that has it, as the usual builds for Linux, macOS and Windows do. Evaluation needs none."
-        )
-
-
-def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, str]:
-    """The device of this process, and the transport that suits it.
-
-    GPUs enough for all: one each, NCCL. Fewer, or no NCCL (Windows): the towers of a replica share one. None: CPU
-    and gloo.
-
-    Raises: ValueError if what is asked for is not there, or torch cannot connect processes.
-    """
-    check_distributed()
-    gpus = torch.cuda.device_count() if machine.device != "cpu" and torch.cuda.is_available() else 0
-    if machine.device == "cuda" and gpus == 0:
-        raise ValueError("machine.device=cuda, but torch sees no GPU; use machine.device=cpu or auto.")
-    if gpus == 0:
-        device, transport = torch.device("cpu"), "gloo"
-    elif gpus >= place.local_size and machine.transport != "shared_gpu" and dist.is_nccl_available():
-        device, transport = torch.device("cuda", place.local_rank), "nccl"
-    else:
-        device, transport = torch.device("cuda", place.local_rank // place.num_towers % gpus), "shared_gpu"
-    if machine.transport not in ("auto", transport):
-        raise ValueError(
-            f"machine.transport={machine.transport} does not fit "
-            f"{counted(place.local_size, 'process', 'processes')} on {counted(gpus, 'GPU')}, "
-            f"where it must be {transport}; leave it at auto."
-        )
-    return device, transport
-
-
-def threads_per_process(machine: MachineConfig, local_size: int) -> int:
-    """Threads of torch in each process: its share of the cores (torchrun's own default is 1, torch's is all)."""
-    return machine.threads or max(1, cores() // local_size)
-
-
-def stay_on_this_host() -> None:
-    """Lets gloo talk over the loopback interface, unless another one was chosen; for processes that share a host."""
-    # Windows has no such names; torch takes the host's own interface there.
-    loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
-    if loopback is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 
 class TowersDifferError(RuntimeError):

@@ -12,8 +12,9 @@ from rich.console import Console
 from torch import Tensor
 
 from twotower.config import EvaluateConfig
-from twotower.evaluation.evaluate import Subject, check_settings, open_subject, predictions_of, result_of
+from twotower.evaluation.evaluate import make_predictions, summarise_predictions
 from twotower.evaluation.metrics import Counts, count, credits
+from twotower.evaluation.subject import Subject, check_settings, open_subject
 from twotower.ground.wording import counted
 
 START = 0.5  # first value of every coefficient (avg-valid.py: find_coeffs)
@@ -34,7 +35,7 @@ def _parts(num_images: int) -> list[slice]:
     return [slice(begin, begin + _CHUNK) for begin in range(0, num_images, _CHUNK)]
 
 
-def counts_of(members: Sequence[Tensor], coefficients: Sequence[float], labels: Tensor) -> Counts:
+def count_mean(members: Sequence[Tensor], coefficients: Sequence[float], labels: Tensor) -> Counts:
     """Errors and loss of the weighted mean.
 
     Args:
@@ -135,14 +136,14 @@ def evaluate_ensemble(settings: EvaluateConfig) -> dict[str, Any]:
     check_members(subjects, settings.split)
     labels = torch.from_numpy(subjects[0].dataset.split(settings.split).labels)
     if settings.coefficients:  # checked before hours of work
-        counts_of([torch.ones(1, 2)] * len(subjects), settings.coefficients, torch.zeros(1, dtype=torch.int64))
+        count_mean([torch.ones(1, 2)] * len(subjects), settings.coefficients, torch.zeros(1, dtype=torch.int64))
     members, results = [], []
     for subject in subjects:
-        one = predictions_of(subject, settings)[settings.crops]
+        one = make_predictions(subject, settings)[settings.crops]
         assert torch.equal(one.labels, labels), "the identity of stored predictions has the data set's fingerprint"
         about = {"run": str(subject.run_dir), "network": subject.config.network.name}
         about |= {"ablation": subject.config.ablation, "checkpoint": subject.checkpoint.name}
-        results.append(about | result_of(one))
+        results.append(about | summarise_predictions(one))
         members.append(one.probabilities())
     equal = [1 / len(members)] * len(members)
     searched = not settings.coefficients
@@ -159,6 +160,6 @@ def evaluate_ensemble(settings: EvaluateConfig) -> dict[str, Any]:
 
 
 def _result(members: Sequence[Tensor], coefficients: list[float], labels: Tensor) -> dict[str, Any]:
-    counts = counts_of(members, coefficients, labels)
+    counts = count_mean(members, coefficients, labels)
     rates = {"top1_error": counts.top1_error, "top5_error": counts.top5_error, "loss": counts.loss}
     return {"coefficients": coefficients} | rates

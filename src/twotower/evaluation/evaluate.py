@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +10,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig, check_bounds
-from twotower.config.frozen_config import freeze
-from twotower.config.stored_config import read_config
+from twotower.config import UNSCALED, Config, DataConfig, EvaluateConfig, InputConfig, NetworkConfig
 from twotower.data.batch import Share
-from twotower.data.choose_loader import adapt_to_machine, say_fallback
+from twotower.data.choose_loader import say_fallback
 from twotower.data.crops import ten_views
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_validation
 from twotower.data.preparing.first_use import prepare
-from twotower.data.preparing.run_images import KEY, open_images
+from twotower.data.preparing.run_images import KEY
 from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import VIEWS, Predictions
+from twotower.evaluation.subject import Subject, check_settings, load_towers, open_subject
 from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.ground.files import write_json
 from twotower.ground.progress import metered
 from twotower.ground.versions import read_versions
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
-from twotower.runs.checkpoint import Manifest
 from twotower.runs.mirrors.open_mirrors import log_evaluation
-from twotower.runs.rundir import check_classes, check_writable, with_own_mean
+from twotower.runs.rundir import check_classes
 from twotower.weights import read_weights as weights
 from twotower.weights.merged import Imported
 
 CENTRE = ten_views(2).index((1, 1, 0))  # index of the centre crop among the ten
-
-
-def load_towers(
-    path: Path, manifest: checkpoint.Manifest, config: Config, num_classes: int, device: torch.device
-) -> list[Tower]:
-    """All towers of a verified checkpoint, for evaluation. Raises: ValueError if it is of another network."""
-    checkpoint.check_fits(path, manifest, config.network, num_classes)
-    return weights.load_towers(weights.read_checkpoint(path, manifest).tensors, config.network, num_classes, device)
 
 
 def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -> Tensor:
@@ -56,7 +46,7 @@ def log_probabilities(towers: list[Tower], images: Tensor, exchange: Exchange) -
     return F.log_softmax(torch.cat(logits), dim=1).view(*crops.shape[:2], -1)
 
 
-def mean_over_crops(per_crop: Tensor) -> Tensor:
+def average_crops(per_crop: Tensor) -> Tensor:
     """[B, classes] of log-probabilities [B, crops, classes].
 
     The crops' softmax outputs are averaged as probabilities (paper section 4.1; layer.cu:1809-1823).
@@ -91,7 +81,7 @@ def predict(
                 per_crop = log_probabilities(towers, batch.images, exchange)
                 parts["centre"].append(per_crop[:, CENTRE if crops == "ten" else 0].cpu())
                 if crops == "ten":
-                    parts["ten"].append(mean_over_crops(per_crop).cpu())
+                    parts["ten"].append(average_crops(per_crop).cpu())
                 labels.append(batch.labels.cpu())
                 meter.advance(len(batch.labels))
                 if len(labels) == 1:  # the first batch contains the start-up and is not timed
@@ -103,68 +93,24 @@ def predict(
     return {view: Predictions(torch.cat(part), of_images, rate, crops) for view, part in parts.items()}
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A run with the checkpoint and the images that it is evaluated on.
-
-    Attributes:
-        manifest: the checkpoint's, verified.
-        identity: what its predictions depend on.
-    """
-
-    run_dir: Path
-    checkpoint: Path
-    manifest: Manifest
-    config: Config
-    dataset: DataSet
-    identity: dict[str, Any]
-
-
-def check_settings(settings: EvaluateConfig) -> None:
-    """Raises: ValueError for a value that is not known, or a device that is not there."""
-    check_bounds(settings)
-    choose_device(settings.device)
-
-
-def open_subject(run: str, settings: EvaluateConfig) -> Subject:
-    """Reads a run's configuration, checks its checkpoint and makes its data set ready.
-
-    Raises: ValueError for a folder without run or checkpoint, or a damaged checkpoint, or data that does not fit.
-    """
-    run_dir = Path(run)
-    config = read_config(run_dir)
-    config = freeze(replace(config, input=adapt_to_machine(config.input)))
-    check_writable(run_dir)
-    path = checkpoint.choose(run_dir, settings.checkpoint)
-    manifest = checkpoint.verify_checkpoint(path)
-    data, opened = open_images(run_dir, config.data, settings.data_root)
-    config = freeze(replace(config, data=data))
-    dataset = with_own_mean(opened, run_dir)
-    check_classes(path, manifest.classes, dataset.classes)
-    checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
-    identity = predictions.identity_of(manifest, config, dataset, settings.split)
-    return Subject(run_dir, path, manifest, config, dataset, identity)
-
-
-def predictions_of(subject: Subject, settings: EvaluateConfig) -> dict[str, Predictions]:
+def make_predictions(subject: Subject, settings: EvaluateConfig) -> dict[str, Predictions]:
     """By view, `settings.crops` and whatever else is there: read where they are stored, else computed and stored."""
-    paths = {
-        view: predictions.path_of(subject.run_dir, subject.checkpoint.name, settings.split, view) for view in VIEWS
-    }
-    found: dict[str, Predictions] = {}
+    run_dir, name, split = subject.run_dir, subject.checkpoint.name, settings.split
+    paths = {view: predictions.locate_predictions(run_dir, name, split, view) for view in VIEWS}
+    of_views: dict[str, Predictions] = {}
     if not settings.fresh:
         stored = {view: predictions.read(path, subject.identity) for view, path in paths.items()}
-        found = {view: one for view, one in stored.items() if one is not None}
-    if settings.crops not in found:
+        of_views = {view: of_view for view, of_view in stored.items() if of_view is not None}
+    if settings.crops not in of_views:
         device = choose_device(settings.device)
         config, dataset = subject.config, subject.dataset
         towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
-        computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
-        for view, one in computed.items():
-            if view not in found and not dataset.is_synthetic:  # synthetic images are only for timing
-                predictions.store(paths[view], one, subject.identity)
-        found = computed | found
-    return {view: found[view] for view in VIEWS if view in found}
+        computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, split)
+        for view, of_view in computed.items():
+            if view not in of_views and not dataset.is_synthetic:  # synthetic images are only for timing
+                predictions.store(paths[view], of_view, subject.identity)
+        of_views = computed | of_views
+    return {view: of_views[view] for view in VIEWS if view in of_views}
 
 
 def open_weights(settings: EvaluateConfig) -> tuple[NetworkConfig, InputConfig, Imported | None]:
@@ -218,11 +164,11 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
     if mean is not None:
         dataset = replace(dataset, mean_image=weights.whole_mean_image(mean, dataset.size))
     found = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
-    views = {view: result_of(found[view]) for view in VIEWS if view in found}
+    views = {view: summarise_predictions(found[view]) for view in VIEWS if view in found}
     return {"weights": settings.weights, "network": network.name, "split": settings.split, **views}
 
 
-def result_of(one: Predictions) -> dict[str, Any]:
+def summarise_predictions(one: Predictions) -> dict[str, Any]:
     """Errors in percent, loss in nats, and how they were come by."""
     counts = one.counts()
     return {
@@ -246,7 +192,7 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     check_settings(settings)
     assert settings.run is not None
     subject = open_subject(settings.run, settings)
-    views = {view: result_of(one) for view, one in predictions_of(subject, settings).items()}
+    views = {view: summarise_predictions(one) for view, one in make_predictions(subject, settings).items()}
     asked = views[settings.crops]
     result = {
         "crops": settings.crops,
@@ -257,7 +203,7 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
         **{view: views.get(view) for view in VIEWS},
         "identity": subject.identity,
     }
-    result["report"] = str(report_of(subject.run_dir, settings))
+    result["report"] = str(locate_report(subject.run_dir, settings))
     write_json(Path(result["report"]), result, shared=True)
     # The run's dashboard compares results on the run's own images, of its last checkpoint.
     is_own = settings.checkpoint is None and settings.data_root is None
@@ -266,7 +212,7 @@ def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
-def report_of(run_dir: Path, settings: EvaluateConfig) -> Path:
+def locate_report(run_dir: Path, settings: EvaluateConfig) -> Path:
     """Where the results go: evaluation.json is about the last checkpoint, others have files of their own."""
     if settings.checkpoint is None:
         return run_dir / "evaluation.json"

@@ -26,8 +26,8 @@ from twotower.data.choose_loader import say_fallback
 from twotower.data.dataset import DataSet, Split
 from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
-from twotower.evaluation.evaluate import Subject, load_towers
 from twotower.evaluation.layer_outputs import read_outputs
+from twotower.evaluation.subject import Subject, load_towers
 from twotower.ground.devices import choose_device
 from twotower.ground.files import write_json, written_whole
 from twotower.ground.progress import metered
@@ -45,7 +45,7 @@ class Features:
     stored: bool
 
 
-def images_of(dataset: DataSet, split: str) -> Split:
+def choose_split(dataset: DataSet, split: str) -> Split:
     """`train`, `val` or `test`. Raises: ValueError if there is no such split, or there are no images."""
     if dataset.is_synthetic:
         raise ValueError("the run was trained on data=synthetic, which has no images; choose a run on real ones.")
@@ -62,7 +62,7 @@ def last_hidden(network: NetworkConfig) -> str:
     return layers[-2]
 
 
-def path_of(run_dir: Path, checkpoint_name: str, split: str, layer: str) -> Path:
+def locate_features(run_dir: Path, checkpoint_name: str, split: str, layer: str) -> Path:
     """Where features lie."""
     return run_dir / FOLDER / f"{checkpoint_name}-{split}-{layer}.npy"
 
@@ -78,14 +78,14 @@ def read(path: Path, identity: dict[str, Any]) -> NDArray[np.float32] | None:
     return values if len(values) == identity["num_images"] else None
 
 
-def features_of(subject: Subject, split: str, layer: str) -> Features:
+def make_features(subject: Subject, split: str, layer: str) -> Features:
     """The outputs of a layer for the centre crop of all images of `train`, `val` or `test`.
 
     Raises: ValueError if the data set has no such split, or the disk no room; OSError if it cannot be written.
     """
-    images = images_of(subject.dataset, split)
+    images = choose_split(subject.dataset, split)
     identity = {**subject.identity, "split": split, "layer": layer, "num_images": len(images)}
-    path = path_of(subject.run_dir, subject.checkpoint.name, split, layer)
+    path = locate_features(subject.run_dir, subject.checkpoint.name, split, layer)
     values = read(path, identity)
     if values is not None:
         return Features(values, layer, stored=True)

@@ -10,12 +10,14 @@ from twotower.config import EvaluateConfig, InputConfig, NetworkConfig
 from twotower.config.presets import PRESETS, preset, preset_input
 from twotower.config.stored_config import read_config
 from twotower.data.class_names import ilsvrc_words
-from twotower.evaluation.evaluate import load_towers, open_weights
+from twotower.data.dataset import MEAN_IMAGE
+from twotower.evaluation.evaluate import open_weights
+from twotower.evaluation.subject import load_towers
 from twotower.evaluation.trained import TrainedNetwork
 from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
-from twotower.runs.rundir import MEAN_IMAGE, own_mean
+from twotower.runs.rundir import own_mean
 from twotower.weights import read_weights as weights
 
 

@@ -27,7 +27,7 @@ from twotower.data.folder_cache import INDEX, find_cache, find_root
 from twotower.data.prepared_set import DATASET, is_prepared, read_dataset_json
 from twotower.evaluation.metrics import Counts, count
 from twotower.ground.files import written_whole
-from twotower.runs.checkpoint import Manifest, scale_of
+from twotower.runs.checkpoint import Manifest, read_scale
 
 VIEWS = ("centre", "ten")
 FOLDER = "predictions"
@@ -75,12 +75,12 @@ def package_version() -> str:
 
 def _identity_of_input(given: InputConfig) -> dict[str, Any]:
     """Without a scale where there is none, so that what was stored before there was a choice still counts."""
-    usual = scale_of(InputConfig())
+    usual = read_scale(InputConfig())
     settings = select_settings(given, (Role.NUMBERS,))
     return {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
 
 
-def identity_of(manifest: Manifest, config: Config, dataset: DataSet, split: str) -> dict[str, Any]:
+def identify_predictions(manifest: Manifest, config: Config, dataset: DataSet, split: str) -> dict[str, Any]:
     """Collects all that the predictions of a checkpoint depend on, apart from the view.
 
     The data set's fingerprint is the SHA-256 of its index, which lists its files, or their checksums.
@@ -117,7 +117,7 @@ def _input_of(config: Config, dataset: DataSet) -> dict[str, Any]:
     return settings
 
 
-def path_of(run_dir: Path, checkpoint_name: str, split: str, view: str) -> Path:
+def locate_predictions(run_dir: Path, checkpoint_name: str, split: str, view: str) -> Path:
     """Where predictions lie; `view` is `centre` or `ten`."""
     return run_dir / FOLDER / f"{checkpoint_name}-{split}-{view}.safetensors"
 

@@ -23,7 +23,7 @@ from twotower.data.decode import cut_square
 from twotower.data.normalise import Normaliser, choose_mean
 from twotower.data.photographs import read_photograph
 from twotower.distributed.exchange import InProcessExchange
-from twotower.evaluation.evaluate import log_probabilities, mean_over_crops
+from twotower.evaluation.evaluate import average_crops, log_probabilities
 from twotower.evaluation.layer_outputs import read_outputs
 from twotower.ground.devices import choose_memory_format
 from twotower.model.tower import Tower, forward
@@ -156,7 +156,7 @@ class TrainedNetwork(nn.Module):
         """float32 [B, classes]; with crops="ten" the probabilities are averaged over them (paper section 4.1)."""
         return torch.cat(
             [
-                mean_over_crops(log_probabilities(self._towers(), batch, self.exchange))
+                average_crops(log_probabilities(self._towers(), batch, self.exchange))
                 for batch in self._batches(images, crops)
             ]
         )

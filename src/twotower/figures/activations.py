@@ -19,9 +19,9 @@ from twotower.data.choose_loader import say_fallback
 from twotower.data.dataset import Split
 from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
-from twotower.evaluation.evaluate import Subject, load_towers
-from twotower.evaluation.features import images_of
+from twotower.evaluation.features import choose_split
 from twotower.evaluation.layer_outputs import read_outputs
+from twotower.evaluation.subject import Subject, load_towers
 from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import Photograph, find_image, read_class_names, read_photograph, shorten
 
@@ -108,7 +108,7 @@ def make_activations(subject: Subject, layer: str | None, image: str | None) -> 
     Raises: ValueError for a layer or an image that is not there, or a run on synthetic data.
     """
     config, dataset = subject.config, subject.dataset
-    images = images_of(dataset, "val")
+    images = choose_split(dataset, "val")
     chosen = choose_layer(config.network, layer)
     index = find_image(images, image if image is not None else "0")
     device = torch.device("cpu")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from twotower.config import EvaluateConfig, FigureConfig
 from twotower.config.stored_config import read_config
-from twotower.evaluation.evaluate import Subject, open_subject, predictions_of
+from twotower.evaluation.evaluate import make_predictions
+from twotower.evaluation.subject import Subject, open_subject
 from twotower.figures.figure3 import read_kernels
 from twotower.figures.prepare_figure import (
     PreparedFigure,
@@ -35,7 +36,7 @@ def _read_histories(runs: list[Path]) -> list[History]:
 
 def _prepare_confusion(settings: FigureConfig, run: Path) -> PreparedFigure:
     subject = _open(settings, run)
-    centre = predictions_of(subject, EvaluateConfig(run=str(run)))["centre"]
+    centre = make_predictions(subject, EvaluateConfig(run=str(run)))["centre"]
     title = f"{run.resolve().name}, {subject.checkpoint.name}, centre crop"
     return prepare_confusion(title, centre.log_probabilities, centre.labels, subject.dataset.classes)
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from twotower.config import EvaluateConfig
 from twotower.data.dataset import Split
-from twotower.evaluation.evaluate import Subject, predictions_of
-from twotower.evaluation.features import Features, features_of, images_of, last_hidden
+from twotower.evaluation.evaluate import make_predictions
+from twotower.evaluation.features import Features, choose_split, last_hidden, make_features
 from twotower.evaluation.neighbours import nearest
 from twotower.evaluation.predict import NUM_GUESSES
+from twotower.evaluation.subject import Subject
 from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.neighbour_precision import Precision, count_precision
 from twotower.figures.photographs import (
@@ -75,12 +76,12 @@ def make_figure4(subject: Subject, images: Sequence[str], queries: Sequence[str]
     Raises: ValueError for a run on synthetic data, a network of one layer, an image that is not there.
     """
     dataset, crop_size = subject.dataset, subject.config.input.crop_size
-    val, train = images_of(dataset, "val"), images_of(dataset, "train")
+    val, train = choose_split(dataset, "val"), choose_split(dataset, "train")
     layer = last_hidden(subject.config.network)
     tested = choose_images(val, images, NUM_IMAGES, seed, "images")
     asked = choose_images(val, queries, NUM_QUERIES, seed, "queries")
-    centre = predictions_of(subject, EvaluateConfig(run=str(subject.run_dir)))["centre"]
-    of_val, of_train = features_of(subject, "val", layer), features_of(subject, "train", layer)
+    centre = make_predictions(subject, EvaluateConfig(run=str(subject.run_dir)))["centre"]
+    of_val, of_train = make_features(subject, "val", layer), make_features(subject, "train", layer)
     k = min(NUM_NEIGHBOURS, len(train))
     evaluated = _choose_evaluated(len(val), of_train, seed)
     wanted = np.union1d(evaluated, asked)

@@ -12,8 +12,8 @@ from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import UnusableError, cut_square, decode_image
 from twotower.data.folder_cache import find_root
 from twotower.data.prepared_set import is_prepared, read_dataset_json
-from twotower.evaluation.evaluate import Subject
 from twotower.evaluation.predict import NUM_GUESSES
+from twotower.evaluation.subject import Subject
 from twotower.figures.drawing import remove_frame
 from twotower.figures.palette import RIGHT, WRONG
 from twotower.ground.random_streams import numpy_stream

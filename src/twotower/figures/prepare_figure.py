@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from twotower.evaluation.evaluate import Subject
+from twotower.evaluation.subject import Subject
 from twotower.figures.activations import describe, make_activations, write_activations
 from twotower.figures.confusion import count_confusion, write_confusion
 from twotower.figures.curves import write_curves

@@ -18,11 +18,10 @@ from twotower.ground.wording import counted
 from twotower.reports.counterpart import BASELINE, COUNTERPARTS, find_counterpart, list_overridden
 from twotower.reports.labbook import find_difference, read_labbook
 from twotower.reports.run_records import FinishedRun, Run, Trace, list_finished
-from twotower.runs.variants import changes_of, labels_of, names_of, settings_of
+from twotower.runs.variants import labels_of, list_changes, read_names, select_for_comparison
 
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
-VIEWS = ("centre", "ten")
 TITLES = {"top1_error": "top-1", "top5_error": "top-5"}
 _NAMED = 3  # most runs that an error names where none is finished
 _ALIKE = 1e-9  # difference of errors in percent that rounding leaves
@@ -181,7 +180,7 @@ def compare(runs: Sequence[Trace], baseline: str | None = None) -> Comparison:
     remarks = [
         f"{group.label} differs from the baseline in more than its name says, so its difference has two causes"
         for group in ordered[1:]
-        if group.changes and names_of(group.config) != names_of(ordered[0].config)
+        if group.changes and read_names(group.config) != read_names(ordered[0].config)
     ]
     return Comparison(ordered, remarks)
 
@@ -192,7 +191,7 @@ def _gather(runs: Sequence[Trace]) -> list[list[Run]]:
     for run in runs:
         if not isinstance(run, Run):
             continue
-        settings = settings_of(run.config)
+        settings = select_for_comparison(run.config)
         same = next((members for known, members in experiments if known == settings), None)
         if same is None:
             experiments.append((settings, [run]))
@@ -216,5 +215,5 @@ def _make_groups(experiments: list[list[Run]], configs: list[Config], base: Conf
     groups = []
     for members, config, label in zip(experiments, configs, labels_of(configs, base), strict=True):
         finished = sorted(list_finished(members), key=lambda run: run.config.seed)
-        groups.append(Group(label, config, finished, changes_of(config, base), len(members) - len(finished)))
+        groups.append(Group(label, config, finished, list_changes(config, base), len(members) - len(finished)))
     return groups

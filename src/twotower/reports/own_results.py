@@ -14,7 +14,7 @@ from twotower.reports.labbook import read_labbook
 from twotower.reports.recipe import list_other_experiment, list_other_training
 from twotower.reports.stored_results import read_stored_results
 
-VIEWS = {"centre": "centre", "ten": "10-view"}  # crops of an evaluation -> view in the words of the notes
+VIEW_NAMES = {"centre": "centre", "ten": "10-view"}  # crops of an evaluation -> view in the words of the notes
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _read_evaluated(run_dir: Path, name: str) -> list[OwnResult]:
             name=name,
             images=images,
             comparable=comparable,
-            view=VIEWS[stored.crops],
+            view=VIEW_NAMES[stored.crops],
             top1_error=stored.top1_error,
             top5_error=stored.top5_error,
         )
@@ -92,7 +92,7 @@ def _list_not_evaluated(run: str, name: str, results: Sequence[OwnResult]) -> li
     evaluated = {result.view for result in results}
     return [
         f"{run}, {view}, not evaluated: python launch/evaluate.py {shlex.quote(run)} crops={crops}"
-        for crops, view in VIEWS.items()
+        for crops, view in VIEW_NAMES.items()
         if view in wanted - evaluated
     ]
 

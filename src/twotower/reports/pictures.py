@@ -6,7 +6,8 @@ from pathlib import Path
 
 from twotower.config import EvaluateConfig
 from twotower.evaluation import predictions
-from twotower.evaluation.evaluate import open_subject
+from twotower.evaluation.predictions import VIEWS
+from twotower.evaluation.subject import open_subject
 from twotower.figures.colour_selectivity import Course, write_colour
 from twotower.figures.curves import MAX_LINES, write_curves
 from twotower.figures.prepare_figure import (
@@ -16,7 +17,7 @@ from twotower.figures.prepare_figure import (
     prepare_figure3,
     prepare_figure4,
 )
-from twotower.reports.compare import VIEWS, Comparison, Group
+from twotower.reports.compare import Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
 from twotower.reports.run_records import FinishedRun, Run, Trace
@@ -129,7 +130,7 @@ def _draw_kernels(folder: Path, group: Group, run: FinishedRun) -> Figure:
 def _draw_confusion(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
     """The confusion of a run whose predictions of its last checkpoint are stored."""
     path = find(run.run_dir)
-    file = predictions.path_of(run.run_dir, path.name, "val", "centre")
+    file = predictions.locate_predictions(run.run_dir, path.name, "val", "centre")
     identity, manifest = predictions.read_identity(file), read_manifest(path)
     if identity is None or identity["checkpoint"] != manifest.sha256:
         return []

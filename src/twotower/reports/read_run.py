@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from twotower.config import Config
 from twotower.config.stored_config import read_config
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.folder_cache import find_root
 from twotower.ground.wording import epochs_done
 from twotower.reports.run_records import FinishedRun, Run, Trace
@@ -20,7 +21,7 @@ from twotower.reports.stored_results import read_stored_results
 from twotower.runs import checkpoint, failure
 from twotower.runs.events import read_events
 from twotower.runs.history import read_history
-from twotower.runs.rundir import MEAN_IMAGE, own_mean
+from twotower.runs.rundir import own_mean
 from twotower.runs.status import Status
 
 _NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # keys of summary.json

@@ -8,7 +8,7 @@ in these counts, and the page lists them.
 from typing import Any
 
 from twotower.config import Config
-from twotower.runs.variants import as_named, settings_of
+from twotower.runs.variants import as_named, select_for_comparison
 
 _RULES = ("plateau", "recorded")  # the schedule as the paper says it, and as it was done
 _STAIRCASES = ("norm_below_relu", "lrn1_only", "half_exchange")  # runs 166, 167, 170-quant
@@ -26,7 +26,7 @@ def list_other_experiment(config: Config) -> list[str]:
 
     Returns: "input.flip=False for True" and the like.
     """
-    ours, theirs = settings_of(config), as_named(config.network.name, config.ablation)
+    ours, theirs = select_for_comparison(config), as_named(config.network.name, config.ablation)
     apart = (*_FOLLOWS_IMAGES, *_COMPARED_ELSEWHERE)
     keys = [key for key in ours if key.startswith(("input.", "optim.")) and key not in apart]
     return _list_differing(keys, ours, theirs)
@@ -40,7 +40,7 @@ def list_other_training(config: Config, name: str) -> list[str]:
 
     Returns: "optim.batch_size=512 for 128" and the like.
     """
-    ours, theirs = settings_of(config), as_named(config.network.name, config.ablation)
+    ours, theirs = select_for_comparison(config), as_named(config.network.name, config.ablation)
     differences = _list_differing(list(_FOLLOWS_IMAGES), ours, theirs)
     schedule = config.schedule
     rules = (*_RULES, "exponential") if name in _STAIRCASES else _RULES

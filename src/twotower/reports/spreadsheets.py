@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from twotower.reports.compare import MEASURES, VIEWS, Comparison, Group, find_recorded_difference
+from twotower.evaluation.predictions import VIEWS
+from twotower.reports.compare import MEASURES, Comparison, Group, find_recorded_difference
 from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.table import Table, plain_cell
 from twotower.reports.tables import count_pairs, make_repeating_command

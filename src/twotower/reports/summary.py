@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from twotower.evaluation.predictions import VIEWS
 from twotower.figures import figure3
-from twotower.reports.compare import MEASURES, VIEWS, Comparison, Estimate, Group, find_recorded_difference
+from twotower.reports.compare import MEASURES, Comparison, Estimate, Group, find_recorded_difference
 from twotower.reports.data_sets import describe_data
 from twotower.reports.run_records import FinishedRun, Trace, list_finished
 from twotower.reports.tables import make_repeating_command, measure_colour, read_kernels_once

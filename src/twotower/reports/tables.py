@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from twotower.evaluation.predictions import VIEWS
 from twotower.figures.figure3 import Kernels, read_kernels, summarise
 from twotower.ground.wording import counted, epochs_done, format_duration, signed
-from twotower.reports.compare import MEASURES, TITLES, VIEWS, Comparison, Estimate, Group, find_recorded_difference
+from twotower.reports.compare import MEASURES, TITLES, Comparison, Estimate, Group, find_recorded_difference
 from twotower.reports.run_records import FinishedRun, Run, Trace, list_finished
 from twotower.reports.table import Cell, Table
 from twotower.runs.status import Status

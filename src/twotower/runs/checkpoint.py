@@ -40,15 +40,15 @@ class Manifest:
     progress: dict[str, Any]  # the run's best error and counts so far
     identity: dict[str, Any]  # seed, batch and data, which must be the same to go on
     sha256: dict[str, str]
-    input: dict[str, Any] = field(default_factory=dict)  # `scale_of` the input; empty in old checkpoints
+    input: dict[str, Any] = field(default_factory=dict)  # `read_scale` the input; empty in old checkpoints
     format: int = FORMAT
 
     def scale(self) -> dict[str, Any]:
-        """`scale_of` the input that the weights were trained with."""
-        return scale_of(InputConfig()) | self.input
+        """`read_scale` the input that the weights were trained with."""
+        return read_scale(InputConfig()) | self.input
 
 
-def scale_of(given: InputConfig) -> dict[str, Any]:
+def read_scale(given: InputConfig) -> dict[str, Any]:
     """Selects the settings of the input that the weights cannot do without."""
     return {"mean_value": given.mean_value, "std": given.std}
 

@@ -18,13 +18,12 @@ from twotower.config import Config
 from twotower.config.key_roles import Role, select_settings
 from twotower.config.paths import from_here, make_absolute
 from twotower.config.stored_config import read_config
-from twotower.data.dataset import DataSet
+from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.ground.files import write_npy
 from twotower.ground.locks import HeldError, held
 from twotower.runs import checkpoint
 
 RUNS = Path("runs")
-MEAN_IMAGE = "mean_image.npy"  # mean of the training set, float32 [size, size, 3], 0..255
 LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
 
 # A run goes on only with these settings as they were; all others may change without changing its numbers.
@@ -218,7 +217,7 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
                 f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."
             )
     fed = manifest.scale()
-    for key, ours in checkpoint.scale_of(config.input).items():
+    for key, ours in checkpoint.read_scale(config.input).items():
         if fed[key] != ours:
             raise ValueError(
                 f"{path} cannot be resumed: it was trained with input.{key}={fed[key]}, and that is {ours} now; use "

@@ -21,7 +21,7 @@ _SIZES = ("network.width", "network.image_size", "network.prepared_size")
 _SHOWN = 3  # settings in a short label
 
 
-def settings_of(config: Config) -> dict[str, Any]:
+def select_for_comparison(config: Config) -> dict[str, Any]:
     """All settings that have a part in a run's numbers, apart from its seed, by their keys on the command line."""
     return select_settings(config, (Role.NUMBERS, Role.TRAINING))
 
@@ -33,22 +33,22 @@ def as_named(network: str, ablation: str) -> dict[str, Any]:
     register_schemas()
     try:
         if GlobalHydra.instance().is_initialized():
-            return settings_of(resolve(compose("config", overrides)))
+            return select_for_comparison(resolve(compose("config", overrides)))
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return settings_of(resolve(compose("config", overrides)))
+            return select_for_comparison(resolve(compose("config", overrides)))
     except (HydraException, ValueError):
         return {}
 
 
-def names_of(config: Config) -> tuple[str, str]:
+def read_names(config: Config) -> tuple[str, str]:
     """Network and ablation."""
     return config.network.name, config.ablation
 
 
-def changes_of(config: Config, base: Config) -> list[str]:
+def list_changes(config: Config, base: Config) -> list[str]:
     """ "key=value" of settings that differ from those of `base`, unless network's and ablation's names tell them."""
-    ours, theirs = settings_of(config), settings_of(base)
-    our_names, their_names = as_named(*names_of(config)), as_named(*names_of(base))
+    ours, theirs = select_for_comparison(config), select_for_comparison(base)
+    our_names, their_names = as_named(*read_names(config)), as_named(*read_names(base))
     left_out = {f"network.layers.{name}" for each in (config, base) for name in each.network.leave_out}
     changes = []
     for key in ours | theirs:
@@ -66,12 +66,12 @@ def changes_of(config: Config, base: Config) -> list[str]:
     return changes
 
 
-def label_of(config: Config, base: Config, *, in_full: bool = False) -> str:
+def label_run(config: Config, base: Config, *, in_full: bool = False) -> str:
     """A name beside `base`: "no_lrn", "no_exchange", "none, optim.learning_rate=0.01"."""
     named = [] if config.network.name == base.network.name else [config.network.name]
     if config.ablation != base.ablation or not named:
         named.append(config.ablation)
-    changes = changes_of(config, base)
+    changes = list_changes(config, base)
     left = len(changes) - _SHOWN
     if left > 0 and not in_full:
         changes = [*changes[:_SHOWN], counted(left, "more setting")]
@@ -80,8 +80,8 @@ def label_of(config: Config, base: Config, *, in_full: bool = False) -> str:
 
 def labels_of(configs: list[Config], base: Config) -> list[str]:
     """A name for each, all of them different: in full where short ones are alike."""
-    short = [label_of(config, base) for config in configs]
+    short = [label_run(config, base) for config in configs]
     return [
-        label_of(config, base, in_full=True) if short.count(label) > 1 else label
+        label_run(config, base, in_full=True) if short.count(label) > 1 else label
         for config, label in zip(configs, short, strict=True)
     ]

@@ -6,8 +6,9 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
-from twotower.distributed.world import Place, TowersDifferError
+from twotower.distributed.world import TowersDifferError
 from twotower.runs.failure import note_failure, read_failure
 from twotower.training.trainer import NonFiniteLossError
 

@@ -16,17 +16,9 @@ from twotower.config import Config, check
 from twotower.config.frozen_config import freeze
 from twotower.data.choose_loader import describe_loader, notice_fallback
 from twotower.data.load_data import load
-from twotower.distributed.world import (
-    Place,
-    World,
-    check_even,
-    choose_device,
-    die_with_parent,
-    open_world,
-    stay_on_this_host,
-    threads_per_process,
-)
-from twotower.ground.processes import catch_stops
+from twotower.distributed.place import Place, check_even, choose_device, stay_on_this_host, threads_per_process
+from twotower.distributed.world import World, open_world
+from twotower.ground.processes import catch_stops, die_with_parent
 from twotower.ground.wording import counted
 from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure

@@ -145,7 +145,7 @@ class Trainer:
                 progress=self.progress.to_json(self.window, self.global_batch, self.stuck.is_watching),
                 identity=identify(self.config, self.world.num_replicas, self.dataset),
                 sha256={},
-                input=checkpoint.scale_of(self.config.input),
+                input=checkpoint.read_scale(self.config.input),
             )
             checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep)
         self.world.barrier()

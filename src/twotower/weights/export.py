@@ -28,6 +28,7 @@ from torch import Tensor
 
 from twotower.config import ExportConfig, NetworkConfig, check_bounds
 from twotower.config.stored_config import read_config
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
 from twotower.ground.files import write_npy, write_whole, written_whole
@@ -36,9 +37,9 @@ from twotower.ground.wording import counted
 from twotower.model import plain
 from twotower.model.tower import forward
 from twotower.runs import checkpoint
-from twotower.runs.rundir import MEAN_IMAGE, own_mean
+from twotower.runs.rundir import own_mean
 from twotower.weights import read_weights as weights
-from twotower.weights.merged import divide_image_weights, sha256_of
+from twotower.weights.merged import divide_image_weights, hash_tensors
 from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
@@ -49,7 +50,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 @torch.no_grad()
 def known_answer(merged: Mapping[str, Tensor], network: NetworkConfig, num_classes: int) -> Tensor:
     """Logits of the known images, float64 [2, classes], from the towers; what crosses is not rounded."""
-    towers = [tower.double() for tower in weights.load_towers(merged, network, num_classes, torch.device("cpu"))]
+    towers = [tower.double() for tower in weights.build_towers(merged, network, num_classes, torch.device("cpu"))]
     return forward(towers, known_images(network.image_size).double(), InProcessExchange())
 
 
@@ -71,7 +72,7 @@ def check_trained(manifest: checkpoint.Manifest) -> None:
 
 
 @dataclass(frozen=True)
-class Subject:
+class RunToExport:
     """The network to export: merged tensors with the mean image, and all that is noted beside them."""
 
     network: NetworkConfig
@@ -94,7 +95,7 @@ def _central(mean_image: Any, size: int) -> Tensor:
     return torch.from_numpy(mean_image).permute(2, 0, 1)[:, top : top + size, top : top + size].contiguous()
 
 
-def open_subject(settings: ExportConfig) -> Subject:
+def open_run(settings: ExportConfig) -> RunToExport:
     """Reads a run's checkpoint and its mean image.
 
     Raises: ValueError if the run is damaged, or the network is not trained and `force` is not given.
@@ -115,37 +116,37 @@ def open_subject(settings: ExportConfig) -> Subject:
     if mean_image is not None:
         mean_image = choose_mean(mean_image, config.input)
     tensors = divide_image_weights(imported.tensors, network, config.input.std)
-    tensors |= {weights.MEAN_IMAGE: _central(mean_image, network.image_size)}
+    tensors |= {weights.MEAN_TENSOR: _central(mean_image, network.image_size)}
     if mean_image is not None:
         whole = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
         tensors[weights.WHOLE_MEAN_IMAGE] = whole
     name = f"{network.name}-{path.name}"
-    return Subject(network, tensors, manifest, name, config.input.mean, config.input.std)
+    return RunToExport(network, tensors, manifest, name, config.input.mean, config.input.std)
 
 
-def _about(subject: Subject) -> dict[str, str]:
+def _about(run: RunToExport) -> dict[str, str]:
     """The metadata, each value a string."""
-    answer = {"images": KNOWN_IMAGES, "logits": [[float(f"{v:.9g}") for v in row] for row in subject.answer.tolist()]}
+    answer = {"images": KNOWN_IMAGES, "logits": [[float(f"{v:.9g}") for v in row] for row in run.answer.tolist()]}
     return {
         "format": weights.FORMAT,
-        "network": json.dumps(asdict(subject.network)),
-        "classes": json.dumps(subject.manifest.classes),
+        "network": json.dumps(asdict(run.network)),
+        "classes": json.dumps(run.manifest.classes),
         "mean_image": MEAN_USE,
-        "mean_use": subject.mean_use,
-        "std": json.dumps(subject.std),
-        "step": str(subject.manifest.step),
-        "errors": json.dumps(subject.manifest.progress.get("last", {})),
-        "sha256": sha256_of(subject.tensors),
+        "mean_use": run.mean_use,
+        "std": json.dumps(run.std),
+        "step": str(run.manifest.step),
+        "errors": json.dumps(run.manifest.progress.get("last", {})),
+        "sha256": hash_tensors(run.tensors),
         "known_answer": json.dumps(answer),
         "versions": json.dumps(read_versions()),
     }
 
 
-def _write_merged(subject: Subject, folder: Path) -> list[Path]:
-    path, loader = folder / f"{subject.name}.safetensors", folder / "plain.py"
+def _write_merged(run: RunToExport, folder: Path) -> list[Path]:
+    path, loader = folder / f"{run.name}.safetensors", folder / "plain.py"
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
     with written_whole(path, shared=True) as pending:
-        save_file(subject.tensors, pending, metadata=_about(subject))
+        save_file(run.tensors, pending, metadata=_about(run))
         verify(pending)
         shutil.copymode(loader, pending)  # safetensors creates files with mode 0600, which nobody else can read
     return [path, loader]
@@ -173,13 +174,13 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
+def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
     """Raises: ValueError if a package is missing, or onnxruntime computes something else than the towers."""
     import onnxruntime
 
-    path, mean = folder / f"{subject.name}.onnx", folder / f"{subject.name}.mean_image.npy"
-    network = plain.Network(asdict(subject.network), subject.tensors).eval()
-    images = known_images(subject.network.image_size)
+    path, mean = folder / f"{run.name}.onnx", folder / f"{run.name}.mean_image.npy"
+    network = plain.Network(asdict(run.network), run.tensors).eval()
+    images = known_images(run.network.image_size)
     with written_whole(path, shared=True) as pending:
         with _quiet():
             program = torch.onnx.export(
@@ -192,17 +193,17 @@ def _write_onnx(subject: Subject, folder: Path) -> list[Path]:
                 verbose=False,
             )
         assert program is not None
-        about = _about(subject)
+        about = _about(run)
         program.model.metadata_props.update({key: about[key] for key in about if key not in ("format", "sha256")})
         program.save(pending, external_data=False)
         session = onnxruntime.InferenceSession(pending, providers=["CPUExecutionProvider"])
         batches = [session.run(["logits"], {"images": part.numpy()})[0] for part in (images, images[:1], images[1:])]
-        answer = subject.answer
+        answer = run.answer
         for batch, true in zip(batches, (answer, answer[:1], answer[1:]), strict=True):
             difference = deviation(torch.from_numpy(batch), true)
             if not difference <= TOLERANCE:
                 raise ValueError(f"onnxruntime's logits differ from the towers' by {difference:.1g} of the largest.")
-    write_npy(mean, subject.tensors[weights.MEAN_IMAGE].numpy(), shared=True)
+    write_npy(mean, run.tensors[weights.MEAN_TENSOR].numpy(), shared=True)
     return [path, mean]
 
 
@@ -215,7 +216,7 @@ def export_run(settings: ExportConfig) -> list[Path]:
     check_bounds(settings)
     if settings.to == "onnx":
         _check_onnx_installed()
-    subject = open_subject(settings)
+    run = open_run(settings)
     folder = Path(settings.output) if settings.output is not None else Path(str(settings.run)) / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    return (_write_merged if settings.to == "merged" else _write_onnx)(subject, folder)
+    return (_write_merged if settings.to == "merged" else _write_onnx)(run, folder)

@@ -112,7 +112,7 @@ def divide_image_weights(
     return divided
 
 
-def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """The SHA-256 of all tensors' bytes, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -20,17 +20,17 @@ from twotower.weights.merged import (
     Imported,
     does_not_fit,
     expected_shapes,
+    hash_tensors,
     merge,
     misfits,
     same_function,
-    sha256_of,
     split,
 )
 from twotower.weights.other_formats import read_caffe, read_torchvision
 
 __all__ = [
     "Imported",
-    "load_towers",
+    "build_towers",
     "load_towers_from_file",
     "merge",
     "read_about",
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 FORMAT = "twotower merged 1"
-MEAN_IMAGE = "mean_image"  # mean of the centre crop
+MEAN_TENSOR = "mean_image"  # mean of the centre crop
 WHOLE_MEAN_IMAGE = "whole_mean_image"  # mean of the prepared square
 KINDS = "a run's or checkpoint's folder, .safetensors, .caffemodel, .npy, .npz, .pth or .pt"
 
@@ -71,11 +71,11 @@ def read_merged(path: Path) -> Imported:
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} has damaged metadata ({error}); export it again.") from error
     tensors = load_file(path)
-    if sha256_of(tensors) != about.get("sha256"):
+    if hash_tensors(tensors) != about.get("sha256"):
         raise ValueError(
             f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it; export it again."
         )
-    central = tensors.pop(MEAN_IMAGE, None)
+    central = tensors.pop(MEAN_TENSOR, None)
     mean = tensors.pop(WHOLE_MEAN_IMAGE, central)
     source = f"{path}, exported from step {about.get('step', 'unknown')}"
     return Imported(
@@ -150,7 +150,7 @@ def read_weights(
     return imported
 
 
-def load_towers(
+def build_towers(
     merged: Mapping[str, Tensor], network: NetworkConfig, num_classes: int, device: torch.device
 ) -> list[Tower]:
     """The network's towers with these weights, for evaluation on `device`."""
@@ -186,7 +186,7 @@ def load_towers_from_file(
             f"{path} was trained as network={imported.network.name}, and network={network.name} differs from it in "
             f"network.{differs}; give network={imported.network.name}."
         )
-    return load_towers(imported.tensors, network, num_classes, device), imported.mean
+    return build_towers(imported.tensors, network, num_classes, device), imported.mean
 
 
 def whole_mean_image(mean: Tensor, size: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from twotower.config import UNSCALED, NetworkConfig
 from twotower.model import plain
 from twotower.model.layer_table import plan
 from twotower.weights import read_weights as weights
-from twotower.weights.merged import divide_image_weights, expected_shapes, misfits, sha256_of
+from twotower.weights.merged import divide_image_weights, expected_shapes, hash_tensors, misfits
 
 KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"
 TOLERANCE = 1e-4  # part of the largest logit; float32 differs by some 1e-6, another norm or order by 1e-3 and more
@@ -101,7 +101,7 @@ def verify(path: Path) -> Verified:
     assert network is not None
     assert classes is not None
     wanted = expected_shapes(network, len(classes)) | {
-        weights.MEAN_IMAGE: (3, network.image_size, network.image_size)
+        weights.MEAN_TENSOR: (3, network.image_size, network.image_size)
     }
     tensors = load_file(path)
     if weights.WHOLE_MEAN_IMAGE in tensors:
@@ -113,7 +113,7 @@ def verify(path: Path) -> Verified:
         found = f"{tensors[name].dtype} {tuple(tensors[name].shape)}" if name in tensors else "missing"
         should = f"asks for float32 {wanted[name]}" if name in wanted else "does not know it"
         raise ValueError(f"{path} was changed: {name} is {found}, and the file's table of layers {should}.")
-    checksum = sha256_of(tensors)
+    checksum = hash_tensors(tensors)
     if checksum != about.get("sha256"):
         raise ValueError(f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it.")
     try:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.config import PrepareConfig
-from twotower.data.prepared_set import DATASET, FORMAT, MEAN_IMAGE, PICTURE, SPLITS, WORK, assemble
+from twotower.data.dataset import MEAN_IMAGE
+from twotower.data.prepared_set import DATASET, FORMAT, PICTURE, SPLITS, WORK, assemble
 from twotower.data.preparing.input_picture import draw_picture
 from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.preparing.shard_plan import Plan, Say

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.decode import UnusableError, decode_image
-from twotower.data.prepared_set import MEAN_IMAGE, is_unfinished, read_dataset_json
+from twotower.data.prepared_set import is_unfinished, read_dataset_json
 from twotower.data.preparing.shard_plan import Say
 from twotower.data.preparing.shard_worker import start_worker
 from twotower.data.shards import INDEX_FILE
