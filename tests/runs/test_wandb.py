@@ -31,8 +31,9 @@ from helpers.paths import ROOT
 from helpers.wandb_file import OfflineRun, ended_runs, read_runs
 from twotower.config import Config, EvaluateConfig, LoggingConfig, check, register_schemas
 from twotower.config.frozen_config import freeze
+from twotower.config.stored_config import read_config
 from twotower.data.batch import Batch
-from twotower.evaluation.evaluate import evaluate_run, read_config
+from twotower.evaluation.evaluate import evaluate_run
 from twotower.model.conv1_kernels import mosaic
 from twotower.runs.journal import Journal
 from twotower.runs.mirrors.metric_names import IMAGES, MIRRORED, PREDICTIONS, SUMMARY, list_metrics, list_summary_keys

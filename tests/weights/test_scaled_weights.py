@@ -83,7 +83,7 @@ def test_plain_takes_pixels_less_the_mean_of_any_network(images: Path, tmp_path:
     assert own.network is not None
     assert own.std == config.std
     assert own.mean is not None
-    towers = weights.load_towers(own.tensors, own.network, NUM_CLASSES, CPU)
+    towers = weights.build_towers(own.tensors, own.network, NUM_CLASSES, CPU)
     fed = (pixels - own.mean[:, None, None]) / torch.tensor(own.std)[:, None, None]
     logits = forward([tower.double() for tower in towers], fed.double(), InProcessExchange())
     network = plain.load(file)
@@ -120,7 +120,7 @@ def test_weights_are_divided_by_their_own_channels_std(towers: int, groups: int)
     pixels = torch.rand(2, 3, 5, 5, generator=draw, dtype=torch.float64) * 255
 
     def logits(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-        ours = weights.load_towers(tensors, network, 4, CPU)
+        ours = weights.build_towers(tensors, network, 4, CPU)
         with torch.no_grad():
             return forward([tower.double() for tower in ours], x, InProcessExchange())
 
@@ -151,7 +151,7 @@ def test_initial_weights_are_brought_to_the_new_scale(
     def of(ours: list[Tower], std: list[float]) -> Tensor:
         return forward([tower.eval() for tower in ours], x / torch.tensor(std)[:, None, None], InProcessExchange())
 
-    true = of(weights.load_towers(theirs.tensors, network, NUM_CLASSES, CPU), list(theirs.std))
+    true = of(weights.build_towers(theirs.tensors, network, NUM_CLASSES, CPU), list(theirs.std))
     assert oracle.deviation(of(towers, own), true) < 1e-5
     assert oracle.deviation(of(towers, list(theirs.std)), true) > 1e-2
     # From a run with the same scale they are the same bits.
