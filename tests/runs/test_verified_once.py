@@ -72,4 +72,5 @@ def test_a_report_that_looks_twice_hashes_once(run: Path, hashed: Counter[str]) 
     first = find_runs([str(run)])
     again = find_runs([str(run)], None, {each.run_dir: each.manifest for each in first})
     assert again[0].manifest == first[0].manifest is not None
+    evaluate_run(EvaluateConfig(run=str(run), device="cpu", fresh=True), first[0].manifest)
     assert set(hashed.values()) == {1}

@@ -182,16 +182,19 @@ def summarise_predictions(one: Predictions) -> dict[str, Any]:
     }
 
 
-def evaluate_run(settings: EvaluateConfig) -> dict[str, Any]:
+def evaluate_run(settings: EvaluateConfig, verified: checkpoint.Manifest | None = None) -> dict[str, Any]:
     """Evaluates a run and writes evaluation.json into its folder (of another checkpoint than the last: beside it).
 
     It has the results of the view that was asked for, and under `centre` and `ten` those of each view that is known.
+
+    Args:
+        verified: the manifest of the run's last checkpoint, where that has been checked already.
 
     Raises: ValueError for a folder without run or checkpoint, a damaged checkpoint, a device that is not there.
     """
     check_settings(settings)
     assert settings.run is not None
-    subject = open_subject(settings.run, settings)
+    subject = open_subject(settings.run, settings, verified)
     views = {view: summarise_predictions(one) for view, one in make_predictions(subject, settings).items()}
     asked = views[settings.crops]
     result = {

@@ -44,8 +44,11 @@ def check_settings(settings: EvaluateConfig) -> None:
     choose_device(settings.device)
 
 
-def open_subject(run: str, settings: EvaluateConfig) -> Subject:
+def open_subject(run: str, settings: EvaluateConfig, verified: Manifest | None = None) -> Subject:
     """Reads a run's configuration, checks its checkpoint and makes its data set ready.
+
+    Args:
+        verified: the manifest of the last checkpoint, where that has been checked already; files are hashed once.
 
     Raises: ValueError for a folder without run or checkpoint, or a damaged checkpoint, or data that does not fit.
     """
@@ -54,7 +57,8 @@ def open_subject(run: str, settings: EvaluateConfig) -> Subject:
     config = freeze(replace(config, input=adapt_to_machine(config.input)))
     check_writable(run_dir)
     path = checkpoint.choose(run_dir, settings.checkpoint)
-    manifest = checkpoint.verify_checkpoint(path)
+    is_verified = verified is not None and checkpoint.place(path.parent, verified.step) == path
+    manifest = verified if is_verified and verified is not None else checkpoint.verify_checkpoint(path)
     data, opened = open_images(run_dir, config.data, settings.data_root)
     config = freeze(replace(config, data=data))
     dataset = with_own_mean(opened, run_dir)

@@ -90,7 +90,8 @@ def _complete(runs: Sequence[Trace], settings: ReportConfig) -> list[str]:
         try:
             if settings.evaluate and "ten" not in run.errors:
                 print(f"evaluating {run.name} in ten crops", flush=True)
-                evaluate_run(EvaluateConfig(run=str(run.run_dir), crops="ten", data_root=settings.data_root))
+                asked = EvaluateConfig(run=str(run.run_dir), crops="ten", data_root=settings.data_root)
+                evaluate_run(asked, run.manifest)
             if settings.figures:
                 print(f"drawing {run.name}", flush=True)
                 draw_of_run(run, settings.data_root)

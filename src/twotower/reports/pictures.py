@@ -155,7 +155,7 @@ def _copy(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
     return figures
 
 
-def draw_of_run(run: Trace, data_root: str | None = None) -> None:
+def draw_of_run(run: Run, data_root: str | None = None) -> None:
     """Figure 4 and the maps of the first layer, as launch/figure.py draws them, unless they are there.
 
     Args:
@@ -166,7 +166,8 @@ def draw_of_run(run: Trace, data_root: str | None = None) -> None:
     folder = run.run_dir / "figures"
     missing = [name for name in ("figure4", "activations") if not (folder / f"{name}.png").exists()]
     if missing:
-        subject = open_subject(str(run.run_dir), EvaluateConfig(run=str(run.run_dir), data_root=data_root))
+        settings = EvaluateConfig(run=str(run.run_dir), data_root=data_root)
+        subject = open_subject(str(run.run_dir), settings, run.manifest)
         folder.mkdir(exist_ok=True)
         if "figure4" in missing:
             prepare_figure4(subject).write(folder / "figure4.png")
