@@ -25,10 +25,10 @@ _CHUNK = 2048  # images at a time, in float64
 
 def _mixed(members: Sequence[Tensor], coefficients: Sequence[float], part: slice) -> Tensor:
     """The sum of c_m P_m, float64 [images of the part, classes]."""
-    whole = torch.zeros(members[0][part].shape, dtype=torch.float64)
+    mixture = torch.zeros(members[0][part].shape, dtype=torch.float64)
     for member, coefficient in zip(members, coefficients, strict=True):
-        whole.add_(member[part].double(), alpha=coefficient)
-    return whole
+        mixture.add_(member[part].double(), alpha=coefficient)
+    return mixture
 
 
 def _parts(num_images: int) -> list[slice]:
@@ -50,8 +50,8 @@ def count_mean(members: Sequence[Tensor], coefficients: Sequence[float], labels:
         raise ValueError(f"'coefficients=[{given}]' do not fit {counted(len(members), 'run')}; give one for each.")
     if not all(0 <= c < float("inf") for c in coefficients) or not sum(coefficients) > 0:
         raise ValueError(f"'coefficients=[{given}]' must not be negative, and not all 0.")
-    counts, whole = Counts.zero(), sum(coefficients)
-    shares = [coefficient / whole for coefficient in coefficients]
+    counts, total = Counts.zero(), sum(coefficients)
+    shares = [coefficient / total for coefficient in coefficients]
     for part in _parts(len(labels)):
         counts.add(Counts(count(_mixed(members, shares, part).log(), labels[part])))
     return counts
@@ -139,12 +139,14 @@ def evaluate_ensemble(settings: EvaluateConfig) -> dict[str, Any]:
         count_mean([torch.ones(1, 2)] * len(subjects), settings.coefficients, torch.zeros(1, dtype=torch.int64))
     members, results = [], []
     for subject in subjects:
-        one = make_predictions(subject, settings)[settings.crops]
-        assert torch.equal(one.labels, labels), "the identity of stored predictions has the data set's fingerprint"
+        predictions = make_predictions(subject, settings)[settings.crops]
+        assert torch.equal(predictions.labels, labels), (
+            "the identity of stored predictions has the data set's fingerprint"
+        )
         about = {"run": str(subject.run_dir), "network": subject.config.network.name}
         about |= {"ablation": subject.config.ablation, "checkpoint": subject.checkpoint.name}
-        results.append(about | summarise_predictions(one))
-        members.append(one.probabilities())
+        results.append(about | summarise_predictions(predictions))
+        members.append(predictions.probabilities())
     equal = [1 / len(members)] * len(members)
     searched = not settings.coefficients
     with Console().status("searching coefficients" if searched else "averaging"):

@@ -131,12 +131,12 @@ def open_weights(settings: EvaluateConfig) -> tuple[NetworkConfig, InputConfig, 
             f"weights={path} does not say what network it belongs to; give network=NAME, such as caffe_alexnet, "
             "caffenet or torchvision_alexnet."
         )
-    given = settings.input or InputConfig()
+    input_config = settings.input or InputConfig()
     if own is not None and own.mean_use is not None:
-        given = replace(given, mean=own.mean_use)
+        input_config = replace(input_config, mean=own.mean_use)
     # Mean and scale come with the weights; today's preset of their network may have others.
     std = list(own.std) if own is not None else list(UNSCALED)
-    return network, replace(given, crop_size=network.image_size, mean_value=None, std=std), own
+    return network, replace(input_config, crop_size=network.image_size, mean_value=None, std=std), own
 
 
 def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
@@ -163,22 +163,22 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
     )
     if mean is not None:
         dataset = replace(dataset, mean_image=weights.whole_mean_image(mean, dataset.size))
-    found = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
-    views = {view: summarise_predictions(found[view]) for view in VIEWS if view in found}
+    predictions = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
+    views = {view: summarise_predictions(predictions[view]) for view in VIEWS if view in predictions}
     return {"weights": settings.weights, "network": network.name, "split": settings.split, **views}
 
 
-def summarise_predictions(one: Predictions) -> dict[str, Any]:
+def summarise_predictions(predictions: Predictions) -> dict[str, Any]:
     """Errors in percent, loss in nats, and how they were come by."""
-    counts = one.counts()
+    counts = predictions.counts()
     return {
         "top1_error": counts.top1_error,
         "top5_error": counts.top5_error,
         "loss": counts.loss,
         "num_images": counts.num_images,
-        "images_per_second": one.images_per_second,
-        "pass_crops": one.pass_crops,
-        "stored": one.stored,
+        "images_per_second": predictions.images_per_second,
+        "pass_crops": predictions.pass_crops,
+        "stored": predictions.stored,
     }
 
 
@@ -195,7 +195,9 @@ def evaluate_run(settings: EvaluateConfig, verified: checkpoint.Manifest | None 
     check_settings(settings)
     assert settings.run is not None
     subject = open_subject(settings.run, settings, verified)
-    views = {view: summarise_predictions(one) for view, one in make_predictions(subject, settings).items()}
+    views = {
+        view: summarise_predictions(predictions) for view, predictions in make_predictions(subject, settings).items()
+    }
     asked = views[settings.crops]
     result = {
         "crops": settings.crops,
@@ -210,7 +212,7 @@ def evaluate_run(settings: EvaluateConfig, verified: checkpoint.Manifest | None 
     write_json(Path(result["report"]), result, shared=True)
     # The run's dashboard compares results on the run's own images, of its last checkpoint.
     is_own = settings.checkpoint is None and settings.data_root is None
-    if is_own and not all(one["stored"] for one in views.values()):  # W&B has stored results already
+    if is_own and not all(view["stored"] for view in views.values()):  # W&B has stored results already
         log_evaluation(subject.run_dir, subject.config, read_versions(), result)
     return result
 

@@ -4,6 +4,10 @@ The base (21 GB for ILSVRC-2012 at 4096 units) is read once, front to back, in b
 |q|^2 - 2 q.b + |b|^2 by a matrix product in float32 finds the candidates. It cancels: for rows that are close
 together nothing of the difference may be left. So it comes with a bound of its error, all rows that could be among
 the nearest within that bound are kept, and those few are compared by the difference itself, in float64.
+
+Why this is own code: libraries for nearest neighbours (faiss, scikit-learn) hold the whole base in memory or answer
+approximately, and take the same float32 product without a bound of its error; figure 4 must name the same images on
+every machine.
 """
 
 from typing import Protocol
@@ -126,5 +130,5 @@ def _merge(
     order = np.lexsort((all_places, all_squares, queries))
     sizes = np.bincount(queries, minlength=count)
     firsts = np.cumsum(sizes) - sizes
-    kept = order[(firsts[:, None] + np.arange(k)).ravel()]
-    return all_places[kept].reshape(count, k), all_squares[kept].reshape(count, k)
+    nearest_pairs = order[(firsts[:, None] + np.arange(k)).ravel()]
+    return all_places[nearest_pairs].reshape(count, k), all_squares[nearest_pairs].reshape(count, k)

@@ -28,5 +28,5 @@ def colour_selectivity(kernels: Tensor) -> Tensor:
     eye.
     """
     wide = kernels.double()
-    rest = wide - wide.mean(dim=1, keepdim=True)
-    return rest.square().sum((1, 2, 3)) / wide.square().sum((1, 2, 3)).clamp(min=1e-300)
+    without_grey = wide - wide.mean(dim=1, keepdim=True)
+    return without_grey.square().sum((1, 2, 3)) / wide.square().sum((1, 2, 3)).clamp(min=1e-300)

@@ -52,11 +52,11 @@ def _numbers(row: Row, network: NetworkConfig, batch_size: int) -> LayerNumbers:
     reads = c.reads if c.reads == "image" or len(towers) == 2 else "all"
     multiply_adds = tuple(row.fans(tower)[0] * row.kernels[tower] * row.size_conv**2 for tower in towers)
     values = row.kernels[0] * row.size_conv**2  # outputs of the sums
-    size, kept = row.size_conv, values
+    size, stored_values = row.size_conv, values
     for step in c.then:
         size = row.size_out if step == "pool" else size
         in_place = step == "activation" and network.activation == "relu"
-        kept += 0 if in_place else row.kernels[0] * size**2
+        stored_values += 0 if in_place else row.kernels[0] * size**2
     wire_bytes = FLOAT_BYTES if network.exchange_precision == "single" else FLOAT_BYTES // 2
     half = row.maps_in[0] * (1 if linear else row.size_in**2)
     return LayerNumbers(
@@ -75,7 +75,7 @@ def _numbers(row: Row, network: NetworkConfig, batch_size: int) -> LayerNumbers:
         units=sum(row.kernels) * row.size_conv**2,
         parameters=tuple(row.num_parameters(tower) for tower in towers),
         multiply_adds=multiply_adds,
-        activation_bytes=batch_size * kept * FLOAT_BYTES,
+        activation_bytes=batch_size * stored_values * FLOAT_BYTES,
         exchanged_bytes=batch_size * half * wire_bytes if row.reads_both else 0,
     )
 

@@ -87,8 +87,8 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     rows: list[Row] = []
     maps, size = (IMAGE_MAPS,) * network.towers, network.image_size
     for name, layer in network.layers.items():
-        whole = num_classes if layer.kernels is None else layer.kernels * network.width
-        kernels = _cut(name, whole, network, uneven_allowed=layer.kernels is None)
+        outputs = num_classes if layer.kernels is None else layer.kernels * network.width
+        kernels = _cut(name, outputs, network, uneven_allowed=layer.kernels is None)
         if layer.groups > 1 and (layer.kind == "linear" or (layer.reads == "both" and network.towers == 2)):
             raise ValueError(
                 f"network.layers.{name}.groups={layer.groups} is for convolutions that read one tower or the image; "

@@ -155,8 +155,8 @@ class Dropout(nn.Module):
             return x if self.rescale else x * self.keep
         generator = torch_stream("dropout", *self.keys, self.step, device=x.device)
         uniform = torch.rand(self.batch, *x.shape[1:], generator=generator, device=x.device)
-        kept = x * (uniform[self.rows] < self.keep)
-        return kept / self.keep if self.rescale else kept
+        passed = x * (uniform[self.rows] < self.keep)
+        return passed / self.keep if self.rescale else passed
 
 
 class ReadBothConv2d(nn.Module):

@@ -118,8 +118,8 @@ def open_run(settings: ExportConfig) -> RunToExport:
     tensors = divide_image_weights(imported.tensors, network, config.input.std)
     tensors |= {weights.MEAN_TENSOR: _central(mean_image, network.image_size)}
     if mean_image is not None:
-        whole = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
-        tensors[weights.WHOLE_MEAN_IMAGE] = whole
+        mean_tensor = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
+        tensors[weights.WHOLE_MEAN_IMAGE] = mean_tensor
     name = f"{network.name}-{path.name}"
     return RunToExport(network, tensors, manifest, name, config.input.mean, config.input.std)
 

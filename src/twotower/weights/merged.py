@@ -147,7 +147,7 @@ def does_not_fit(
     """
     wanted = expected_shapes(network, classes)
     name = misfits(tensors, wanted)[0]
-    found = tuple(tensors[name].shape) if name in tensors else "missing"
+    actual = tuple(tensors[name].shape) if name in tensors else "missing"
     should = f"should be {wanted[name]}" if name in wanted else "should not be there"
     *_, last = wanted  # the classes' biases
     other_classes = len(tensors[last]) if last in tensors and tensors[last].dim() else 0
@@ -165,6 +165,6 @@ def does_not_fit(
             f" with {other_classes} classes" if other_classes != classes else ""
         )
     return ValueError(
-        f"{path} does not fit network={network.name} with {classes} classes: {name} is {found} and {should}; "
+        f"{path} does not fit network={network.name} with {classes} classes: {name} is {actual} and {should}; "
         f"{advice}."
     )

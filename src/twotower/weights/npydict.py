@@ -3,6 +3,9 @@
 A dictionary in a `.npy` file is a pickle, and a pickle can call any function of Python; `numpy.load` lets it. Here it
 may build arrays of numbers, dictionaries, lists, tuples, strings and plain numbers. The names of NumPy that it needs
 for that lead to stand-ins, so that not even NumPy's own functions are called by the file. Files of Python 2 are read.
+
+Why this is own code: the standard library has the parser (`pickle.Unpickler`), and what it may resolve is all that is
+added here. Libraries that check pickles (picklescan, fickling) judge a file and leave the reading to `numpy.load`.
 """
 
 import io
@@ -89,8 +92,8 @@ def _resolve(value: Any, depth: int = 0) -> Any:
         if depth > _MAX_DEPTH or len(value) > _MAX_ENTRIES:
             raise _RefusedError(f"containers more than {_MAX_DEPTH} deep or of more than {_MAX_ENTRIES} entries")
         if isinstance(value, dict):
-            return {key: _resolve(one, depth + 1) for key, one in value.items()}
-        return [_resolve(one, depth + 1) for one in value]
+            return {key: _resolve(entry, depth + 1) for key, entry in value.items()}
+        return [_resolve(entry, depth + 1) for entry in value]
     if value is None or isinstance(value, str | bytes | int | float):
         return value
     raise _RefusedError(f"a {type(value).__name__}")
@@ -130,7 +133,7 @@ def read_npy(path: Path) -> Any:
 
 def _named_parts(path: Path) -> dict[str, dict[str, Any]]:
     """{"conv1": {"w": array, "b": array}, ...} of a `.npz` file."""
-    found: dict[str, dict[str, Any]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -140,8 +143,8 @@ def _named_parts(path: Path) -> dict[str, dict[str, Any]]:
         match = _KEY.fullmatch(key)
         if match is None:
             raise ValueError(f"{path} has an array {key}; give them names such as conv1.weight and conv1.bias.")
-        found.setdefault(match["layer"], {})[match["part"].lower()[0]] = array
-    return found
+        layers.setdefault(match["layer"], {})[match["part"].lower()[0]] = array
+    return layers
 
 
 def _dictionary_parts(path: Path) -> dict[str, dict[str, Any]]:
@@ -149,14 +152,14 @@ def _dictionary_parts(path: Path) -> dict[str, dict[str, Any]]:
     content = read_npy(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no dictionary of layers; it should be layer name -> [weights, biases].")
-    found: dict[str, dict[str, Any]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for layer, parts in content.items():
         if isinstance(parts, list):
             parts = {"w": parts[0], "b": parts[1]} if len(parts) == 2 else {}
         elif not isinstance(parts, dict):
             parts = {}
-        found[_text(layer)] = {_text(key).lower()[:1]: one for key, one in parts.items()}
-    return found
+        layers[_text(layer)] = {_text(key).lower()[:1]: part for key, part in parts.items()}
+    return layers
 
 
 def _text(value: Any) -> str:
@@ -171,8 +174,8 @@ def read_layers(path: Path) -> dict[str, list[Array]]:
 
     Raises: ValueError if the file is refused, damaged, or holds something else.
     """
-    found = _named_parts(path) if path.suffix == ".npz" else _dictionary_parts(path)
-    for layer, parts in found.items():
+    layers = _named_parts(path) if path.suffix == ".npz" else _dictionary_parts(path)
+    for layer, parts in layers.items():
         if set(parts) != {"w", "b"} or not all(isinstance(part, np.ndarray) for part in parts.values()):
             raise ValueError(f"{path} has no weights and biases for {layer}; both are needed, as arrays.")
-    return {layer: [np.array(parts[key], np.float32) for key in ("w", "b")] for layer, parts in found.items()}
+    return {layer: [np.array(parts[key], np.float32) for key in ("w", "b")] for layer, parts in layers.items()}

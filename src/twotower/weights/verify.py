@@ -30,9 +30,9 @@ def known_images(size: int) -> Tensor:
     return torch.from_numpy((100 / 3 * waves).astype(np.float32))
 
 
-def deviation(found: Tensor, true: Tensor) -> float:
+def deviation(computed: Tensor, true: Tensor) -> float:
     """The largest difference, relative to the largest |true|."""
-    return float((found.double() - true.double()).abs().max() / true.double().abs().max())
+    return float((computed.double() - true.double()).abs().max() / true.double().abs().max())
 
 
 def untrained_layers(
@@ -43,8 +43,8 @@ def untrained_layers(
     Args:
         input_std: by which the weights that read the image were divided after training.
     """
-    found = []
-    tensors = divide_image_weights(tensors, network, [1 / one for one in input_std])
+    as_drawn = []
+    tensors = divide_image_weights(tensors, network, [1 / std for std in input_std])
     for row in plan(network, num_classes):
         weight, bias = tensors[f"{row.name}.weight"].double(), tensors[f"{row.name}.bias"]
         c, (fan_in, fan_out) = row.config, row.fans(0)
@@ -66,8 +66,8 @@ def untrained_layers(
             constant = c.initial_bias if network.initial_bias is None else network.initial_bias
             as_set = bool((bias == constant).all())
         if spread and centred and as_set:
-            found.append(row.name)
-    return found
+            as_drawn.append(row.name)
+    return as_drawn
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ def verify(path: Path) -> Verified:
     wrong = misfits(tensors, wanted) + [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]
     if wrong:
         name = wrong[0]
-        found = f"{tensors[name].dtype} {tuple(tensors[name].shape)}" if name in tensors else "missing"
+        actual = f"{tensors[name].dtype} {tuple(tensors[name].shape)}" if name in tensors else "missing"
         should = f"asks for float32 {wanted[name]}" if name in wanted else "does not know it"
-        raise ValueError(f"{path} was changed: {name} is {found}, and the file's table of layers {should}.")
+        raise ValueError(f"{path} was changed: {name} is {actual}, and the file's table of layers {should}.")
     checksum = hash_tensors(tensors)
     if checksum != about.get("sha256"):
         raise ValueError(f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it.")
