@@ -226,12 +226,12 @@ class LoggingConfig(Freezable):
 @dataclass
 class MachineConfig(Freezable):
     device: str = key("auto", choices=("auto", "cpu", "cuda"))
-    transport: str = key("auto", choices=("auto", "gloo", "nccl", "shared_gpu"))
+    transport: str = key("auto", choices=("auto", "gloo", "nccl", "shared_gpu", "pinned"))
     replicas: int = key(1, Role.TRAINING, least=1)  # of all towers, each in its own processes, that are started
     threads: int = key(0, least=0)  # of torch per process; 0: cores / processes on this host
     loader_device: str = key("auto", Role.NUMBERS, choices=("auto", "cpu", "gpu"))  # where DALI decodes
     loader_threads: int = key(0, least=0)  # of the loader per process; 0: the process's share of the cores
-    # Each tower decodes half of a batch, and they swap crops; auto: where both share a CPU.
+    # Each tower decodes half of a batch, and they swap crops; auto: on CPUs and on two GPUs, not on one GPU.
     decode_once: str = key("auto", choices=YES_NO_AUTO)
     timeout_seconds: float = key(60.0, least=1)  # how long a tower waits for the other one
     check_every_steps: int = key(50, least=1)  # how often the towers compare checksums of the pixels

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -19,10 +21,12 @@ class Batch:
         images: float32 [B, 3, H, W], or [B, 10, 3, H, W] for ten views, (pixel - mean) / std in channels_last order;
             H = W = 224 in the paper.
         labels: int64 [B], indices of classes.
+        label_checksum: of the labels, computed on the host, where they come from.
     """
 
     images: Tensor
     labels: Tensor
+    label_checksum: int = 0
 
 
 class Partner(Protocol):
@@ -74,13 +78,12 @@ class Feed(Protocol):
     def close(self) -> None: ...
 
 
-def label_checksum(batch: Batch) -> int:
+def label_checksum(labels: NDArray[np.int64]) -> int:
     """A number that is the same for the same labels in the same order."""
-    weights = torch.arange(1, len(batch.labels) + 1, device=batch.labels.device)
-    return int((batch.labels * weights).sum())
+    return int((labels * np.arange(1, len(labels) + 1)).sum())
 
 
-def pixel_checksum(batch: Batch) -> int:
-    """A number that is the same for the same images, bit for bit, in the same order."""
+def pixel_checksum(batch: Batch) -> Tensor:
+    """A number that is the same for the same images, bit for bit, in the same order: int64, where the images are."""
     bits = batch.images.view(torch.int32).flatten(1).sum(1, dtype=torch.int64)
-    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    return (bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()

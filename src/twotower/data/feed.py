@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.config import InputConfig
 from twotower.data.augment import Changes, draw_changes
-from twotower.data.batch import Batch, Feed, Share
+from twotower.data.batch import Batch, Feed, Share, label_checksum
 from twotower.data.choose_loader import open_loader
 from twotower.data.crops import check_crops, crop_span, ten_views
 from twotower.data.dataset import DataSet, Split
@@ -19,11 +19,13 @@ from twotower.data.order import epoch_order, replica_rows, steps_per_epoch
 from twotower.data.read_ahead import ReadAhead
 from twotower.data.shared_decoding import SharedDecoding
 from twotower.data.synthetic import SyntheticFeed
+from twotower.ground.devices import send
 
 
 def _make_batch(images: Tensor, split: Split, indices: Indices, device: torch.device) -> Batch:
     """Turns crops [..., H, W, 3] into a batch [..., 3, H, W], which is torch's channels_last format in memory."""
-    return Batch(images.movedim(-1, -3), torch.from_numpy(split.labels[indices]).to(device))
+    labels = split.labels[indices]
+    return Batch(images.movedim(-1, -3), send(torch.from_numpy(labels), device), label_checksum(labels))
 
 
 def _open_normaliser(dataset: DataSet, config: InputConfig, device: torch.device) -> Normaliser:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.config import UNSCALED, InputConfig
+from twotower.ground.devices import send
 
 
 def choose_mean(mean_image: NDArray[np.float32], config: InputConfig) -> NDArray[np.float32]:
@@ -96,12 +97,12 @@ class Normaliser:
             scale: factor on the image after the noise.
         """
         count = len(crops)
-        rows = crops.to(self._device).reshape(count, self._crop, -1)
+        rows = send(crops, self._device).reshape(count, self._crop, -1)
         images = self._memory(rows.shape)
         at_once = 1 if self.one_by_one else count
         shifts = None
         if noise is not None and noise.any():
-            shifts = torch.from_numpy(np.tile(noise, self._crop)).to(self._device)[:, None]
+            shifts = send(torch.from_numpy(np.tile(noise, self._crop)), self._device)[:, None]
         keys = [(int(y), int(x), int(flip)) for (y, x), flip in zip(offsets, flips, strict=True)]
         for begin in range(0, count, at_once):
             part = slice(begin, begin + at_once)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from twotower.data.batch import Share
 from twotower.data.loader import Indices, Loader
+from twotower.ground.devices import send
 
 
 class SharedDecoding:
@@ -28,7 +29,7 @@ class SharedDecoding:
         num_missing = len(indices) - len(crops)
         if share.partner is None or num_missing == 0:
             return crops
-        mine = crops.to(share.device)
+        mine = send(crops, share.device)
         theirs = share.partner.swap_images(mine, num_missing)
         return torch.cat((theirs, mine) if share.partner.tower else (mine, theirs))
 

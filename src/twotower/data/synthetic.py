@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from twotower.config import UNSCALED, InputConfig
-from twotower.data.batch import Batch, Share
+from twotower.data.batch import Batch, Share, label_checksum
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.ground.random_streams import torch_stream
 
@@ -53,7 +53,8 @@ class SyntheticFeed:
             if tuple(config.std) != UNSCALED:
                 images /= torch.tensor(config.std)
             labels = torch.randint(len(dataset.classes), (share.batch_size,), generator=stream)
-            self._batches.append(Batch(images.movedim(-1, -3).to(share.device), labels.to(share.device)))
+            images, checksum = images.movedim(-1, -3).to(share.device), label_checksum(labels.numpy())
+            self._batches.append(Batch(images, labels.to(share.device), checksum))
 
     def __iter__(self) -> Iterator[Batch]:
         return self

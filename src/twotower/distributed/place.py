@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from twotower.config import MachineConfig
+from twotower.ground.gpu_check import check_seen, explain_unseen
 from twotower.ground.processes import cores
 from twotower.ground.wording import counted
 
@@ -71,20 +72,24 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
     """The device of this process, and the transport that suits it.
 
     GPUs enough for all: one each, NCCL. Fewer, or no NCCL (Windows): the towers of a replica share one. None: CPU
-    and gloo.
+    and gloo, unless there is a GPU that torch cannot use.
 
     Raises: ValueError if what is asked for is not there, or torch cannot connect processes.
     """
     check_distributed()
     gpus = torch.cuda.device_count() if machine.device != "cpu" and torch.cuda.is_available() else 0
-    if machine.device == "cuda" and gpus == 0:
-        raise ValueError("machine.device=cuda, but torch sees no GPU; use machine.device=cpu or auto.")
+    if gpus == 0 and machine.device == "cuda":
+        reason = explain_unseen() or "machine.device=cuda, but torch sees no GPU"
+        raise ValueError(f"{reason}; or use machine.device=cpu.")
+    if gpus == 0 and machine.device == "auto":
+        check_seen("machine.device")
     if gpus == 0:
         device, transport = torch.device("cpu"), "gloo"
-    elif gpus >= place.local_size and machine.transport != "shared_gpu" and dist.is_nccl_available():
+    elif gpus >= place.local_size and machine.transport not in ("shared_gpu", "pinned") and dist.is_nccl_available():
         device, transport = torch.device("cuda", place.local_rank), "nccl"
     else:
         device, transport = torch.device("cuda", place.local_rank // place.num_towers % gpus), "shared_gpu"
+        transport = "pinned" if machine.transport == "pinned" else transport
     if machine.transport not in ("auto", transport):
         raise ValueError(
             f"machine.transport={machine.transport} does not fit "

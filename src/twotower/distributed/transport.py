@@ -1,11 +1,14 @@
-"""How bytes get from one tower's process to the other's: gloo on CPU, NCCL on two GPUs, gloo through pinned memory
-when both towers share one GPU.
+"""How bytes get from one tower's process to the other's. This file has gloo on the CPU, which the others build on.
 
-| transport  | device        | the bytes go                                                     |
-|------------|---------------|------------------------------------------------------------------|
-| gloo       | cpu           | memory, loopback or network, memory                              |
-| nccl       | two GPUs      | NVLink or PCIe, without the host                                 |
-| shared_gpu | one GPU       | GPU, pinned memory, gloo, pinned memory, GPU (NCCL refuses this) |
+| transport  | device   | the bytes go                                                     | file               |
+|------------|----------|------------------------------------------------------------------|--------------------|
+| gloo       | cpu      | memory, loopback or network, memory                              | transport.py       |
+| nccl       | two GPUs | NVLink or PCIe, without the host                                 | nccl_link.py       |
+| shared_gpu | one GPU  | from the one process's memory on the GPU into the other's        | gpu_memory_link.py |
+| pinned     | one GPU  | GPU, pinned memory, gloo, pinned memory, GPU                     | pinned_link.py     |
+
+NCCL up to 2.29 refuses two processes on one GPU. `shared_gpu` falls back to `pinned` where the driver does not let
+processes share memory.
 
 Both towers post the same swaps in the same order; that is all the protocol there is.
 """
@@ -13,14 +16,16 @@ Both towers post the same swaps in the same order; that is all the protocol ther
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
 class TowerLostError(RuntimeError):
-    """The other tower's process has ended or does not answer. Nothing in this process can go on."""
+    """Another process has ended or does not answer. Nothing in this process can go on."""
 
 
 @dataclass
@@ -39,18 +44,30 @@ def _wire_view(x: Tensor) -> Tensor:
     return x if x.is_contiguous() else x.permute(0, 2, 3, 1)
 
 
+_SWAP_TAG, _NUMBERS_TAG = 0, 1  # so that numbers and halves which are under way together are never confused
+
+
 class Link:
     """The way to the other tower over gloo on CPU tensors, and what the other transports build on.
+
+    Attributes:
+        title: how the bytes go, for the first lines on the screen.
 
     Args:
         tower: 0 or 1, the one that lives here.
         peer: global rank of the other tower's process.
-        timeout: seconds after which a silent tower counts as lost; must be the process group's own.
+        timeout: seconds after which a silent tower counts as lost; must be that of `messages`.
         memory_format: of all 4-dimensional tensors, in both towers.
+        messages: process group of gloo for what is on the host; None: the default group.
     """
 
-    def __init__(self, tower: int, peer: int, timeout: float, memory_format: torch.memory_format) -> None:
+    title = "gloo"
+
+    def __init__(
+        self, tower: int, peer: int, timeout: float, memory_format: torch.memory_format, messages: Any = None
+    ) -> None:
         self.tower, self.peer, self.timeout, self.memory_format = tower, peer, timeout, memory_format
+        self.messages = messages
         self.bytes_sent = 0
         self._waited_seconds = 0.0
 
@@ -82,10 +99,23 @@ class Link:
 
     def check_in(self, numbers: Sequence[int]) -> list[int]:
         """Swaps a few integers; both towers must give equally many. Raises: TowerLostError."""
-        mine = torch.tensor(numbers, dtype=torch.int64)
-        theirs = torch.empty_like(mine)
-        self._gloo(mine, theirs)()
-        return [int(n) for n in theirs]
+        return self.post_numbers(numbers)()
+
+    def post_numbers(self, numbers: Sequence[int]) -> Callable[[], list[int]]:
+        """Sends a few integers on their way. Returns what waits for those of the other tower.
+
+        Both must give equally many. Raises: TowerLostError, then or while it waits.
+        """
+        mine, theirs = np.array(numbers, np.int64), np.empty(len(numbers), np.int64)
+        arrive = self._gloo(torch.from_numpy(mine), torch.from_numpy(theirs), _NUMBERS_TAG)
+
+        def read() -> list[int]:
+            waited = self._waited_seconds
+            arrive()
+            self._waited_seconds = waited  # this is not the exchange
+            return [int(number) for number in theirs]
+
+        return read
 
     def read_waited_ms(self) -> float:
         """Milliseconds that this tower has waited for the other since the last call."""
@@ -107,10 +137,11 @@ class Link:
     def _post(self, mine: Tensor, theirs: Tensor) -> Callable[[], None]:
         return self._gloo(mine, theirs)
 
-    def _gloo(self, mine: Tensor, theirs: Tensor) -> Callable[[], None]:
+    def _gloo(self, mine: Tensor, theirs: Tensor, tag: int = _SWAP_TAG) -> Callable[[], None]:
+        group = self.messages
         try:
             # Posting the receive first saves gloo a copy; it was measured to be a fifth faster than sending first.
-            works = [dist.irecv(theirs, self.peer), dist.isend(mine, self.peer)]
+            works = [dist.irecv(theirs, self.peer, group, tag), dist.isend(mine, self.peer, group, tag)]
         except RuntimeError as error:
             raise self.lost(error) from error
 
@@ -132,83 +163,8 @@ class Link:
 class NoLink(Link):
     """Link of a network of one tower: there is no peer, and nothing is exchanged."""
 
-    def check_in(self, numbers: Sequence[int]) -> list[int]:
-        return list(numbers)
+    def post_numbers(self, numbers: Sequence[int]) -> Callable[[], list[int]]:
+        return lambda: list(numbers)
 
     def lost(self, error: Exception) -> TowerLostError:
         return TowerLostError(f"A replica has been lost: {error}. Start again with resume=auto to go on.")
-
-
-class NcclLink(Link):
-    """Two GPUs. The host never waits: the stream does, and CUDA events measure how long."""
-
-    def __init__(self, tower: int, peer: int, timeout: float, memory_format: torch.memory_format) -> None:
-        super().__init__(tower, peer, timeout, memory_format)
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    def _post(self, mine: Tensor, theirs: Tensor) -> Callable[[], None]:
-        # Both directions go into one group, because two ungrouped sends that face each other can block for ever.
-        works = dist.batch_isend_irecv(
-            [dist.P2POp(dist.irecv, theirs, self.peer), dist.P2POp(dist.isend, mine, self.peer)]
-        )
-
-        def finish() -> None:
-            before = torch.cuda.Event(enable_timing=True)
-            after = torch.cuda.Event(enable_timing=True)
-            before.record()
-            for work in works:
-                work.wait()
-            after.record()
-            self._events.append((before, after))
-            kept.clear()
-
-        kept = [mine]  # NCCL reads the tensor until the wait
-        return finish
-
-    def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
-        num_events = len(self._events)
-        theirs = super().swap_images(mine, num_theirs)
-        del self._events[num_events:]
-        return theirs
-
-    def read_waited_ms(self) -> float:
-        events, self._events = self._events, []
-        if events:
-            events[-1][1].synchronize()
-        return sum(before.elapsed_time(after) for before, after in events) + super().read_waited_ms()
-
-
-class SharedGpuLink(Link):
-    """Both towers on one GPU, which NCCL up to 2.29 refuses: through pinned memory and gloo.
-
-    The copy to the host is queued behind the kernels that compute the half. The host sends it in `wait`, by when
-    the kernels of the own half are queued too, so the GPU computes while the bytes travel.
-    """
-
-    def __init__(self, tower: int, peer: int, timeout: float, memory_format: torch.memory_format) -> None:
-        super().__init__(tower, peer, timeout, memory_format)
-        self._pinned: dict[tuple[str, torch.Size, torch.dtype], Tensor] = {}
-
-    def _buffer(self, way: str, like: Tensor) -> Tensor:
-        key = (way, like.shape, like.dtype)
-        if key not in self._pinned:
-            self._pinned[key] = torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
-        return self._pinned[key]
-
-    def _post(self, mine: Tensor, theirs: Tensor) -> Callable[[], None]:
-        outbound, inbound = self._buffer("out", mine), self._buffer("in", theirs)
-        outbound.copy_(mine, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
-
-        def finish() -> None:
-            copied.synchronize()  # this waits for the own GPU, so it is not counted as waiting for the other tower
-            self._gloo(outbound, inbound)()
-            theirs.copy_(inbound, non_blocking=True)
-            # The next swap of this shape writes into the buffer, so this copy must have read it by then.
-            torch.cuda.current_stream().synchronize()
-
-        return finish
-
-
-LINKS = {"gloo": Link, "nccl": NcclLink, "shared_gpu": SharedGpuLink}

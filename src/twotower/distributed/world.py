@@ -2,50 +2,115 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from twotower.config import MachineConfig
+from twotower.distributed.agreement import Choice, check_same_gpus, share_choice
+from twotower.distributed.first_contact import GLOO_HINT, open_link
 from twotower.distributed.place import Place, check_even, choose_device, threads_per_process
-from twotower.distributed.transport import LINKS, Link, NoLink, TowerLostError
-from twotower.ground.devices import choose_memory_format
+from twotower.distributed.run_ahead import RunAhead
+from twotower.distributed.transport import Link, TowerLostError
+from twotower.ground.devices import HostCopy, choose_memory_format
+from twotower.ground.gpu_check import check_capability, check_free
 from twotower.ground.wording import counted
+
+MEETING_SECONDS = 25.0  # time to connect, for processes of which each has said already that it is there
 
 
 class TowersDifferError(RuntimeError):
     """The towers were given different images, or are at different steps."""
 
 
+@dataclass(frozen=True)
+class _Check:
+    """Numbers that both towers must have alike, the step first, and what waits for the other tower's."""
+
+    names: tuple[str, ...]
+    mine: list[int]
+    arrive: Callable[[], list[int]]
+
+
 class World:
     """This process among its peers, once they have found each other. Made by `open_world`."""
 
-    def __init__(self, machine: MachineConfig, place: Place, store: "dist.Store") -> None:
+    def __init__(
+        self, machine: MachineConfig, place: Place, store: "dist.Store", device: torch.device, transport: str
+    ) -> None:
         self.place, self._store = place, store
         self.rank, self.tower, self.replica = place.rank, place.tower, place.replica
         self.num_towers = place.num_towers
         self.num_replicas = place.size // place.num_towers
-        self.device, self.transport = choose_device(machine, place)
+        self.device, self.transport = device, transport
         self.threads = threads_per_process(machine, place.local_size)
         self.memory_format = choose_memory_format(self.device)
-        alone, peer = self.num_towers == 1, place.rank ^ 1
-        link = NoLink if alone else LINKS[self.transport]
-        self.link: Link = link(self.tower, peer, machine.timeout_seconds, self.memory_format)
-        # The same tower of all replicas forms a group, because these processes share weights.
-        groups = [
-            dist.new_group([self.num_towers * r + tower for r in range(self.num_replicas)])
-            for tower in range(self.num_towers)
-        ]
-        self._replicas = groups[self.tower]
+        self._timeout = timedelta(seconds=machine.timeout_seconds)
+        self._messages = dist.new_group(backend="gloo", timeout=self._timeout)
+        self.link: Link = open_link(
+            place,
+            (self.device, self.transport, self.memory_format),
+            machine.timeout_seconds,
+            self._messages,
+            self._pair_gpus(),
+        )
+        self._replicas = self._join_replicas()
+        self._run_ahead = RunAhead(self.device, machine.timeout_seconds, self._stuck)
+        self._checks: list[_Check] = []
 
     @property
     def is_first(self) -> bool:
         """Whether this process prints and writes for all."""
         return self.rank == 0
+
+    def _pair_gpus(self) -> Any:
+        """NCCL's group of both towers of this replica; None without NCCL. All processes call this together."""
+        if self.transport != "nccl" or self.num_towers == 1:
+            return None
+        # The host notices a silent tower itself, and says so before NCCL ends the process without a sentence.
+        pairs = [
+            dist.new_group([2 * r, 2 * r + 1], backend="nccl", timeout=2 * self._timeout)
+            for r in range(self.num_replicas)
+        ]
+        return pairs[self.replica]
+
+    def _join_replicas(self) -> Any:
+        """The group of the same tower of all replicas, as these processes share weights."""
+        if self.num_replicas == 1:
+            return None
+        backend, timeout = "gloo", self._timeout
+        if self.transport == "nccl":
+            backend, timeout = "cpu:gloo,cuda:nccl", 2 * self._timeout
+        groups = [
+            dist.new_group(
+                [self.num_towers * r + tower for r in range(self.num_replicas)], backend=backend, timeout=timeout
+            )
+            for tower in range(self.num_towers)
+        ]
+        return groups[self.tower]
+
+    def end_step(self) -> None:
+        """Lets the host run at most two steps ahead of the GPU. Raises: TowerLostError instead of hanging."""
+        self._run_ahead.end_step()
+
+    def catch_up(self) -> None:
+        """Waits for the GPU, without blocking; called before anything is read from it. Raises: TowerLostError."""
+        self._run_ahead.catch_up()
+
+    def _stuck(self) -> TowerLostError:
+        """For a GPU that waits in vain, of which the other tower is the likely cause."""
+        return self.link.lost(TimeoutError("timeout"))
+
+    def read_later(self, number: Tensor) -> Callable[[], int]:
+        """Copies an integer from the device without waiting. Returns what reads it, and waits if it is not there."""
+        copy = HostCopy(number)
+        return lambda: copy.read(self._run_ahead.wait_for)
 
     def sum_over_replicas(self, tensors: Iterable[Tensor]) -> None:
         """Adds up each tensor over the replicas of this tower, in place. Raises: TowerLostError."""
@@ -63,13 +128,27 @@ class World:
 
     def check_alike(self, step: int, **numbers: int) -> None:
         """Compares integers between the towers. Raises: TowersDifferError naming step and number, TowerLostError."""
-        others = self.link.check_in([step, *numbers.values()])
-        for name, mine, theirs in zip(("step", *numbers), (step, *numbers.values()), others, strict=True):
-            if mine != theirs:
-                raise TowersDifferError(
-                    f"The towers differ at step {step}: {name} is {mine} in tower {self.tower} and {theirs} in "
-                    f"tower {1 - self.tower}. They must see the same images."
-                )
+        self.post_check(step, numbers)
+        self.finish_checks()
+
+    def post_check(self, step: int, numbers: Mapping[str, int]) -> None:
+        """Sends integers that both towers must have alike; `finish_checks` compares them, a step later.
+
+        Raises: TowerLostError.
+        """
+        mine = [step, *numbers.values()]
+        self._checks.append(_Check(("step", *numbers), mine, self.link.post_numbers(mine)))
+
+    def finish_checks(self) -> None:
+        """Compares all that was posted. Raises: TowersDifferError naming step and number, TowerLostError."""
+        checks, self._checks = self._checks, []
+        for check in checks:
+            for name, mine, theirs in zip(check.names, check.mine, check.arrive(), strict=True):
+                if mine != theirs:
+                    raise TowersDifferError(
+                        f"The towers differ at step {check.mine[0]}: {name} is {mine} in tower {self.tower} and "
+                        f"{theirs} in tower {1 - self.tower}. They must see the same images."
+                    )
 
     def from_first(self, name: str, make: Callable[[], str]) -> str:
         """Returns in all processes what `make` returns in rank 0; the others wait for it as long as it takes.
@@ -88,7 +167,7 @@ class World:
         """Each process's `values` (float64, equally many), in the order of ranks. Raises: TowerLostError."""
         found = [torch.empty_like(values) for _ in range(self.place.size)]
         try:
-            dist.all_gather(found, values)
+            dist.all_gather(found, values, group=self._messages)
         except RuntimeError as error:
             raise self._lost(error) from error
         return found
@@ -96,7 +175,7 @@ class World:
     def barrier(self) -> None:
         """Waits until all processes are here. Raises: TowerLostError."""
         try:
-            dist.all_reduce(torch.zeros(1))
+            dist.all_reduce(torch.zeros(1), group=self._messages)
         except RuntimeError as error:
             raise self._lost(error) from error
 
@@ -111,27 +190,11 @@ class World:
 
     def describe(self) -> str:
         """One line about what was chosen."""
-        how = {"gloo": "gloo", "nccl": "NCCL", "shared_gpu": "one GPU shared by both towers (gloo)"}
         towers = counted(self.num_towers, "tower")
         replicas = f"{self.num_replicas} replicas of {towers}" if self.num_replicas > 1 else towers
-        exchange = f"exchange over {how[self.transport]}" if self.num_towers == 2 else "no exchange"
+        exchange = f"exchange over {self.link.title}" if self.num_towers == 2 else "no exchange"
         processes = counted(self.place.size, "process", "processes")
         return f"{replicas} in {processes}, {self.device.type}, {exchange}, {counted(self.threads, 'thread')} each"
-
-    def first_contact(self) -> None:
-        """Swaps a few numbers with the other tower the way activations will go. Raises: TowerLostError."""
-        if self.num_towers == 1:
-            return
-        self.link.check_in([self.rank])
-        try:
-            peer = self.link.swap(torch.full((4,), float(self.tower), device=self.device)).wait()
-            if float(peer[0]) != 1 - self.tower:
-                raise RuntimeError(f"Tower {self.tower} sent itself a message over {self.transport}.")
-        except TowerLostError:
-            raise
-        except RuntimeError as error:
-            hint = " Two consumer cards often need NCCL_P2P_DISABLE=1." if self.transport == "nccl" else ""
-            raise TowerLostError(f"The first swap over {self.transport} failed: {error}.{hint}") from error
 
 
 def _meet(place: Place, rendezvous: str | None) -> "dist.Store":
@@ -157,16 +220,29 @@ def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = No
     torch.set_num_threads(threads_per_process(machine, place.local_size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        check_capability(device)
+        check_free(device)
+        # NCCL's watchdog is the second to speak, and then ends the process in seconds instead of a minute.
+        os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "1000")
     store = _meet(place, rendezvous)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo",
-        store=dist.PrefixStore("world", store),
-        rank=place.rank,
-        world_size=place.size,
-        timeout=timedelta(seconds=machine.timeout_seconds),
-    )
-    world = World(machine, place, dist.PrefixStore("notes", store))
-    world.first_contact()
+    own = Choice.of_this_process(transport, device)
+    choices = share_choice(dist.PrefixStore("choices", store), place, own, machine.timeout_seconds)
+    if place.num_towers == 2:
+        check_same_gpus(choices, machine.decode_once)
+    try:
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore("world", store),
+            rank=place.rank,
+            world_size=place.size,
+            timeout=timedelta(seconds=min(machine.timeout_seconds, MEETING_SECONDS)),
+        )
+        world = World(machine, place, dist.PrefixStore("notes", store), device, transport)
+    except TowerLostError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TowerLostError(f"The processes have met, but cannot connect: {reason}. {GLOO_HINT}") from error
     yield world
     # This is done only after success, because leaving a group whose other members are gone can block.
     dist.destroy_process_group()

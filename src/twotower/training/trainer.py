@@ -5,6 +5,7 @@ Files -> feed -> tower <-> exchange -> loss -> update -> counts -> journal.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from twotower.config import Config
-from twotower.data.batch import Batch, Feed, Partner, Share, label_checksum, pixel_checksum
+from twotower.data.batch import Batch, Feed, Partner, Share, pixel_checksum
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_train
 from twotower.data.order import steps_per_epoch
@@ -107,11 +108,16 @@ class Trainer:
         if resume_from is not None:
             self._resume(resume_from)
         self.first_step = self.step
+        self._pixels: tuple[int, Callable[[], int]] | None = None  # of a step before, not compared yet
 
     def _partner(self) -> Partner | None:
-        """The other tower where decoding is shared with it. On a CPU that was measured to be faster."""
+        """The other tower where decoding is shared with it.
+
+        On a CPU that was measured to be faster. On two GPUs it is needed: their decoders may differ in single bits,
+        and the towers must see the same images. On one GPU both decode alike.
+        """
         choice = self.config.machine.decode_once
-        shared = self.world.device.type == "cpu" if choice == "auto" else choice == "yes"
+        shared = self.world.transport in ("gloo", "nccl") if choice == "auto" else choice == "yes"
         return self.world.link if shared and self.world.num_towers == 2 else None
 
     @property
@@ -129,8 +135,13 @@ class Trainer:
         self.stuck.is_watching = manifest.progress["watching_loss"]
 
     def save(self) -> None:
-        """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all."""
+        """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all.
+
+        Raises: TowersDifferError rather than keep what was trained on different images.
+        """
+        self._finish_checks()
         self._settle()
+        self.world.catch_up()
         buffers, rates = self.optimiser.state()
         if self.world.replica == 0:
             checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
@@ -177,10 +188,10 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """One update of this tower from one batch; the other tower does the same on the same batch."""
         world, size = self.world, self.config.optim.batch_size
-        numbers = {"the labels' checksum": label_checksum(batch)}
+        self._finish_checks()
+        world.post_check(self.step, {"the labels' checksum": batch.label_checksum})
         if (self.step - self.first_step) % self.config.machine.check_every_steps == 0:
-            numbers["the pixels' checksum"] = pixel_checksum(batch)
-        world.check_alike(self.step, **numbers)
+            self._pixels = (self.step, world.read_later(pixel_checksum(batch)))
 
         self.tower.train()
         self.tower.at_step(self.step, slice(world.replica * size, (world.replica + 1) * size), self.global_batch)
@@ -196,11 +207,23 @@ class Trainer:
         self.window.pending.append(count(log_probabilities.detach(), batch.labels))
         self.window.steps += 1
         self.step += 1
+        world.end_step()
+
+    def _finish_checks(self) -> None:
+        """Compares what the towers saw in the steps before; numbers that are under way meanwhile cost no time.
+
+        Raises: TowersDifferError, TowerLostError.
+        """
+        if self._pixels is not None:
+            (step, read), self._pixels = self._pixels, None
+            self.world.post_check(step, {"the pixels' checksum": read()})
+        self.world.finish_checks()
 
     def _measured_step(self, batch: Batch, journal: SilentJournal) -> None:
         """A step that leaves a line with the scales of each layer in each tower."""
         with OutputScales(self.tower) as outputs:
             self.train_step(batch)
+        self.world.catch_up()
         scales = measure(self.tower, self.optimiser, outputs)
         # Rank 0 writes for its replica; the others have the same weights.
         towers = self.world.gather(scales)[: self.world.num_towers]
@@ -213,6 +236,7 @@ class Trainer:
         """
         if not self.window.pending:
             return
+        self.world.catch_up()
         steps = torch.stack(self.window.pending).cpu()
         self.window.pending.clear()
         self.world.sum_over_replicas([steps])

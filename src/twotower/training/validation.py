@@ -48,10 +48,13 @@ def validate(
             images = batch.images.contiguous(memory_format=world.memory_format)
             log_probabilities = F.log_softmax(forward([tower], images, exchange), dim=1)
             sums += count(log_probabilities, batch.labels)
+            world.end_step()
             if handful is not None:
+                world.catch_up()
                 handful.look(batch, log_probabilities)
     finally:
         feed.close()
+    world.catch_up()
     counts = Counts(sums.cpu())
     world.sum_over_replicas([counts.sums])
     return counts
