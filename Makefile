@@ -1,27 +1,35 @@
 # make train             trains the two towers on the embedded set
-# make train TORCH=cpu   the same with torch's build for CPUs: 0.6 GB to download instead of 3.1
+# make train TORCH=cuda12   the same for NVIDIA drivers older than 580: torch and DALI for CUDA 12
+# make train TORCH=cpu   the same on the CPU, with torch's build for it: 0.6 GB to download instead of 3.1
 # make test              lint, types, layers and all tests
-# make quick             the same without the slow tests: under a minute
+# make test-gpu          the tests that need one GPU, or two
+# make quick             the same as test without the slow tests: under a minute
 # Each makes .venv and installs what it needs, if that has not been done: training less than the tests.
 
 PYTHON      ?= python3
 TORCH       ?= default
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH:cuda12=cu126)
+# Two builds of DALI in one environment overwrite each other, so it is never a dependency that both would share.
+DALI        := $(if $(filter cuda12,$(TORCH)),cuda12,cuda13)
 VENV        := .venv
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-ifeq ($(filter $(TORCH),default cpu),)
-$(error TORCH=$(TORCH) is not known; TORCH=cpu takes torch's build for CPUs, and without it pip chooses)
+ifeq ($(filter $(TORCH),default cuda12 cpu),)
+$(error TORCH=$(TORCH) is not known; TORCH=cpu takes torch's build for CPUs, TORCH=cuda12 that for older NVIDIA drivers, and without it pip chooses)
 endif
 
-.PHONY: train test quick lint install clean
+.PHONY: train test test-gpu quick lint install clean
 
 train: install
-	$(BIN)/python launch/two_gpu.py
+	$(BIN)/python launch/two_gpu.py$(if $(filter cpu,$(TORCH)), machine.device=cpu)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests of the other targets see no GPU. What is skipped is listed with its reason, and counted.
+test-gpu: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m gpu -rs
 
 quick: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" -q
@@ -36,12 +44,12 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml $(VENV)/torch-$(TORCH)
 	@echo "installing what training needs into $(VENV); the first time takes some minutes"
-	$(PIP) --editable .
+	$(PIP) --editable '.[$(DALI)]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml $(VENV)/torch-$(TORCH)
 	@echo "installing what training and tests need into $(VENV); the first time takes some minutes"
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,$(DALI)]'
 	@touch $@ $(VENV)/installed
 
 # Whatever torch is there already is left alone.
@@ -49,9 +57,9 @@ $(VENV)/torch-default: | $(VENV)/made
 	@touch -t 200001010000 $@  # older than what may be installed already
 
 # Before all else, as pip would take another build for the rest; which versions, pyproject.toml says.
-$(VENV)/torch-cpu: | $(VENV)/made
-	@if [ -e $(VENV)/installed ] && $(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then \
-		echo "$(VENV) has torch's build for GPUs, which TORCH=cpu does not replace; remove it first: make clean"; exit 1; fi
+$(VENV)/torch-cpu $(VENV)/torch-cuda12: | $(VENV)/made
+	@if [ -e $(VENV)/installed ] && $(BIN)/python -c 'import sys, torch; has = "cuda" + (torch.version.cuda or "").partition(".")[0]; sys.exit(has in ("$(TORCH)", "cuda" if "$(TORCH)" == "cpu" else ""))'; then \
+		echo "$(VENV) has another build of torch, which TORCH=$(TORCH) does not replace; remove it first: make clean"; exit 1; fi
 	$(PIP) --index-url $(TORCH_INDEX) "$$($(BIN)/python -c 'import tomllib; print(*[one for one in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if one.startswith("torch")])')"
 	@touch $@
 

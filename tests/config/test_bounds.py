@@ -117,6 +117,7 @@ def test_a_key_of_another_rule_is_refused(rule: str) -> None:
             check_bounds(schedule, "schedule.")
             continue
         with pytest.raises(
-            ValueError, match=rf"^schedule\.{name} is for schedule\.rule=.*, and the rule is {rule}\.$"
+            ValueError,
+            match=rf"^schedule\.{name}(=.*)? is for schedule\.rule=.*, and the rule is {rule}; choose a schedule",
         ):
             check_bounds(schedule, "schedule.")

@@ -256,7 +256,7 @@ def test_folder_needs_a_root() -> None:
 
 
 def test_environment_yml_installs_the_project_from_pyproject() -> None:
-    """pyproject.toml is the one list: environment.yml names Python, pip and the project itself, nothing else."""
+    """pyproject.toml is the one list: environment.yml names Python, pip and the project with one build of DALI."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -264,7 +264,7 @@ def test_environment_yml_installs_the_project_from_pyproject() -> None:
     assert environment["name"] == project["name"]
     assert environment["channels"] == ["conda-forge"]
     *conda, pip = environment["dependencies"]
-    assert pip == {"pip": ["--editable ."]}
+    assert pip == {"pip": ["--editable .[cuda13]"]}
     assert [entry.split("=")[0] for entry in conda] == ["python", "pip"]
     version = next(entry for entry in conda if entry.startswith("python=")).split("=")[1]
     least = project["requires-python"].removeprefix(">=")

@@ -317,18 +317,22 @@ def test_only_the_own_half_is_blamed_for_a_broken_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "device", "shared"),
+    ("choice", "transport", "shared"),
     [
-        ("auto", "cpu", True),
-        ("auto", "cuda", False),
-        ("yes", "cuda", True),
-        ("no", "cpu", False),
-        ("yes", "cpu", True),
+        ("auto", "gloo", True),
+        ("auto", "nccl", True),
+        ("auto", "shared_gpu", False),
+        ("auto", "pinned", False),
+        ("yes", "shared_gpu", True),
+        ("no", "gloo", False),
+        ("no", "nccl", False),
+        ("yes", "gloo", True),
     ],
 )
-def test_decoding_is_shared_where_it_was_chosen(choice: str, device: str, shared: bool) -> None:
+def test_decoding_is_shared_where_it_was_chosen(choice: str, transport: str, shared: bool) -> None:
+    """Two GPUs may decode one image differently, so there each is decoded by one of them."""
     config = SimpleNamespace(machine=MachineConfig(decode_once=choice))
-    world = SimpleNamespace(device=torch.device(device), link="the link", num_towers=2)
+    world = SimpleNamespace(transport=transport, link="the link", num_towers=2)
     trainer: Any = SimpleNamespace(config=config, world=world)
     assert Trainer._partner(trainer) == ("the link" if shared else None)
     world.num_towers = 1

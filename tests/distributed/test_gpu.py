@@ -20,7 +20,7 @@ from twotower.model.tower import Tower, forward
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch sees: make test-gpu"),
 ]
 NUM_CLASSES, BATCH = 10, 8
 

@@ -23,7 +23,7 @@ SLOW_FILES = {
         "test_verify_set",
         "test_wrong_sources",
     },
-    "distributed": {"test_exchange"},
+    "distributed": {"test_exchange", "test_gpu_memory_link"},
     "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights"},
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
     "model": {"test_every_network", "test_freeze", "test_network"},
@@ -37,6 +37,13 @@ SLOW_FILES = {
     },
     "reports": {"test_dashboard", "test_labbook_page", "test_page", "test_report"},
     "runs": {"test_stored", "test_wandb"},
-    "training": {"test_one_tower", "test_photographs", "test_sweep", "test_train"},
+    "training": {
+        "test_host_reads",
+        "test_one_tower",
+        "test_photographs",
+        "test_shared_folder",
+        "test_sweep",
+        "test_train",
+    },
     "weights": {"test_export", "test_scaled_weights", "test_weights"},
 }

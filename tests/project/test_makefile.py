@@ -36,10 +36,30 @@ def installs(text: str) -> list[str]:
 
 
 def test_training_installs_less_than_the_tests(folder: Path) -> None:
-    for target, wanted in (("train", "--editable ."), ("install", "--editable ."), ("test", "--editable '.[dev]'")):
+    for target, wanted in (("train", "cuda13"), ("install", "cuda13"), ("test", "dev,cuda13")):
         status, text = make(folder, "-n", target)
         assert status == 0
+        wanted = f"--editable '.[{wanted}]'"
         assert [line.removeprefix("--quiet --disable-pip-version-check ") for line in installs(text)] == [wanted]
+
+
+@pytest.mark.parametrize(("torch", "dali"), [("cpu", "cuda13"), ("cuda12", "cuda12"), ("default", "cuda13")])
+def test_one_build_of_dali_is_installed(folder: Path, torch: str, dali: str) -> None:
+    """Two of them overwrite each other's files."""
+    for target, extras in (("train", dali), ("test", f"dev,{dali}")):
+        status, text = make(folder, "-n", target, f"TORCH={torch}")
+        assert status == 0
+        assert installs(text)[-1].endswith(f"--editable '.[{extras}]'")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not [requirement for requirement in project["dependencies"] if "dali" in requirement]
+    builds = {name: part for name, part in project["optional-dependencies"].items() if "dali" in " ".join(part)}
+    assert {name: len(part) for name, part in builds.items()} == {"cuda13": 1, "cuda12": 1}
+
+
+def test_the_small_torch_trains_on_the_cpu(folder: Path) -> None:
+    """Also where there is a GPU, which it could not use, and which it would be refused for."""
+    assert "two_gpu.py machine.device=cpu" in make(folder, "-n", "train", "TORCH=cpu")[1]
+    assert "two_gpu.py\n" in make(folder, "-n", "train")[1]
 
 
 def test_what_is_installed_is_not_installed_again(folder: Path) -> None:
@@ -57,12 +77,15 @@ def test_what_is_installed_is_not_installed_again(folder: Path) -> None:
 
 @pytest.mark.parametrize("target", ["train", "test"])
 @pytest.mark.parametrize("index", ["", "https://example.org/wheels"])
-def test_the_small_torch_comes_first_and_from_its_index(folder: Path, target: str, index: str) -> None:
+@pytest.mark.parametrize(("torch", "folder_of_index"), [("cpu", "cpu"), ("cuda12", "cu126")])
+def test_another_torch_comes_first_and_from_its_index(
+    folder: Path, target: str, index: str, torch: str, folder_of_index: str
+) -> None:
     arguments = [f"TORCH_INDEX={index}"] if index else []
-    status, text = make(folder, "-n", target, "TORCH=cpu", *arguments)
+    status, text = make(folder, "-n", target, f"TORCH={torch}", *arguments)
     assert status == 0
     first, second = installs(text)
-    assert f"--index-url {index or 'https://download.pytorch.org/whl/cpu'} " in first
+    assert f"--index-url {index or f'https://download.pytorch.org/whl/{folder_of_index}'} " in first
     assert "--editable" in second
     # The requirement is taken from pyproject.toml by a line of Python, which is run here.
     program = first.partition("-c '")[2].partition("')")[0]
@@ -80,18 +103,31 @@ def test_another_build_is_refused(folder: Path) -> None:
     assert "TORCH=gpu is not known; TORCH=cpu takes" in text
 
 
-def test_a_torch_for_gpus_is_not_taken_for_the_small_one(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("torch", "has", "fits"),
+    [
+        ("cpu", "None", True),
+        ("cpu", "'13.0'", False),
+        ("cuda12", "'12.6'", True),
+        ("cuda12", "'13.0'", False),
+        ("cuda12", "None", False),
+    ],
+)
+def test_another_build_is_not_taken_for_the_one_asked_for(folder: Path, torch: str, has: str, fits: bool) -> None:
     """A .venv with the other build: said, and nothing is downloaded beside it."""
     python = folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     for name in ("made", "torch-default", "installed"):
         (folder / ".venv" / name).touch()
-    python.write_text("#!/bin/sh\nexit 0\n")  # torch.version.cuda is something
+    # It answers what is asked of torch, and installs nothing.
+    (folder / "torch.py").write_text(f"from types import SimpleNamespace\nversion = SimpleNamespace(cuda={has})\n")
+    python.write_text(f'#!/bin/sh\ncase "$1" in -m) exit 0;; esac\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    status, text = make(folder, "install", "TORCH=cpu")
-    assert status != 0
-    assert "has torch's build for GPUs, which TORCH=cpu does not replace; remove it first: make clean" in text
-    assert not (folder / ".venv" / "torch-cpu").exists()
+    status, text = make(folder, "install", f"TORCH={torch}")
+    refused = f"has another build of torch, which TORCH={torch} does not replace; remove it first: make clean" in text
+    assert refused != fits
+    assert (status == 0) == fits
+    assert (folder / ".venv" / f"torch-{torch}").exists() == fits
 
 
 def test_a_python_without_venv_is_told_of(folder: Path) -> None:
@@ -123,4 +159,4 @@ def test_an_old_python_is_told_of(folder: Path) -> None:
 def test_conda_installs_what_make_train_does() -> None:
     dependencies = OmegaConf.to_container(OmegaConf.load(ROOT / "environment.yml"))
     assert isinstance(dependencies, dict)
-    assert dependencies["dependencies"][-1] == {"pip": ["--editable ."]}
+    assert dependencies["dependencies"][-1] == {"pip": ["--editable .[cuda13]"]}

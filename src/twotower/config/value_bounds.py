@@ -46,4 +46,9 @@ def check_bounds(group: Any, prefix: str = "") -> None:
         elif value is not None and value != MISSING:
             _check_value(name, value, bounds)
         if bounds.rules and group.rule not in bounds.rules and value != getattr(defaults, key.name):
-            raise ValueError(f"{name} is for {prefix}rule={' or '.join(bounds.rules)}, and the rule is {group.rule}.")
+            group_name = prefix.removesuffix(".")
+            given = name if isinstance(value, list) else f"{name}={value}"
+            raise ValueError(
+                f"{given} is for {prefix}rule={' or '.join(bounds.rules)}, and the rule is {group.rule}; choose a "
+                f"{group_name} with that rule by {group_name}=NAME, or leave {name} out."
+            )

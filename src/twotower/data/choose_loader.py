@@ -1,7 +1,9 @@
 """Chooses the loader that decodes the images: DALI, or where it is missing the one that needs torch alone."""
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 from twotower.config import InputConfig
 from twotower.data.batch import Share
@@ -9,6 +11,22 @@ from twotower.data.dali_loader import DaliLoader
 from twotower.data.dataset import Split
 from twotower.data.loader import Cutting, Loader, Source
 from twotower.data.torch_loader import TorchLoader
+
+DALI_BUILDS = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+
+
+def check_one_build() -> None:
+    """Raises: ValueError if both builds of DALI are installed, of which each has overwritten files of the other."""
+    found = []
+    for name in DALI_BUILDS:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    if len(found) > 1:
+        raise ValueError(
+            f"{' and '.join(found)} are both installed, and write the same files, so neither can be trusted; remove "
+            f"both (pip uninstall -y {' '.join(DALI_BUILDS)}), then install one: pip install -e '.[cuda13]' or "
+            "'.[cuda12]'."
+        )
 
 
 def find_dali_problem() -> str:
@@ -33,12 +51,13 @@ def choose_loader(loader: str, device: str = "auto") -> str:
         if device == "gpu":
             raise ValueError("machine.loader_device=gpu is for input.loader=dali; use machine.loader_device=auto.")
         return "torch"
+    check_one_build()
     problem = find_dali_problem()
     if problem and (loader == "dali" or device == "gpu"):
         raise ValueError(
             f"{'input.loader=dali' if loader == 'dali' else 'machine.loader_device=gpu'} needs DALI, which cannot be "
             f"imported here ({problem}); use input.loader=auto machine.loader_device=auto, or install DALI, which "
-            "Linux has."
+            "exists for Linux: pip install -e '.[cuda13]'."
         )
     return "torch" if problem else "dali"
 
@@ -46,6 +65,8 @@ def choose_loader(loader: str, device: str = "auto") -> str:
 def check_loader(loader: str, device: str) -> None:
     """Checks, before any work, that the loader can be used. Raises: ValueError as `choose_loader`."""
     # auto always finds a loader, and importing DALI takes long.
+    if loader != "torch":
+        check_one_build()
     if loader != "auto" or device == "gpu":
         choose_loader(loader, device)
 

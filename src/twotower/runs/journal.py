@@ -81,7 +81,8 @@ class Journal(SilentJournal):
     def show_training(self, step: int, values: dict[str, float]) -> None:
         """Moves the progress bar, or prints a line every ten seconds where there is no terminal."""
         text = (
-            f"loss {values['loss']:.3f}, top-1 {values['top1_error']:.1f} %, top-5 {values['top5_error']:.1f} %, "
+            f"loss {values['loss']:.3f}, top-1 error {values['top1_error']:.1f} %, "
+            f"top-5 error {values['top5_error']:.1f} %, "
             f"{values['images_per_second']:.0f} images/s"
         )
         self._meter.reach(step, text)

@@ -25,6 +25,7 @@ from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal
 from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.ready_run import ReadyRun, get_ready, receive_run
+from twotower.training.shared_folder import SEE_SECONDS, check_folder_is_shared
 from twotower.training.trainer import Trainer
 
 GRACE_SECONDS = 10.0  # time that a process gets to close its journal
@@ -162,6 +163,7 @@ def run_as_worker(config: Config, place: Place) -> int:
             ready = receive_run(config, world, stack)
             run_dir = ready.run_dir
             if not ready.finished:
+                check_folder_is_shared(ready.run_dir, world, min(SEE_SECONDS, machine.timeout_seconds / 2))
                 _train(ready, world)
         return 0
     except KeyboardInterrupt:

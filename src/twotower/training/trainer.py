@@ -46,8 +46,8 @@ def describe_epoch(epochs_done: float, step: int, trained: Counts, validation: C
     """The line that an epoch leaves on the screen."""
     return (
         f"epoch {wording.epochs_done(epochs_done)}  step {step}  train loss {trained.loss:.3f} "
-        f"top-1 {trained.top1_error:.1f} %  |  validation loss {validation.loss:.3f} "
-        f"top-1 {validation.top1_error:.2f} %  top-5 {validation.top5_error:.2f} %  |  rate {rates}"
+        f"top-1 error {trained.top1_error:.1f} %  |  validation loss {validation.loss:.3f} "
+        f"top-1 error {validation.top1_error:.2f} %  top-5 error {validation.top5_error:.2f} %  |  rate {rates}"
     )
 
 
