@@ -11,6 +11,7 @@ TORCH       ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH:cuda12=cu126)
 # Two builds of DALI in one environment overwrite each other, so it is never a dependency that both would share.
 DALI        := $(if $(filter cuda12,$(TORCH)),cuda12,cuda13)
+DEVICE      := $(if $(filter cpu,$(TORCH)),machine.device=cpu)
 VENV        := .venv
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -22,7 +23,7 @@ endif
 .PHONY: train test test-gpu quick lint install clean
 
 train: install
-	$(BIN)/python launch/two_gpu.py$(if $(filter cpu,$(TORCH)), machine.device=cpu)
+	$(BIN)/python launch/two_gpu.py $(DEVICE)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -242,7 +242,7 @@ def check_wandb(words: list[str]) -> None:
 def check_pip(words: list[str]) -> None:
     assert words[0] == "install", f"pip {words[0]} is not known here"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    match = re.fullmatch(r"(?:-e|--editable) \.\[([\w,]+)\]", " ".join(words[1:]))
+    match = re.fullmatch(r"(?:--extra-index-url \S+ )?(?:-e|--editable) \.\[([\w,]+)\]", " ".join(words[1:]))
     if match is not None:
         extras = set(match[1].split(","))
         assert extras <= set(project["optional-dependencies"]), f"pyproject.toml has no such extra: {match[1]}"

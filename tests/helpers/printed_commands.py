@@ -32,13 +32,13 @@ _PROGRAMS = (
 # ... and in other texts, where "make" and "find" are English.
 _PLAIN = (
     r"(?:[A-Z_]+=\S+ )*(?:python3? (?:launch/|-m )|torchrun (?:--|launch/)|pip install |conda (?:env|activate) |"
-    r"wandb (?:sync|sweep|agent|login)\b|make (?:train|test|lint|install|clean|quick)\b)"
+    r"wandb (?:sync|sweep|agent|login)\b|make (?:train|test-gpu|test|lint|install|clean|quick)\b)"
 )
 _LINE = re.compile(rf"(?:{_PLAIN}|\w+\(\) \{{|\.\.\. [a-z])")
 _SENTENCE = re.compile(rf"(?<![\w/.`-]){_PLAIN}")
 _ARGUMENT = re.compile(
     rf"-\S*|\S*=\S*|\S*/\S*|[A-Z][A-Z0-9_]*(?:\.\w+)?|\.\.\.|[\[\]'\"].*|.*[\]'\"]|\{{.*|{'|'.join(FIGURES)}|install|torch|\S+\.(?:jpg|png|yml)"
-    r"|sync|sweep|agent|login|env|create"
+    r"|sync|sweep|agent|login|env|create|clean|train"
 )
 
 
@@ -212,7 +212,7 @@ def _read_texts() -> Iterator[Text]:
         yield from _of_yaml("conf", file)
     for file in (*sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "src").rglob("*.py"))):
         yield from _of_python(file)
-    makefile = re.sub(r"(?m)^(?!#|\t.*launch/).*$|^[#\t] ?@?|\$\(BIN\)/", "", (ROOT / "Makefile").read_text())
+    makefile = re.sub(r"(?m)^(?!#|\t.*launch/).*$|^[#\t] ?@?|\$\(BIN\)/| \$\(DEVICE\)", "", (ROOT / "Makefile").read_text())
     yield Text("set up", ROOT / "Makefile", 1, makefile)
     for name in ("environment.yml", "pyproject.toml"):
         yield from _of_yaml("set up", ROOT / name)

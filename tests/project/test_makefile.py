@@ -59,7 +59,7 @@ def test_one_build_of_dali_is_installed(folder: Path, torch: str, dali: str) -> 
 def test_the_small_torch_trains_on_the_cpu(folder: Path) -> None:
     """Also where there is a GPU, which it could not use, and which it would be refused for."""
     assert "two_gpu.py machine.device=cpu" in make(folder, "-n", "train", "TORCH=cpu")[1]
-    assert "two_gpu.py\n" in make(folder, "-n", "train")[1]
+    assert "two_gpu.py \n" in make(folder, "-n", "train")[1]
 
 
 def test_what_is_installed_is_not_installed_again(folder: Path) -> None:
