@@ -212,8 +212,8 @@ def _read_texts() -> Iterator[Text]:
         yield from _of_yaml("conf", file)
     for file in (*sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "src").rglob("*.py"))):
         yield from _of_python(file)
-    makefile = re.sub(r"(?m)^(?!#|\t.*launch/).*$|^[#\t] ?@?|\$\(BIN\)/| \$\(DEVICE\)", "", (ROOT / "Makefile").read_text())
-    yield Text("set up", ROOT / "Makefile", 1, makefile)
+    pattern = r"(?m)^(?!#|\t.*launch/).*$|^[#\t] ?@?|\$\(BIN\)/| \$\(DEVICE\)"
+    yield Text("set up", ROOT / "Makefile", 1, re.sub(pattern, "", (ROOT / "Makefile").read_text()))
     for name in ("environment.yml", "pyproject.toml"):
         yield from _of_yaml("set up", ROOT / name)
 
