@@ -52,6 +52,7 @@ WORK = {
     "benchmark": ["twotower.benchmarks.benchmark.make_files"],
     "dashboard": ["build"],
     "describe": ["describe"],
+    "doctor": ["examine_machine"],
     "evaluate": [
         "twotower.evaluation.evaluate.open_subject",
         "twotower.evaluation.ensemble.open_subject",

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -72,16 +73,16 @@ class Contestant:
 
     def turn(self, request: str) -> list[Turn]:
         """The answers of all processes. Raises: ChildProcessError if one has ended."""
-        for pipe in self.pipes:
-            pipe.send(request)
         try:
+            for pipe in self.pipes:
+                pipe.send(request)
             return [pipe.recv() for pipe in self.pipes]
-        except EOFError as error:
-            raise ChildProcessError("A process of the benchmark has ended; its error is printed above.") from error
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            raise ChildProcessError("A process has ended; its error is printed above.") from error
 
     def end(self) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):
-            if process.is_alive():
+            with suppress(BrokenPipeError, ConnectionResetError):  # it has ended already
                 pipe.send("end")
             process.join(timeout=20)
             if process.is_alive():

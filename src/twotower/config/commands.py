@@ -120,6 +120,18 @@ class BenchmarkConfig:
 
 
 @dataclass
+class DoctorConfig:
+    """The schema of launch/doctor.py."""
+
+    network: NetworkConfig = MISSING  # whose swaps and steps are tried
+    input: InputConfig = MISSING
+    optim: OptimConfig = MISSING
+    machine: MachineConfig = MISSING
+    num_classes: int = key(1000, least=2)
+    output: str | None = None  # a Markdown file with what the screen shows; null: the screen alone
+
+
+@dataclass
 class DescribeConfig:
     """The schema of launch/describe.py."""
 

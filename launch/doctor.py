@@ -1,0 +1,49 @@
+"""Looks at this machine and tries everything on it once: one page to read, or to paste into a bug report.
+
+python launch/doctor.py [machine.device=cpu] [output=doctor.md]
+"""
+
+import tempfile
+from pathlib import Path
+
+from twotower.command_line.command import command
+from twotower.config import DoctorConfig
+from twotower.doctor.images import examine_images
+from twotower.doctor.machine import examine_builds, examine_gpus, examine_machine
+from twotower.doctor.towers import examine_towers
+
+
+@command("doctor")
+def main(settings: DoctorConfig) -> None:
+    lines: list[str] = []
+    num_problems = 0
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+
+    say("# What twotower's doctor found")
+    with tempfile.TemporaryDirectory(prefix="twotower-doctor-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        sections = {
+            "Machine": examine_machine(Path.cwd()),
+            "Builds": examine_builds(),
+            "GPUs": examine_gpus(),
+            "Input": examine_images(settings, scratch),
+            "Towers": examine_towers(settings, scratch),
+        }
+        for heading, findings in sections.items():
+            say(f"\n## {heading}\n")
+            for finding in findings:
+                say(finding.render())
+                num_problems += not finding.is_ok
+    say("\nAll is well." if not num_problems else f"\n{num_problems} to look at: the lines in bold say what to do.")
+    if settings.output is not None:
+        Path(settings.output).write_text("\n".join(lines) + "\n")
+        print(f"written to {settings.output}")
+    if num_problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

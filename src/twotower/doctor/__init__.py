@@ -1,0 +1,1 @@
+"""What this machine has, and whether the towers, the input and a training work on it."""
