@@ -399,7 +399,23 @@ def test_predictions_from_resized_images_are_not_taken_for_dalis(tmp_path: Path)
     manifest: Any = type("Manifest", (), {"sha256": {}})
     for needs_resize, told in ((True, "torch"), (False, None)):
         dataset = replace(subject.dataset, needs_resize=needs_resize)
-        assert predictions.identify_predictions(manifest, config, dataset, "val")["input"].get("loader") == told
+        identity = predictions.identify_predictions(manifest, config, dataset, "val", torch.device("cpu"))
+        assert identity["input"].get("loader") == told
+
+
+def test_predictions_of_a_gpu_are_not_those_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another order of sums, another decoder: some images of thousands fall on the other side."""
+    run = fake_run(tmp_path / "run", draw_images(tmp_path / "images", num_val=1))
+    subject = open_subject(str(run), EvaluateConfig(run=str(run), device="cpu"))
+    assert "gpu" not in subject.identity  # so what earlier versions stored still counts
+    identities = []
+    for name in ("NVIDIA A100", "NVIDIA H100"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        manifest, config, dataset = subject.manifest, subject.config, subject.dataset
+        gpu = torch.device("cuda")
+        identities.append(predictions.identify_predictions(manifest, config, dataset, "val", gpu))
+    assert identities[0] != identities[1]
+    assert subject.identity not in identities
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from twotower.benchmarks.baseline import build_baseline
-from twotower.benchmarks.take_turns import Turn, time_steps
+from twotower.benchmarks.take_turns import Turn, count_steps, time_steps
 from twotower.config import BenchmarkConfig
 from twotower.ground.devices import choose_device
 from twotower.ground.memory import peak_megabytes
@@ -37,4 +37,6 @@ def run_single_process(settings: BenchmarkConfig, memory_format: torch.memory_fo
 
     while pipe.recv() != "end":
         step()
-        pipe.send(Turn(time_steps(device, settings.steps, step), peak_megabytes=peak_megabytes(device)))
+        pipe.send(
+            Turn(time_steps(device, count_steps(device, settings.steps), step), peak_megabytes=peak_megabytes(device))
+        )

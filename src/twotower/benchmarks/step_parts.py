@@ -93,6 +93,7 @@ def _time_update(trainer: Trainer) -> float:
     for _ in range(UPDATE_TIMES):
         for parameter in trainer.tower.parameters():
             parameter.grad = torch.zeros_like(parameter)
+        synchronize(trainer.world.device)  # filling the gradients is no part of the update
         began = time.perf_counter()
         trainer.optimiser.step()
         synchronize(trainer.world.device)

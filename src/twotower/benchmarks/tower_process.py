@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from twotower.benchmarks.step_parts import time_parts
-from twotower.benchmarks.take_turns import Turn, time_steps
+from twotower.benchmarks.take_turns import Turn, count_steps, time_steps
 from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, ScheduleConfig
 from twotower.data.batch import Feed
 from twotower.data.dataset import DataSet
@@ -76,8 +76,9 @@ def _run_turn(trainer: Trainer, dataset: DataSet, settings: BenchmarkConfig) -> 
         step = partial(_step, trainer, feed)
         step()  # fills buffers and caches
         world.link.read_waited_ms()
-        seconds = time_steps(world.device, settings.steps, step)
-    waited = world.link.read_waited_ms() / settings.steps
+        steps = count_steps(world.device, settings.steps)
+        seconds = time_steps(world.device, steps, step)
+    waited = world.link.read_waited_ms() / steps
     trainer.window.pending.clear()
     return Turn(seconds, waited, peak_megabytes=peak_megabytes(world.device))
 

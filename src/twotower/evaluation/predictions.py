@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -80,17 +81,22 @@ def _identity_of_input(given: InputConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in usual or value != usual[key]}
 
 
-def identify_predictions(manifest: Manifest, config: Config, dataset: DataSet, split: str) -> dict[str, Any]:
+def identify_predictions(
+    manifest: Manifest, config: Config, dataset: DataSet, split: str, device: torch.device
+) -> dict[str, Any]:
     """Collects all that the predictions of a checkpoint depend on, apart from the view.
 
-    The data set's fingerprint is the SHA-256 of its index, which lists its files, or their checksums.
+    The data set's fingerprint is the SHA-256 of its index, which lists its files, or their checksums. GPUs add up in
+    another order and precision, and may decode otherwise, so theirs are not taken for those of a CPU or another GPU.
 
     Raises: ValueError if the data set has no such split.
     """
     root = find_root(config.data)
     prepared = is_prepared(root)
     index = root / DATASET if prepared else find_cache(config.data) / INDEX
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
+        **gpu,
         "checkpoint": manifest.sha256,
         "network": config.network.name,
         "width": config.network.width,

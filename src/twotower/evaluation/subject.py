@@ -64,7 +64,8 @@ def open_subject(run: str, settings: EvaluateConfig, verified: Manifest | None =
     dataset = with_own_mean(opened, run_dir)
     check_classes(path, manifest.classes, dataset.classes)
     checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
-    identity = predictions.identify_predictions(manifest, config, dataset, settings.split)
+    device = choose_device(settings.device)
+    identity = predictions.identify_predictions(manifest, config, dataset, settings.split, device)
     return Subject(run_dir, path, manifest, config, dataset, identity)
 
 

@@ -29,6 +29,9 @@ from twotower.training.shared_folder import SEE_SECONDS, check_folder_is_shared
 from twotower.training.trainer import Trainer
 
 GRACE_SECONDS = 10.0  # time that a process gets to close its journal
+# The same when another tower has failed. torch takes it twice, before it asks and before it kills, and a tower that
+# has stopped answering is to be gone 15 seconds after machine.timeout_seconds.
+GRACE_AFTER_FAILURE_SECONDS = 4.0
 
 
 def _describe_start(trainer: Trainer, ready: ReadyRun) -> list[str]:
@@ -110,7 +113,7 @@ def start_towers(ready: ReadyRun) -> dict[str, Any]:
             _run_tower, (ready, size, str(Path(folder) / "rendezvous")), size, join=False, start_method="spawn"
         )
         try:
-            while not context.join(timeout=1.0, grace_period=GRACE_SECONDS):
+            while not context.join(timeout=1.0, grace_period=GRACE_AFTER_FAILURE_SECONDS):
                 pass
         except mp.ProcessExitedException as error:
             if error.signal_name is not None:
