@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twotower.benchmarks.step_parts import time_parts
 from twotower.benchmarks.take_turns import Turn, count_steps, time_steps
-from twotower.config import BenchmarkConfig, Config, DataConfig, LoggingConfig, ScheduleConfig
+from twotower.config import BenchmarkConfig, Config, DataConfig, DoctorConfig, LoggingConfig, ScheduleConfig
 from twotower.data.batch import Feed
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_train
@@ -26,7 +26,8 @@ RATE = 1e-6  # learning rate at which the weights stay finite over any number of
 FEEDS = ("prepared once", "prepared twice", "raw once", "raw twice")
 
 
-def _trainer_config(settings: BenchmarkConfig, data: DataConfig) -> Config:
+def configure_trainer(settings: BenchmarkConfig | DoctorConfig, data: DataConfig) -> Config:
+    """A training that ends by itself never, and that nobody is told of."""
     return Config(
         network=settings.network,
         data=data,
@@ -39,7 +40,8 @@ def _trainer_config(settings: BenchmarkConfig, data: DataConfig) -> Config:
     )
 
 
-def _synthetic(settings: BenchmarkConfig) -> DataConfig:
+def describe_synthetic(settings: BenchmarkConfig | DoctorConfig) -> DataConfig:
+    """Random tensors for images, a hundred batches an epoch."""
     batch = settings.optim.batch_size
     return DataConfig(kind="synthetic", num_train=batch * 100, num_val=batch, num_classes=settings.num_classes)
 
@@ -50,9 +52,9 @@ def run_tower(
     """Answers `synthetic`, `training` and `parts` with a Turn, until `end`."""
     die_with_parent()
     with open_world(settings.machine, Place(tower, TOWERS, tower, TOWERS), rendezvous) as world:
-        datasets = {name: load(data) for name, data in {"synthetic": _synthetic(settings), **files}.items()}
+        datasets = {name: load(data) for name, data in {"synthetic": describe_synthetic(settings), **files}.items()}
         # One network serves all inputs, so that memory is that of one training.
-        config = _trainer_config(settings, _synthetic(settings))
+        config = configure_trainer(settings, describe_synthetic(settings))
         trainer = Trainer(config, world, datasets["synthetic"], Path("."), None)
         trainer.optimiser.set_rate(RATE)
         while (request := pipe.recv()) != "end":

@@ -19,7 +19,7 @@ from twotower.data.order import epoch_order, replica_rows, steps_per_epoch
 from twotower.data.read_ahead import ReadAhead
 from twotower.data.shared_decoding import SharedDecoding
 from twotower.data.synthetic import SyntheticFeed
-from twotower.ground.devices import send
+from twotower.ground.host_copies import send
 
 
 def _make_batch(images: Tensor, split: Split, indices: Indices, device: torch.device) -> Batch:

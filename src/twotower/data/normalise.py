@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.config import UNSCALED, InputConfig
-from twotower.ground.devices import send
+from twotower.ground.host_copies import send
 
 
 def choose_mean(mean_image: NDArray[np.float32], config: InputConfig) -> NDArray[np.float32]:

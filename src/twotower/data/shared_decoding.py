@@ -5,7 +5,7 @@ from torch import Tensor
 
 from twotower.data.batch import Share
 from twotower.data.loader import Indices, Loader
-from twotower.ground.devices import send
+from twotower.ground.host_copies import send
 
 
 class SharedDecoding:

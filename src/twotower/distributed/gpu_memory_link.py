@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from twotower.distributed.nccl_link import StreamWaits
 from twotower.distributed.run_ahead import wait_for
-from twotower.distributed.transport import Link, TowerLostError
+from twotower.distributed.stream_link import StreamLink
 
 SLOTS = 2
 _ALIGNED = 512  # bytes; so that any dtype can begin at a slot
@@ -69,7 +68,7 @@ class Inbox:
         return self.memory[number, :num_bytes].view(like.dtype).view(like.shape)
 
 
-class GpuMemoryLink(Link):
+class GpuMemoryLink(StreamLink):
     """Both towers on one GPU, each writing into the other's memory.
 
     Args:
@@ -90,7 +89,6 @@ class GpuMemoryLink(Link):
     ) -> None:
         super().__init__(tower, peer, timeout, memory_format, messages)
         self._device = device or torch.device("cuda", torch.cuda.current_device())
-        self._waits = StreamWaits()
         self._inbox: Inbox | None = None
         self._outbox: Inbox | None = None  # the other tower's inbox
         self._num_swaps, self._is_under_way = 0, False
@@ -160,19 +158,7 @@ class GpuMemoryLink(Link):
     def _measure(self, wait: Callable[[], None]) -> None:
         self._waits.measure(wait)
 
-    def swap_images(self, mine: Tensor, num_theirs: int) -> Tensor:
-        mark = self._waits.mark()
-        theirs = super().swap_images(mine, num_theirs)
-        self._waits.forget_since(mark)
-        return theirs
-
-    def read_waited_ms(self) -> float:
-        return self._waits.read_ms(self.timeout, self._silent) + super().read_waited_ms()
-
     def _catch_up(self) -> None:
         event = torch.cuda.Event()
         event.record()
         wait_for(event, self.timeout, self._silent)
-
-    def _silent(self) -> TowerLostError:
-        return self.lost(TimeoutError("timeout"))

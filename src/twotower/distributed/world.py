@@ -18,8 +18,9 @@ from twotower.distributed.first_contact import GLOO_HINT, open_link
 from twotower.distributed.place import Place, check_even, choose_device, threads_per_process
 from twotower.distributed.run_ahead import RunAhead
 from twotower.distributed.transport import Link, TowerLostError
-from twotower.ground.devices import HostCopy, choose_memory_format
+from twotower.ground.devices import choose_memory_format
 from twotower.ground.gpu_check import check_capability, check_free
+from twotower.ground.host_copies import HostCopy
 from twotower.ground.wording import counted
 
 MEETING_SECONDS = 25.0  # time to connect, for processes of which each has said already that it is there

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twotower.benchmarks.take_turns import Contestant, synchronize
-from twotower.config import Config, DataConfig, DoctorConfig, LoggingConfig, NetworkConfig, ScheduleConfig
+from twotower.benchmarks.tower_process import RATE, TOWERS, configure_trainer, describe_synthetic
+from twotower.config import DoctorConfig, NetworkConfig
 from twotower.data.feed import open_train
 from twotower.data.load_data import load
 from twotower.distributed.exchange import InProcessExchange, WireExchange
@@ -25,7 +26,6 @@ from twotower.model.layer_table import plan
 from twotower.model.tower import Tower, forward
 from twotower.training.trainer import Trainer
 
-TOWERS = 2
 SWAPS = 5  # of each size, of which the median counts
 STEPS = 10
 CLASSES, IMAGES = 10, 4  # of the comparison in float64
@@ -145,18 +145,9 @@ def _compare(world: World, settings: DoctorConfig) -> str:
 
 def _train(world: World, settings: DoctorConfig) -> str:
     batch = settings.optim.batch_size
-    config = Config(
-        network=settings.network,
-        data=DataConfig(kind="synthetic", num_train=batch * 100, num_val=batch, num_classes=settings.num_classes),
-        input=settings.input,
-        optim=settings.optim,
-        schedule=ScheduleConfig(rule="fixed", epochs=1_000_000),
-        logging=LoggingConfig(wandb="disabled"),
-        machine=settings.machine,
-        name="doctor",
-    )
+    config = configure_trainer(settings, describe_synthetic(settings))
     trainer = Trainer(config, world, load(config.data), Path("."), None)
-    trainer.optimiser.set_rate(1e-6)
+    trainer.optimiser.set_rate(RATE)
     with closing(open_train(trainer.dataset, trainer.input, trainer.share, seed=0, first_step=0)) as feed:
         trainer.train_step(next(feed))  # fills buffers and caches
         world.catch_up()
