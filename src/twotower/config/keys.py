@@ -1,8 +1,8 @@
 """Keys of the schema: what a key decides, and which values it takes.
 
-A word is a plain string with `choices`, and no Enum field, for three reasons. OmegaConf stores an Enum by the name of
-its member, which cannot be `2012`. It takes a whole number on the command line for the member's number. And a run
-folder has to be read by programs that do not know this package.
+A key with a fixed set of values is a string with `choices`, and no Enum field, for three reasons. OmegaConf stores an
+Enum by the name of its member, which cannot be `2012`. It reads a whole number on the command line as the value of a
+member. And a run folder has to be read by programs that do not know this package.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ Group = TypeVar("Group")
 
 @dataclass(frozen=True)
 class Bounds:
-    """The values that a key takes; of a list each of its entries, and null always where the type has it.
+    """The values that a key takes. For a list they apply to each entry, and null is allowed where the type has it.
 
     Attributes:
         choices: the words, or the numbers, that are allowed; none: any.
         least, most: the smallest and the largest number.
         above, below: numbers that are themselves too small and too large.
         odd: whether only odd numbers are allowed, as for a window that has a middle.
-        rules: words of the same group's `rule` to which the key belongs; under another one it keeps its default.
+        rules: values of this group's `rule` under which the key may be set; under another one it keeps its default.
     """
 
     choices: tuple[Any, ...] = ()

@@ -23,7 +23,7 @@ def colour_shifts(
 
     Args:
         form: `2012`, `paper`, or `none` for shifts of zero.
-        alphas: random factors, float64 [B, 3].
+        alphas: normal random factors, float64 [B, 3], one row an image.
         eigenvalues: variances along the colour axes, float64 [3], in (0..255)^2.
         eigenvectors: the axes as columns, float64 [3, 3].
     """
@@ -38,13 +38,18 @@ def colour_shifts(
 
 
 def noise_form(config: InputConfig, epochs_done: float) -> str:
-    """The form after `epochs_done` epochs: `none`, `2012` or `paper`. (In 2012 the last epochs had no noise.)"""
+    """Which colour noise applies after `epochs_done` epochs: `none`, `2012` or `paper`.
+
+    In 2012 the last epochs had no noise.
+    """
     last = config.colour_noise_epochs
     return config.colour_noise if last is None or epochs_done < last else "none"
 
 
 def noise_scale(form: str, std: float) -> float:
-    """The factor on image and noise: 1 / (1 + 0.1) in the 2012 form, in training only (convdata_jpeg.py:175-179).
+    """The factor by which image and noise are multiplied: 1 / (1 + 0.1) in the 2012 form (convdata_jpeg.py:175-179).
+
+    It is for training only.
 
     Without noise there is no division either, so the input grows by a tenth when the noise is switched off.
     """

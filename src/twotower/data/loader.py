@@ -1,5 +1,5 @@
-"""The face of a loader: encoded images of a batch go in, uint8 crops come out. Two classes have it: `dali_loader`
-and `torch_loader`; `choose_loader` opens one of them.
+"""The interface of a loader: encoded images of a batch go in, uint8 crops come out. Two classes have it:
+`dali_loader` and `torch_loader`; `choose_loader` opens one of them.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Encoded:
     flips: NDArray[np.int32]
 
 
-Source = Callable[[int], Encoded | None]  # this process's rows of batch 0, 1, ...; None after the last batch
+Source = Callable[[int], Encoded | None]  # this process's images of batch 0, 1, ...; None after the last batch
 
 
 class Loader(Protocol):

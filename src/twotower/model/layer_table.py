@@ -15,7 +15,7 @@ class Row:
     name: str
     config: LayerConfig
     kernels: tuple[int, ...]  # kernels of each tower
-    maps_in: tuple[int, ...]  # maps that one tower reads of each part; the image counts as its own
+    maps_in: tuple[int, ...]  # maps that a tower can read from each tower; the image counts as each tower's own
     size_in: int
     size_conv: int  # size after the convolution
     size_out: int  # size after pooling
@@ -29,17 +29,17 @@ class Row:
         return self.maps_in[tower] + (self.maps_in[1 - tower] if self.reads_both else 0)
 
     def fans(self, tower: int) -> tuple[int, int]:
-        """Values that one output reads; outputs that read one value, times the window."""
+        """Fan-in and fan-out: inputs of one output, and outputs that read one input, over the whole kernel."""
         readers = sum(self.kernels) if self.reads_both or self.config.reads == "image" else self.kernels[tower]
         window = self.config.size**2
         return self.inputs(tower) // self.config.groups * window, readers // self.config.groups * window
 
     def num_parameters(self, tower: int) -> int:
-        return self.kernels[tower] * (self.fans(tower)[0] + 1)
+        return self.kernels[tower] * (self.fans(tower)[0] + 1)  # and one bias
 
 
 def _cut(row: str, whole: float, network: NetworkConfig, uneven_allowed: bool) -> tuple[int, ...]:
-    """The kernels of each tower, the first of them the larger if they cannot be alike."""
+    """The kernels of each tower; the first gets one more where they do not divide evenly."""
     parts = network.towers
     if whole != int(whole) or whole < parts or (whole % parts and not uneven_allowed):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The parent's end of an examining process, which decodes unknown files and may crash on one of them.
+"""Starts a process that decodes unknown files, of which one may crash it, and talks to it.
 
 The process is a command of its own (examiner_process.py) rather than one of multiprocessing, because that would first
 import the caller's main module, which brings torch, and would need `if __name__ == "__main__"` in users' scripts.
@@ -30,7 +30,7 @@ class Findings:
     """The results of examining files.
 
     Attributes:
-        fit: sums over their images.
+        fit: sums over their images, from which the mean image and the colour axes follow.
         rejects: reason, by path, for each file that cannot be decoded.
         needs_resize: whether any image still has to be resized.
     """
@@ -47,7 +47,7 @@ class Findings:
 
 
 class ExaminerDiedError(RuntimeError):
-    """The process died of a request, or was ended; the message is the reason to give for the file."""
+    """The process crashed on a request, or was ended as late; the message is the reason to give for the file."""
 
 
 class Examiner:
