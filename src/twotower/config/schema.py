@@ -230,7 +230,8 @@ class MachineConfig(Freezable):
     replicas: int = key(1, Role.TRAINING, least=1)  # of all towers, each in its own processes, that are started
     threads: int = key(0, least=0)  # of torch per process; 0: cores / processes on this host
     loader_device: str = key("auto", Role.NUMBERS, choices=("auto", "cpu", "gpu"))  # where DALI decodes
-    loader_threads: int = key(0, least=0)  # of the loader per process; 0: the process's share of the cores
+    # Of the loader per process; 0: the process's share of the cores. Where DALI decodes on a GPU, 8 at most.
+    loader_threads: int = key(0, least=0)
     # Each tower decodes half of a batch, and they swap crops; auto: on CPUs and on two GPUs, not on one GPU.
     decode_once: str = key("auto", choices=YES_NO_AUTO)
     timeout_seconds: float = key(60.0, least=1)  # how long a tower waits for the other one

@@ -1,5 +1,8 @@
 """Crops made by DALI, on the CPU or on a GPU: feeds the graph of `dali_pipeline` from a source."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +12,18 @@ from torch.utils.dlpack import from_dlpack
 from twotower.data.batch import Share
 from twotower.data.dataset import Split
 from twotower.data.loader import PREFETCH, Cutting, Indices, Source
+
+# Each thread of a pipeline that decodes on a GPU holds 16 MB there and 16 MB of pinned memory (DALI's defaults), and
+# only hands images over; so many threads serve any GPU, and a host with 64 cores would spend gigabytes on more.
+MOST_THREADS_ON_GPU = 8
+
+
+@contextmanager
+def without_npp_warning() -> Iterator[None]:
+    """Silences DALI where it misses NPP, a library that comes with no wheel and that no operator here uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*\bNPP is typically")
+        yield
 
 
 class DaliLoader:
@@ -21,7 +36,8 @@ class DaliLoader:
     def __init__(self, source: Source, split: Split, cutting: Cutting, share: Share, device: str) -> None:
         self._split, self._share = split, share
         self._pipeline = _pipeline(source, cutting, share, device)
-        self._pipeline.build()
+        with without_npp_warning():
+            self._pipeline.build()
 
     def run(self, rows: Indices) -> Tensor:
         try:
@@ -46,7 +62,7 @@ def _pipeline(source: Source, cutting: Cutting, share: Share, device: str) -> An
 
     options = {
         "batch_size": len(range(*share.own_rows(share.batch_size).indices(share.batch_size))),
-        "num_threads": share.threads,
+        "num_threads": min(share.threads, MOST_THREADS_ON_GPU) if device == "gpu" else share.threads,
         "device_id": (share.device.index or 0) if device == "gpu" else None,
         "prefetch_queue_depth": PREFETCH,
     }

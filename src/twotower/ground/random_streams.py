@@ -31,7 +31,10 @@ def numpy_stream(name: str, *keys: int | str) -> np.random.Generator:
 
 
 def torch_stream(name: str, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The torch generator of stream `name` at `keys`. CPU and CUDA draw different numbers from the same seed."""
+    """The torch generator of stream `name` at `keys`.
+
+    From the same seed a CPU, a GPU and a GPU of another model draw different numbers.
+    """
     # torch takes 64 bits, but treats the highest one as a sign, so 63 are used.
     words = _sequence(name, keys).generate_state(2, np.uint32).astype(np.uint64)
     return torch.Generator(device).manual_seed(int(words[0] << np.uint64(31) ^ words[1]))

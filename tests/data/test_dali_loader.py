@@ -1,0 +1,51 @@
+"""What DALI is asked for and says, where images are decoded on a GPU."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from twotower.data.batch import Share
+from twotower.data.dali_loader import MOST_THREADS_ON_GPU, _pipeline, without_npp_warning
+from twotower.data.loader import Cutting
+
+pytest.importorskip("nvidia.dali")
+
+
+def _warnings_of_a_gpu_build(monkeypatch: pytest.MonkeyPatch, missing: str) -> list[str]:
+    """What DALI warns of when a pipeline for a GPU is built and the library `missing` is not there."""
+    from nvidia.dali import backend
+
+    monkeypatch.setattr(backend, "cuda_checked", False)
+    for library in ("GetCudaVersion", "GetCufftVersion", "GetNppVersion"):
+        monkeypatch.setattr(backend, library, lambda found=-1 if library == missing else 13000: found)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with without_npp_warning():
+            backend.check_cuda_runtime()
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_missing_npp_which_nothing_here_uses_frightens_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _warnings_of_a_gpu_build(monkeypatch, "GetNppVersion") == []
+
+
+def test_what_else_dali_misses_is_still_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    (warning,) = _warnings_of_a_gpu_build(monkeypatch, "GetCufftVersion")
+    assert "cuFFT" in warning
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "taken"), [("gpu", 32, MOST_THREADS_ON_GPU), ("gpu", 2, 2), ("cpu", 32, 32)]
+)
+def test_threads_that_decode_on_a_gpu_are_few(
+    device: str, threads: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twotower.data import dali_pipeline
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(dali_pipeline, "training_crops", lambda *arguments, **options: given.update(options))
+    cutting = Cutting(crop_size=224, size=256, resize=False, mirrors=True, views=None)
+    _pipeline(lambda step: None, cutting, Share(8, 0, 1, torch.device("cpu"), threads), device)
+    assert given["num_threads"] == taken
