@@ -9,7 +9,7 @@ from twotower.distributed.nccl_link import NcclLink
 from twotower.distributed.pinned_link import PinnedLink
 from twotower.distributed.place import Place
 from twotower.distributed.run_ahead import wait_for
-from twotower.distributed.transport import Link, NoLink, TowerLostError
+from twotower.distributed.transport import Link, NoLink, TowerLostError, TowerSilentError
 
 CONTACT_BYTES = 16 << 20  # more than the largest swap of the paper's network, 11 MB before conv3 at 128 images
 CONTACT_SECONDS = 20.0
@@ -83,7 +83,7 @@ def make_contact(link: Link, device: torch.device, transport: str, seconds: floa
     link.check_in([link.tower])  # both hosts are here, so what fails from here on is the way itself
 
     def silent() -> TowerLostError:
-        return TowerLostError(
+        return TowerSilentError(
             f"The first swap over {transport} has not ended after {seconds:g} s. {HINTS[transport]}"
         )
 

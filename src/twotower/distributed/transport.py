@@ -28,6 +28,10 @@ class TowerLostError(RuntimeError):
     """Another process has ended or does not answer. Nothing in this process can go on."""
 
 
+class TowerSilentError(TowerLostError):
+    """The other process may still be there, and has not answered in time."""
+
+
 @dataclass
 class Swap:
     """Two tensors under way in opposite directions. Must be waited for exactly once."""
@@ -125,11 +129,10 @@ class Link:
     def lost(self, error: Exception) -> TowerLostError:
         """The sentence for a failed swap."""
         other = 1 - self.tower
+        kind, reason = TowerLostError, "its process has ended"
         if "timed out" in str(error).lower() or "timeout" in str(error).lower():
-            reason = f"nothing came from it for {self.timeout:g} s (machine.timeout_seconds)"
-        else:
-            reason = "its process has ended"
-        return TowerLostError(
+            kind, reason = TowerSilentError, f"nothing came from it for {self.timeout:g} s (machine.timeout_seconds)"
+        return kind(
             f"Tower {self.tower} has lost tower {other}: {reason}. Start again with resume=auto to go on from "
             "the last checkpoint."
         )

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import FrameType
 
 
@@ -55,6 +56,25 @@ def _end_after_parent(parent_id: int) -> None:
         while os.getppid() == parent_id:  # for ever on Windows, because a process keeps its parent's number there
             time.sleep(1)
     os._exit(1)
+
+
+def kill_stuck_siblings(grace: float) -> None:
+    """Kills the processes that the parent of this one has started with the same command line, Linux only.
+
+    Args:
+        grace: seconds that they get first, to say why they end themselves.
+    """
+    if sys.platform != "linux":
+        return
+    time.sleep(grace)
+    own = Path("/proc/self/cmdline").read_bytes()
+    for folder in Path("/proc").glob("[0-9]*"):
+        # A process may end while it is looked at.
+        with suppress(OSError):
+            status = (folder / "stat").read_text().rpartition(")")[2].split()
+            is_sibling = int(status[1]) == os.getppid() and int(folder.name) != os.getpid()
+            if is_sibling and (folder / "cmdline").read_bytes() == own:
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def catch_stops() -> None:

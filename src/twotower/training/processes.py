@@ -17,8 +17,9 @@ from twotower.config.frozen_config import freeze
 from twotower.data.choose_loader import describe_loader, notice_fallback
 from twotower.data.load_data import load
 from twotower.distributed.place import Place, check_even, choose_device, stay_on_this_host, threads_per_process
+from twotower.distributed.transport import TowerSilentError
 from twotower.distributed.world import World, open_world
-from twotower.ground.processes import catch_stops, die_with_parent
+from twotower.ground.processes import catch_stops, die_with_parent, kill_stuck_siblings
 from twotower.ground.wording import counted
 from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
@@ -174,4 +175,7 @@ def run_as_worker(config: Config, place: Place) -> int:
     except Exception as error:
         explain(error, place, run_dir)
         sys.stderr.flush()
+        # torchrun's agent ends the other workers, too, but waits 30 seconds for one that answers no signal.
+        if isinstance(error, TowerSilentError) and "TORCHELASTIC_RUN_ID" in os.environ:
+            kill_stuck_siblings(GRACE_AFTER_FAILURE_SECONDS)
         os._exit(1)
