@@ -10,18 +10,29 @@ from twotower.command_line.command import command
 from twotower.config import DoctorConfig
 from twotower.doctor.images import examine_images
 from twotower.doctor.machine import examine_builds, examine_gpus, examine_machine
-from twotower.doctor.towers import examine_towers
+from twotower.doctor.towers import check_settings, examine_towers
+from twotower.ground.gpu_check import explain_unseen
+
+
+def check_output(output: str | None) -> None:
+    """Raises: ValueError for a page that could not be written in the end."""
+    if output is not None and Path(output).is_dir():
+        raise ValueError(f"output={output} is a folder; name a file, as output={Path(output) / 'doctor.md'}.")
+    if output is not None and not Path(output).parent.is_dir():
+        raise ValueError(f"output={output}: there is no folder {Path(output).parent}; make it, or name another one.")
 
 
 @command("doctor")
 def main(settings: DoctorConfig) -> None:
     lines: list[str] = []
-    num_problems = 0
+    num_problems, has_unseen_gpu = 0, explain_unseen() is not None
 
     def say(line: str) -> None:
         print(line, flush=True)
         lines.append(line)
 
+    check_settings(settings)
+    check_output(settings.output)
     say("# What twotower's doctor found")
     with tempfile.TemporaryDirectory(prefix="twotower-doctor-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
@@ -34,6 +45,9 @@ def main(settings: DoctorConfig) -> None:
         }
         for heading, findings in sections.items():
             say(f"\n## {heading}\n")
+            if heading == "Towers" and has_unseen_gpu and settings.machine.device == "auto":
+                say("- not tried, because of the GPUs above; machine.device=cpu tries them on the CPU")
+                break
             for finding in findings:
                 say(finding.render())
                 num_problems += not finding.is_ok

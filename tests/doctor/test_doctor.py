@@ -1,6 +1,8 @@
 """The doctor's page on a machine without a GPU, and that it sees what is wrong."""
 
+import os
 import shutil
+import signal
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from helpers.commands import command, finish
 from helpers.composing import compose
 from helpers.processes import run_processes
+from twotower.benchmarks.take_turns import Contestant
 from twotower.config import DoctorConfig
 from twotower.doctor import images, machine, towers
 from twotower.doctor.findings import Finding, look
@@ -50,7 +53,7 @@ def test_the_page_of_a_sound_machine(tmp_path: Path) -> None:
         r"- decoded by torch on cpu: 100 JPEGs at ",
         r"exchange over gloo",
         r"- swaps: before conv3 ",
-        r"gradients over the exchange agree with one process on the CPU to ",
+        r" of tower 0 over the exchange agree with one process on the CPU to ",
         r"images/s from random images",
     ):
         assert line in text
@@ -62,9 +65,9 @@ def test_the_page_of_a_sound_machine(tmp_path: Path) -> None:
 def test_what_cannot_work_is_in_bold_and_in_the_exit_status(tmp_path: Path) -> None:
     status, screen = run_doctor(tmp_path, *SMALL, "machine.device=cuda")
     assert status == 1
-    assert "- first contact: failed **" in screen
+    assert "- first contact: failed: **" in screen
     assert "machine.device=cpu" in screen
-    assert "swaps" not in screen  # which would need the first contact
+    assert "- not tried: swaps, gradients" in screen  # all of which need the first contact
     assert "1 to look at: the lines in bold say what to do." in screen
     assert "Traceback" not in screen
 
@@ -78,9 +81,9 @@ def test_an_error_is_what_to_do() -> None:
         raise error
 
     assert look("a", lambda: "fine") == Finding("a", "fine")
-    assert look("a", lambda: fail(ValueError("do this.\nand more"))) == Finding("a", "failed", "do this.")
+    assert look("a", lambda: fail(ValueError("do this.\nand more"))) == Finding("a", "failed:", "do this.")
     assert look("a", lambda: fail(OSError("no such file"))).advice == "OSError: no such file"
-    assert Finding("a", "failed", "do this.").render() == "- a: failed **do this.**"
+    assert Finding("a", "failed:", "do this.").render() == "- a: failed: **do this.**"
 
 
 def test_a_full_disk_and_little_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -100,17 +103,63 @@ def test_a_gpu_that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "a build that cannot use one" in advice(examine_gpus(), "GPUs")
+    assert "is a build for CPUs; install one for CUDA" in advice(examine_gpus(), "GPUs")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not advice(examine_gpus(), "GPUs")
 
 
 def test_a_broken_dali(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "read_versions", lambda: {"nvidia-dali-cuda130": "2.4.0"})
+    monkeypatch.setattr(machine, "find_builds", lambda: {"nvidia-dali-cuda130": "2.4.0"})
     monkeypatch.setattr(machine, "find_dali_problem", lambda: "libdali.so: cannot open")
     assert "is installed, but cannot be imported (libdali.so: cannot open)" in advice(examine_builds(), "DALI")
-    monkeypatch.setattr(machine, "read_versions", dict)
+    monkeypatch.setattr(machine, "find_builds", dict)
     assert not advice(examine_builds(), "DALI")  # which is not needed
+
+
+def test_what_cannot_end_well_is_refused_before_any_work(tmp_path: Path) -> None:
+    for arguments, sentence in (
+        (("network=one_tower",), "error: the doctor tries the exchange of two towers, and network=one_tower has one"),
+        (
+            (f"output={tmp_path}",),
+            f"error: output={tmp_path} is a folder; name a file, as output={tmp_path}/doctor.md.",
+        ),
+        (
+            ("output=no/doctor.md",),
+            "error: output=no/doctor.md: there is no folder no; make it, or name another one.",
+        ),
+    ):
+        status, screen = run_doctor(tmp_path, *arguments)
+        assert status == 1
+        assert sentence in screen
+        assert "#" not in screen
+
+
+def be_killed(pipe: Any) -> None:
+    pipe.recv()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_tower_that_is_killed_is_named() -> None:
+    contestant = Contestant(be_killed, [()], threads=1)
+    with pytest.raises(
+        ChildProcessError, match=r"process 0 of 1 was ended by SIGKILL, as the system does when memory"
+    ):
+        contestant.turn("go")
+    contestant.end()
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_word_and_no_failure(tmp_path: Path) -> None:
+    process = command(*SMALL, "machine.device=cpu", cwd=tmp_path, script="doctor.py")
+    assert process.stdout is not None
+    for line in process.stdout:  # until the towers have met
+        if "first contact" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    status, rest = finish(process)
+    assert status == 130
+    assert "Traceback" not in rest
+    assert rest.endswith("stopped\n")
 
 
 def compare(world: Any, mistake: bool) -> str:
@@ -127,7 +176,7 @@ def compare(world: Any, mistake: bool) -> str:
 def test_gradients_that_do_not_come_back_are_noticed(tmp_path: Path) -> None:
     """The classic mistake of model parallelism, with every loss right."""
     for said in run_processes(compare, tmp_path / "right", False).values():
-        assert "gradients over the exchange agree with one process on the CPU" in said
+        assert "of tower 0 over the exchange agree with one process on the CPU" in said
     for said in run_processes(compare, tmp_path / "wrong", True).values():
         assert said.startswith("refused: the gradient of conv")
         assert "do not trust a training on this machine" in said
@@ -154,8 +203,8 @@ def test_images_that_differ_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_tower_that_dies_is_no_end_without_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(towers, "_run_tower", die)
     findings = list(examine_towers(settings(), tmp_path))
-    assert len(findings) == 1
-    assert findings[0].advice == "ChildProcessError: A process has ended; its error is printed above."
+    assert [finding.title for finding in findings] == ["first contact", "not tried"]
+    assert findings[0].advice == "a process has ended; its error is printed above"
 
 
 def die(*arguments: Any) -> None:

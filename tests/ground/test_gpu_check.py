@@ -52,7 +52,7 @@ def unseen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Unseen:
             {"driver": "470.82.01", "cuda": "12.6"},
             r"too old .* CUDA 12\.6 that needs 525 or newer; update the driver; or",
         ),
-        ({"cuda": None}, r"a build that cannot use one; install the usual build"),
+        ({"cuda": None}, r"is a build for CPUs; install one for CUDA"),
         ({"visible": "7"}, r"CUDA_VISIBLE_DEVICES=7 names none that torch can see; unset it"),
         ({}, r"\(driver 580\.65\.06\), but torch .* sees none; nvidia-smi must work here first"),
         ({"driver": None}, r"\(driver of unknown version\), but torch .* sees none"),

@@ -41,6 +41,8 @@ STANDS_FOR = {
     "flags[0]": ["-m"],
     "settings.figure": ["figure4", "figure1"],
     "usual": ["RUN", "A B ..."],
+    "build": ["nvidia-dali-cuda130", "nvidia-dali-cuda120"],
+    "number": ["2.4.0"],
 }
 # Placeholders in capitals that are no path, and for which any word would not do.
 VALUES = {"network=NAME": "network=alexnet", "source=NAME": "source=cifar10", "KEY=VALUE": "seed=1"}
@@ -247,6 +249,11 @@ def check_pip(words: list[str]) -> None:
     if match is not None:
         extras = set(match[1].split(","))
         assert extras <= set(project["optional-dependencies"]), f"pyproject.toml has no such extra: {match[1]}"
+    elif words[1:3] == ["--force-reinstall", "--no-deps"]:
+        optional = [one for extra in project["optional-dependencies"].values() for one in extra]
+        name, _, number = words[3].partition("==")
+        assert number
+        assert name in {re.split(r"[^\w-]", one)[0] for one in optional}, f"{name} is in no extra"
     elif words[-2:] == ["-e", "."] and (len(words) == 3 or words[1] == "--extra-index-url"):
         return  # the project itself
     else:

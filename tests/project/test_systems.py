@@ -201,7 +201,7 @@ def test_gpus_without_nccl_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device(MachineConfig(), place) == (torch.device("cuda", 1), "nccl")
     monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
     assert choose_device(MachineConfig(), place) == (torch.device("cuda", 0), "shared_gpu")
-    with pytest.raises(ValueError, match=r"machine\.transport=nccl does not fit"):
+    with pytest.raises(ValueError, match=r"machine\.transport=nccl needs NCCL and a GPU for each process"):
         choose_device(MachineConfig(transport="nccl"), place)
 
 

@@ -307,7 +307,7 @@ def test_a_sweep_goes_on_after_a_failure_and_skips_what_is_finished(images: Path
         (("optim.batch_size=1000",), "The training set has 26 images"),
         (("resume=nowhere",), "nowhere does not exist"),
         (("run_dir=/proc/run",), "run_dir=/proc/run cannot be written"),
-        (("machine.device=cuda",), "machine.device=cuda, but torch sees no GPU"),
+        (("machine.device=cuda",), "machine.device=cuda, but there is no NVIDIA GPU here"),
     ],
 )
 def test_bad_input_is_one_sentence_and_a_status(

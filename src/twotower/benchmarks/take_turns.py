@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import os
+import signal
 import statistics
 import sys
 import time
@@ -86,7 +87,17 @@ class Contestant:
                 pipe.send(request)
             return [pipe.recv() for pipe in self.pipes]
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            raise ChildProcessError("A process has ended; its error is printed above.") from error
+            raise ChildProcessError(self._explain_end()) from error
+
+    def _explain_end(self) -> str:
+        """Why a process is gone, as far as its exit status tells."""
+        for number, process in enumerate(self.processes):
+            process.join(timeout=1)
+            if process.exitcode is not None and process.exitcode < 0:
+                name = signal.Signals(-process.exitcode).name
+                kernel = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+                return f"process {number} of {len(self.processes)} was ended by {name}{kernel}"
+        return "a process has ended; its error is printed above"
 
     def end(self) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):
@@ -98,6 +109,8 @@ class Contestant:
 
 
 def run_guarded(target: Callable[..., None], *arguments: Any) -> None:
+    # Ctrl-C goes to all processes of a terminal; the one that started these ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         target(*arguments)
     except Exception:

@@ -14,6 +14,8 @@ from twotower.command_line.start import start
 from twotower.config import arrange_layers, check_bounds
 from twotower.config.presets import CONF
 
+STOPPED = 130  # exit status after Ctrl-C, by which shells tell it from a failure
+
 
 def _read_settings(composed: Any) -> Any:
     """What Hydra composed as the dataclass of the command, its network arranged. Raises: ValueError."""
@@ -53,7 +55,8 @@ def command(
             except (ValueError, OSError) as error:
                 raise SystemExit(f"error: {error}") from error
             except KeyboardInterrupt:
-                raise SystemExit(stopped) from None
+                print(stopped, file=sys.stderr)
+                raise SystemExit(STOPPED) from None
 
         @wraps(compose_and_work)
         def run() -> None:

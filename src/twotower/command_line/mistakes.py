@@ -144,7 +144,7 @@ def explain_composition(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override} cannot be read; an override is key=value, with quotation marks around what has "
+            f"{error.override} is no setting; one is key=value, with quotation marks around what has "
             "blanks, commas, brackets or another equals sign: \"key='a=b'\"."
         )
     several = re.match(r"Ambiguous value for argument '(.*)'\n", text)

@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from twotower.config import InputConfig
+import torch
+
+from twotower.config import InputConfig, MachineConfig
 from twotower.data.batch import Share
 from twotower.data.dali_loader import DaliLoader
 from twotower.data.dataset import Split
@@ -17,16 +19,29 @@ DALI_BUILDS = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 def check_one_build() -> None:
     """Raises: ValueError if both builds of DALI are installed, of which each has overwritten files of the other."""
-    found = []
-    for name in DALI_BUILDS:
-        with suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
+    found = [f"{name} {number}" for name, number in find_builds().items()]
     if len(found) > 1:
         raise ValueError(
             f"{' and '.join(found)} are both installed, and write the same files, so neither can be trusted; remove "
             f"both (pip uninstall -y {' '.join(DALI_BUILDS)}), then install one: pip install -e '.[cuda13]' or "
             "'.[cuda12]'."
         )
+
+
+def find_builds() -> dict[str, str]:
+    """The builds of DALI that are installed, with their versions."""
+    found = {}
+    for name in DALI_BUILDS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def advise_dali() -> str:
+    """How DALI comes where it cannot be imported."""
+    for build, number in find_builds().items():
+        return f"install it again: pip install --force-reinstall --no-deps {build}=={number}"
+    return "install DALI, which exists for Linux: pip install -e '.[cuda13]'"
 
 
 def find_dali_problem() -> str:
@@ -56,14 +71,19 @@ def choose_loader(loader: str, device: str = "auto") -> str:
     if problem and (loader == "dali" or device == "gpu"):
         raise ValueError(
             f"{'input.loader=dali' if loader == 'dali' else 'machine.loader_device=gpu'} needs DALI, which cannot be "
-            f"imported here ({problem}); use input.loader=auto machine.loader_device=auto, or install DALI, which "
-            "exists for Linux: pip install -e '.[cuda13]'."
+            f"imported here ({problem}); use input.loader=auto machine.loader_device=auto, or {advise_dali()}."
         )
     return "torch" if problem else "dali"
 
 
-def check_loader(loader: str, device: str) -> None:
-    """Checks, before any work, that the loader can be used. Raises: ValueError as `choose_loader`."""
+NO_GPU_FOR_LOADER = "machine.loader_device=gpu, but the towers are on the CPU; use machine.loader_device=auto."
+
+
+def check_loader(loader: str, machine: MachineConfig) -> None:
+    """Checks, before any work, that the loader can be used. Raises: ValueError as `open_loader`."""
+    device = machine.loader_device
+    if device == "gpu" and (machine.device == "cpu" or not torch.cuda.is_available()):
+        raise ValueError(NO_GPU_FOR_LOADER)
     # auto always finds a loader, and importing DALI takes long.
     if loader != "torch":
         check_one_build()
@@ -110,7 +130,7 @@ def open_loader(source: Source, split: Split, cutting: Cutting, loader: str, sha
     Raises: ValueError for a loader or a device that this machine lacks.
     """
     if share.loader_device == "gpu" and share.device.type != "cuda":
-        raise ValueError("machine.loader_device=gpu, but the towers are on the CPU; use machine.loader_device=auto.")
+        raise ValueError(NO_GPU_FOR_LOADER)
     if choose_loader(loader, share.loader_device) == "torch":
         return TorchLoader(source, split, cutting, share)
     on_gpu = share.device.type == "cuda" and share.loader_device != "cpu"

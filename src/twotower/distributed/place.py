@@ -68,6 +68,14 @@ def check_distributed() -> None:
         )
 
 
+NEEDS = {
+    "gloo": "is for towers on the CPU",
+    "nccl": "needs NCCL and a GPU for each process",
+    "shared_gpu": "needs a GPU",
+    "pinned": "needs a GPU",
+}
+
+
 def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, str]:
     """The device of this process, and the transport that suits it.
 
@@ -79,8 +87,13 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
     check_distributed()
     gpus = torch.cuda.device_count() if machine.device != "cpu" and torch.cuda.is_available() else 0
     if gpus == 0 and machine.device == "cuda":
-        reason = explain_unseen() or "machine.device=cuda, but torch sees no GPU"
-        raise ValueError(f"{reason}; or use machine.device=cpu.")
+        reason = explain_unseen()
+        if reason is not None:
+            raise ValueError(f"{reason}; or use machine.device=cpu.")
+        raise ValueError(
+            "machine.device=cuda, but there is no NVIDIA GPU here that may be used; use machine.device=cpu, or "
+            "leave it at auto."
+        )
     if gpus == 0 and machine.device == "auto":
         check_seen("machine.device")
     if gpus == 0:
@@ -92,9 +105,9 @@ def choose_device(machine: MachineConfig, place: Place) -> tuple[torch.device, s
         transport = "pinned" if machine.transport == "pinned" else transport
     if machine.transport not in ("auto", transport):
         raise ValueError(
-            f"machine.transport={machine.transport} does not fit "
-            f"{counted(place.local_size, 'process', 'processes')} on {counted(gpus, 'GPU')}, "
-            f"where it must be {transport}; leave it at auto."
+            f"machine.transport={machine.transport} {NEEDS[machine.transport]}, and here are "
+            f"{counted(place.local_size, 'process', 'processes')} and {counted(gpus, 'GPU')} for them"
+            f"{' (machine.device=cpu)' if machine.device == 'cpu' else ''}; leave it at auto, which is {transport}."
         )
     return device, transport
 

@@ -33,5 +33,5 @@ def look(title: str, check: Callable[[], str]) -> Finding:
         return Finding(title, check())
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        reason = lines[0] if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {lines[0]}"
-        return Finding(title, "failed", reason)
+        is_sentence = isinstance(error, ValueError | RuntimeError | ChildProcessError)
+        return Finding(title, "failed:", lines[0] if is_sentence else f"{type(error).__name__}: {lines[0]}")

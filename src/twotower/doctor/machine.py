@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from twotower.data.choose_loader import check_one_build, find_dali_problem
+from twotower.data.choose_loader import advise_dali, check_one_build, find_builds, find_dali_problem
 from twotower.distributed.place import check_distributed
 from twotower.doctor.findings import Finding, look
 from twotower.ground.gpu_check import check_capability, explain_unseen, has_gpu, read_driver
@@ -49,11 +49,19 @@ def _processor() -> str:
 
 
 def _memory() -> str:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
     if whole < LEAST_MEMORY:
         raise ValueError(f"{whole:.1f} GB are few for the paper's network; use network.width=0.25 or less.")
-    return f"{whole:.1f} GB, {free:.1f} GB of them free at this moment"
+    return f"{whole:.1f} GB, {_available() / GIGABYTE:.1f} GB of them free at this moment"
+
+
+def _available() -> float:
+    """Bytes that programs could still take; the cache of files is free for them."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(text.partition("MemAvailable:")[2].split()[0]) * 1024
 
 
 def _shared_memory() -> str:
@@ -72,7 +80,7 @@ def _disk(output: Path) -> str:
     free = shutil.disk_usage(output).free / GIGABYTE
     if free < LEAST_DISK:
         raise ValueError(f"{free:.1f} GB are free here, and checkpoints need {LEAST_DISK:g}; make room.")
-    return f"{free:.1f} GB free where runs go"
+    return f"{free:.1f} GB free in this folder, where runs go"
 
 
 def examine_builds() -> list[Finding]:
@@ -81,11 +89,12 @@ def examine_builds() -> list[Finding]:
     findings = [
         Finding(name, version) for name, version in versions.items() if name in ("python", "twotower", "commit")
     ]
-    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-    kernels = ", ".join(torch.cuda.get_arch_list()) or "none for GPUs"
-    findings.append(Finding("torch", f"{torch.__version__}, {cuda}, kernels: {kernels}"))
+    cuda = "a build for CPUs"
+    if torch.version.cuda:
+        cuda = f"a build for CUDA {torch.version.cuda} with kernels for {', '.join(torch.cuda.get_arch_list())}"
+    findings.append(Finding("torch", f"{torch.__version__}, {cuda}"))
     findings.append(look("torch.distributed", _backends))
-    findings.append(look("DALI", lambda: _dali(versions)))
+    findings.append(look("DALI", _dali))
     return findings
 
 
@@ -96,12 +105,15 @@ def _backends() -> str:
     return "gloo" + (f", NCCL {version}" if version else "")
 
 
-def _dali(versions: dict[str, str]) -> str:
+def _dali() -> str:
     check_one_build()
     problem = find_dali_problem()
-    builds = [f"{name} {version}" for name, version in versions.items() if name.startswith("nvidia-dali")]
+    builds = [f"{name} {version}" for name, version in find_builds().items()]
     if problem and builds:
-        raise ValueError(f"{builds[0]} is installed, but cannot be imported ({problem}); install it again.")
+        raise ValueError(
+            f"{builds[0]} is installed, but cannot be imported ({problem}), so torch decodes the images; "
+            f"{advise_dali()}"
+        )
     return builds[0] if builds else "not installed; torch decodes the images instead"
 
 

@@ -51,8 +51,8 @@ def explain_unseen() -> str | None:
     driver, cuda = read_driver(), torch.version.cuda
     if cuda is None:
         return (
-            f"This machine has an NVIDIA GPU, and torch {torch.__version__} is a build that cannot use one; install "
-            "the usual build (make clean, then make train)"
+            f"This machine has an NVIDIA GPU, and torch {torch.__version__} is a build for CPUs; install one for "
+            "CUDA (make clean, then make train, or as docs/installing.md says)"
         )
     major = cuda.partition(".")[0]
     oldest = OLDEST_DRIVER.get(major)

@@ -143,6 +143,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises: ValueError, OSError, ChildProcessError.
     """
+    check(config)
     size = config.network.towers * config.machine.replicas
     choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
     with get_ready(config, config.machine.replicas) as ready:

@@ -45,7 +45,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[ReadyRun]:
     Raises: ValueError in one sentence for anything that cannot be run, HeldError if the run is being trained.
     """
     check(config)
-    check_loader(config.input.loader, config.machine.loader_device)
+    check_loader(config.input.loader, config.machine)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
