@@ -234,6 +234,8 @@ class MachineConfig(Freezable):
     loader_threads: int = key(0, least=0)
     # Each tower decodes half of a batch, and they swap crops; auto: on CPUs and on two GPUs, not on one GPU.
     decode_once: str = key("auto", choices=YES_NO_AUTO)
+    # ReLU, norms and pooling of a layer in one pass on a CPU; auto: where numba can be imported. Changes last digits.
+    fused_steps: str = key("auto", choices=YES_NO_AUTO)
     timeout_seconds: float = key(60.0, least=1)  # how long a tower waits for the other one
     check_every_steps: int = key(50, least=1)  # how often the towers compare checksums of the pixels
 

@@ -20,7 +20,8 @@ _CHUNK_VALUES = 1 << 18
 Window = Callable[[Tensor], Tensor]
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a pixel's maps stand side by side in memory, and that is not the other order, too."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
@@ -91,17 +92,17 @@ class LocalResponseNorm(nn.Module):
 
     def __init__(self, maps: int, n: int, k: float, alpha: float, alpha_over_n: bool, beta: float) -> None:
         super().__init__()
-        self.k, self.beta = k, beta
+        self.n, self.k, self.beta = n, k, beta
+        self.scale = alpha / n if alpha_over_n else alpha
         distance = (torch.arange(maps)[:, None] - torch.arange(maps)[None]).abs()
-        scale = alpha / n if alpha_over_n else alpha
         # It is a buffer so that it follows the tower's device, and float64 so that `.double()` towers stay exact.
-        self.register_buffer("band", (distance <= n // 2).double() * scale, persistent=False)
+        self.register_buffer("band", (distance <= n // 2).double() * self.scale, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         band = self.band.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 
         def window(squares: Tensor) -> Tensor:
-            if _is_channels_last(squares):
+            if is_channels_last(squares):
                 rows = squares.permute(0, 2, 3, 1).reshape(-1, squares.shape[1])
                 b, c, h, w = squares.shape
                 return torch.mm(rows, band).view(b, h, w, c).permute(0, 3, 1, 2)

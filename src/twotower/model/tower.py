@@ -15,6 +15,7 @@ from torch.nn.modules import module as torch_module
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.ground.random_streams import torch_stream
+from twotower.model.fused_steps import FusedSteps, fuse
 from twotower.model.initial_weights import draw_bias, draw_weight
 from twotower.model.layer_table import Row, plan
 from twotower.model.layers import Dropout, LocalResponseNorm, ReadBothConv2d, ReadBothLinear, SpatialNorm
@@ -70,6 +71,8 @@ class Layer(nn.Module):
         else:
             self.sum = nn.Conv2d(maps_in, kernels, c.size, c.stride, c.pad, groups=c.groups)
         self.after = nn.Sequential(*_after(row, network, tower, seed))
+        self.fused: FusedSteps | None = None
+        self.fuse_steps(True)
 
     def prepare(self, x: Tensor) -> Tensor:
         """The half as this layer reads it, and as the other tower is sent it: [B, C, H, W], or [B, C * H * W]."""
@@ -101,7 +104,20 @@ class Layer(nn.Module):
             y = self.sum(x if own_sum is not None else self.prepare(x), peer, own_sum=own_sum)
         else:
             y = self.sum(self.prepare(x))
-        return cast(Tensor, self.after(y))
+        return self._run_steps(y, in_place)
+
+    def _run_steps(self, y: Tensor, unwatched: bool) -> Tensor:
+        """The steps after the sum; several in one pass where nobody watches a single one and it is possible."""
+        if self.fused is None or not unwatched or not self.fused.fits(y):
+            return cast(Tensor, self.after(y))
+        y = self.fused(y)
+        for step in list(self.after)[len(self.fused.modules) :]:
+            y = step(y)
+        return y
+
+    def fuse_steps(self, wanted: bool) -> None:
+        """Whether several steps may run in one pass; at first they do."""
+        self.fused = fuse(list(self.after)) if wanted and not self.is_linear else None
 
 
 def _is_hooked(layer: Layer) -> bool:
@@ -151,6 +167,11 @@ class Tower(_WithoutHooks):
         """Moves the tower to a device, its convolutions' weights into a memory format."""
         self.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
         return self
+
+    def fuse_steps(self, wanted: bool) -> None:
+        """Whether ReLU, norms and pooling of a layer may run in one pass on a CPU; see `fused_steps`."""
+        for layer in self.table():
+            layer.fuse_steps(wanted)
 
     def table(self) -> list[Layer]:
         """conv1 ... fc8."""

@@ -23,6 +23,7 @@ from twotower.distributed.world import World
 from twotower.evaluation.metrics import Counts, count
 from twotower.ground import wording
 from twotower.ground.memory import peak_megabytes
+from twotower.model.fused_steps import choose_fused
 from twotower.model.layer_table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
@@ -72,6 +73,7 @@ class Trainer:
                 config.initial_weights, config.network, dataset.classes, tower, config.input.std
             )
         self.tower = tower.on(world.device, world.memory_format)
+        self.tower.fuse_steps(choose_fused(config.machine.fused_steps))
         precision = config.network.exchange_precision
         self.exchange: Exchange = InProcessExchange(precision)
         if world.num_towers == 2:

@@ -1,0 +1,203 @@
+"""The steps of a layer in one pass over its maps, where that is faster than one torch call after the other.
+
+`FusedSteps` stands for the modules of a layer's first steps, e.g. ReLU, LRN and max pooling, and gives the same
+values to rounding. Where it cannot be used (a GPU, float64, another order in memory, another activation than ReLU, no
+numba), the modules run one by one, and they are what it is tested against.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from twotower.model.layers import LocalResponseNorm, SpatialNorm, is_channels_last
+
+Array = NDArray[Any]
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+_MOST_PIXELS = 15  # on a side of a max pool's window, whose pixels are numbered in a byte
+# Maps of one image with fewer values are left to torch: they take milliseconds, and numba a second to start.
+LEAST_VALUES = 20_000
+
+
+@cache
+def _load_kernels() -> tuple[Any, str]:
+    """The compiled functions, or None and the reason why there are none."""
+    try:
+        from twotower.model import cpu_kernels
+    except Exception as error:  # an ImportError, or a RuntimeError where numba finds no folder for what it compiles
+        return None, (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return cpu_kernels, ""
+
+
+def find_numba_problem() -> str:
+    """The reason why steps cannot be fused here; empty if they can."""
+    return _load_kernels()[1]
+
+
+def choose_fused(wanted: str) -> bool:
+    """Whether steps are fused, by `machine.fused_steps`. Raises: ValueError for `yes` without numba."""
+    if wanted == "yes" and find_numba_problem():
+        raise ValueError(
+            f"machine.fused_steps=yes needs numba, which cannot be imported here ({find_numba_problem()}); use "
+            "machine.fused_steps=auto, or install it: pip install numba"
+        )
+    return wanted != "no"
+
+
+def _kernels() -> Any:
+    return _load_kernels()[0]
+
+
+@cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(number, thread_name_prefix="steps")
+
+
+def _over_images(work: Callable[[slice], None], images: int) -> None:
+    """Runs `work` on all images, in as many threads as torch has. The values do not depend on their number."""
+    number = min(torch.get_num_threads(), images)
+    if number <= 1:
+        work(slice(0, images))
+        return
+    bounds = [images * part // number for part in range(number + 1)]
+    list(_threads(number).map(work, [slice(*pair) for pair in pairwise(bounds)]))
+
+
+def _as_array(x: Tensor) -> Array:
+    """The same memory as [B, H, W, C]; bfloat16 as its bits."""
+    x = x.detach().permute(0, 2, 3, 1)
+    array: Array = (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+    return array
+
+
+# As in cpu_kernels.py, which is not imported before it is needed.
+_NUMBERS = {nn.ReLU: 0, LocalResponseNorm: 1, SpatialNorm: 2, nn.MaxPool2d: 3, nn.AvgPool2d: 4}
+
+
+class FusedSteps:
+    """The first steps of a layer in one: at most one pool, any number of ReLUs, LRNs and spatial norms.
+
+    Args:
+        modules: the steps, each of which `can_fuse`.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = list(modules)
+        self.steps = np.array([_NUMBERS[type(module)] for module in self.modules], np.int64)
+        self.sizes, self.numbers = np.ones(4, np.int64), np.zeros(3, np.float32)
+        self.pool: nn.MaxPool2d | nn.AvgPool2d | None = None
+        for module in self.modules:
+            if isinstance(module, LocalResponseNorm):
+                self.sizes[0], self.numbers[:2] = module.n, (module.k, module.scale)
+            elif isinstance(module, SpatialNorm):
+                self.sizes[1], self.numbers[2] = module.n, module.alpha / module.n**2
+            elif isinstance(module, _POOLS):
+                self.pool, self.sizes[2:] = module, (module.kernel_size, module.stride)
+        # A ReLU at the end is undone from its output, a pool from what it chose. All others need their input.
+        needing = [
+            index
+            for index, module in enumerate(self.modules)
+            if not isinstance(module, _POOLS)
+            and not (isinstance(module, nn.ReLU) and index == len(self.modules) - 1 and index > 0)
+        ]
+        self.num_recomputed = max(needing, default=0)
+        self.needs_output = len(self.modules) > 1 and isinstance(self.modules[-1], nn.ReLU)
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether x [B, C, H, W] can be taken as it is."""
+        return (
+            x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.bfloat16)
+            and type(x) is Tensor  # none of those by which torch traces a network
+            and x.dim() == 4
+            and is_channels_last(x)
+            and x[0].numel() >= LEAST_VALUES
+            and min(self._shape(x)) > 0
+            and _kernels() is not None
+        )
+
+    def _shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        """[B, h, w, C] of the output."""
+        batch, maps, *pixels = x.shape
+        if self.pool is not None:
+            size, stride, partial = int(self.sizes[2]), int(self.sizes[3]), self.pool.ceil_mode
+            for side, length in enumerate(pixels):
+                windows = (length - size + (stride - 1 if partial else 0)) // stride + 1
+                # A window that would start outside is none, as in torch.
+                pixels[side] = windows - 1 if partial and (windows - 1) * stride >= length else windows
+        return batch, pixels[0], pixels[1], maps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, h, w], in channels_last."""
+        y: Tensor = _Fused.apply(x, self)
+        return y
+
+    def forward(self, x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        """The output, and which pixel of each window a max pool took, uint8 [B, h, w, C], if `keep`, else empty."""
+        shape = self._shape(x)
+        y = torch.empty(shape, dtype=x.dtype)
+        remember = keep and isinstance(self.pool, nn.MaxPool2d)
+        chosen = torch.empty(shape if remember else (shape[0], 0, 0, 0), dtype=torch.uint8)
+        y = y.permute(0, 3, 1, 2)
+        before, after, marks = _as_array(x), _as_array(y), chosen.numpy()
+
+        def work(part: slice) -> None:
+            _kernels().run_forward(before[part], after[part], marks[part], self.steps, self.sizes, self.numbers)
+
+        _over_images(work, len(x))
+        return y, chosen
+
+    def backward(self, x: Tensor, y: Tensor, chosen: Tensor, grad: Tensor) -> Tensor:
+        """dL/dx from dL/dy."""
+        grad_x = torch.empty_like(x)
+        grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        arrays = [_as_array(t) for t in (x, y, grad)] + [chosen.numpy(), _as_array(grad_x)]
+
+        def work(part: slice) -> None:
+            _kernels().run_backward(
+                *(array[part] for array in arrays), self.steps, self.sizes, self.numbers, self.num_recomputed
+            )
+
+        _over_images(work, len(x))
+        return grad_x
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, fused: FusedSteps) -> Tensor:
+        y, chosen = fused.forward(x, keep=ctx.needs_input_grad[0])
+        ctx.fused = fused
+        ctx.save_for_backward(x, y if fused.needs_output else y.new_empty((len(y), 0, 0, 0)), chosen)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.fused.backward(*ctx.saved_tensors, grads[0]), None
+
+
+def _can_fuse(module: nn.Module) -> bool:
+    if isinstance(module, LocalResponseNorm | SpatialNorm):
+        return module.beta == 0.75
+    if isinstance(module, nn.MaxPool2d):
+        return bool(module.kernel_size <= _MOST_PIXELS)  # type: ignore[operator]
+    return isinstance(module, nn.ReLU | nn.AvgPool2d)
+
+
+def fuse(modules: Sequence[nn.Module]) -> FusedSteps | None:
+    """The longest beginning of these steps that can be one; None if that is a single step or less."""
+    first: list[nn.Module] = []
+    for module in modules:
+        kinds = [type(other) for other in first if not isinstance(other, nn.ReLU)]
+        twice = type(module) in kinds or (isinstance(module, _POOLS) and any(k in _POOLS for k in kinds))
+        if twice or not _can_fuse(module):
+            break
+        first.append(module)
+    return FusedSteps(first) if len(first) > 1 else None
