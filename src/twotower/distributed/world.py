@@ -21,6 +21,7 @@ from twotower.distributed.transport import Link, TowerLostError
 from twotower.ground.devices import choose_memory_format
 from twotower.ground.gpu_check import check_capability, check_free
 from twotower.ground.host_copies import HostCopy
+from twotower.ground.memory import keep_freed_memory
 from twotower.ground.wording import counted
 
 MEETING_SECONDS = 25.0  # time to connect, for processes of which each has said already that it is there
@@ -219,6 +220,7 @@ def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = No
     check_even(place.size, place.num_towers)
     device, transport = choose_device(machine, place)
     torch.set_num_threads(threads_per_process(machine, place.local_size))
+    keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         check_capability(device)

@@ -24,6 +24,7 @@ RELU, LRN, SPATIAL_NORM, MAX_POOL, AVERAGE_POOL = range(5)  # both pools last
 
 Array = NDArray[Any]
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+_BLOCK_VALUES = 1024  # of each of four arrays, which together fill half of the first-level cache
 _BETA = np.float32(0.75)  # of both norms: s^-0.75 takes two square roots, any other power several times as long
 
 # Products may be added without rounding in between. NaN must stay NaN, so nothing more of fast arithmetic is allowed.
@@ -104,55 +105,89 @@ def _relu_backward(x: Array, g: Array) -> None:
 
 
 @_compiled
-def _window_sums(padded: Array, sums: Array, k: np.float32, scale: np.float32, n: int) -> None:
-    """k + scale * the sum over n neighbours; `padded` has n // 2 zeros more on both sides than `sums`."""
+def _window_sums(values: Array, sums: Array, k: np.float32, scale: np.float32, n: int) -> None:
+    """k + scale * the sum over n neighbours, of which the middle one has the index of the sum plus n // 2."""
     if n == 5:  # one pass instead of five
-        for c in range(sums.size):
-            near = padded[c + 1] + padded[c + 2] + padded[c + 3]
-            sums[c] = k + scale * (padded[c] + near + padded[c + 4])
+        for i in range(sums.size):
+            near = values[i + 1] + values[i + 2] + values[i + 3]
+            sums[i] = k + scale * (values[i] + near + values[i + 4])
         return
-    for c in range(sums.size):
-        sums[c] = k
+    for i in range(sums.size):
+        sums[i] = k
     for d in range(n):
-        shifted = padded[d : d + sums.size]
-        for c in range(sums.size):
-            sums[c] += scale * shifted[c]
+        shifted = values[d : d + sums.size]
+        for i in range(sums.size):
+            sums[i] += scale * shifted[i]
+
+
+@_compiled
+def _spread(x: Array, first: int, padded: Array, pad: int) -> None:
+    """Pixels from `first` on, [P, C], to rows with zeros on both sides, so that one loop can run over several of them."""
+    for p in range(padded.shape[0]):
+        values, room = x[first + p], padded[p, pad : pad + x.shape[1]]
+        for c in range(values.size):
+            room[c] = values[c]
+
+
+@_compiled
+def _gather(padded: Array, pad: int, x: Array, first: int) -> None:
+    """The way back from `_spread`."""
+    for p in range(padded.shape[0]):
+        values, room = x[first + p], padded[p, pad : pad + x.shape[1]]
+        for c in range(values.size):
+            values[c] = room[c]
 
 
 @_compiled
 def _lrn(x: Array, y: Array, k: np.float32, scale: np.float32, n: int) -> None:
-    """Over neighbouring maps, pixel by pixel: [P, C]."""
-    maps, pad = x.shape[1], n // 2
-    padded, s = np.zeros(maps + 2 * pad, np.float32), np.empty(maps, np.float32)
-    squares = padded[pad : pad + maps]
-    for p in range(x.shape[0]):
-        values, normed = x[p], y[p]
-        for c in range(maps):
-            squares[c] = values[c] * values[c]
-        _window_sums(padded, s, k, scale, n)
-        for c in range(maps):
-            r = _ONE / math.sqrt(s[c])
-            normed[c] = values[c] * (r * math.sqrt(r))
+    """Over neighbouring maps: [P, C]. As many pixels at a time as fit into the first-level cache."""
+    pixels, maps = x.shape
+    pad = n // 2
+    at_a_time = max(1, _BLOCK_VALUES // (maps + 2 * pad))
+    buffers = np.zeros((3, at_a_time, maps + 2 * pad), np.float32)
+    padded, squares, s = buffers[0], buffers[1], buffers[2]
+    for first in range(0, pixels, at_a_time):
+        rows = min(at_a_time, pixels - first)
+        _spread(x, first, padded[:rows], pad)
+        values, q = padded[:rows].reshape(-1), squares[:rows].reshape(-1)
+        length = values.size - 2 * pad
+        sums, middle = s[:rows].reshape(-1)[:length], values[pad : pad + length]
+        for i in range(values.size):
+            q[i] = values[i] * values[i]
+        _window_sums(q, sums, k, scale, n)
+        for i in range(length):
+            r = _ONE / math.sqrt(sums[i])
+            middle[i] *= r * math.sqrt(r)
+        _gather(padded[:rows], pad, y, first)
 
 
 @_compiled
 def _lrn_backward(x: Array, g: Array, k: np.float32, scale: np.float32, n: int) -> None:
     """Turns dL/dy into dL/dx, in place: [P, C]."""
-    maps, pad = x.shape[1], n // 2
-    padded, s, own = np.zeros(maps + 2 * pad, np.float32), np.empty(maps, np.float32), np.empty(maps, np.float32)
-    middle = padded[pad : pad + maps]
-    for p in range(x.shape[0]):
-        values, asked = x[p], g[p]
-        for c in range(maps):
-            middle[c] = values[c] * values[c]
-        _window_sums(padded, s, k, scale, n)
-        for c in range(maps):
-            r = _ONE / math.sqrt(s[c])
-            own[c] = r * math.sqrt(r) * asked[c]
-            middle[c] = own[c] * values[c] * (r * r)
-        _window_sums(padded, s, _ZERO, scale, n)
-        for c in range(maps):
-            asked[c] = own[c] - _TWO * _BETA * values[c] * s[c]
+    pixels, maps = x.shape
+    pad = n // 2
+    at_a_time = max(1, _BLOCK_VALUES // (maps + 2 * pad))
+    buffers = np.zeros((4, at_a_time, maps + 2 * pad), np.float32)
+    padded, asked, room, s = buffers[0], buffers[1], buffers[2], buffers[3]
+    for first in range(0, pixels, at_a_time):
+        rows = min(at_a_time, pixels - first)
+        _spread(x, first, padded[:rows], pad)
+        _spread(g, first, asked[:rows], pad)
+        values, q = padded[:rows].reshape(-1), room[:rows].reshape(-1)
+        length = values.size - 2 * pad
+        sums, own = s[:rows].reshape(-1)[:length], asked[:rows].reshape(-1)[pad : pad + length]
+        middle, neighbours = values[pad : pad + length], q[pad : pad + length]
+        for i in range(values.size):
+            q[i] = values[i] * values[i]
+        _window_sums(q, sums, k, scale, n)
+        for i in range(length):
+            r = _ONE / math.sqrt(sums[i])
+            own[i] *= r * math.sqrt(r)
+            neighbours[i] = own[i] * middle[i] * (r * r)  # 0 between the pixels, where the value is 0
+        _window_sums(q, sums, _ZERO, scale, n)
+        for i in range(length):
+            own[i] -= _TWO * _BETA * middle[i] * sums[i]
+        _gather(asked[:rows], pad, g, first)
 
 
 @_compiled
