@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from twotower.config.keys import key
-from twotower.config.schema import InputConfig, MachineConfig, NetworkConfig, OptimConfig
+from twotower.config.schema import PRECISIONS, InputConfig, MachineConfig, NetworkConfig, OptimConfig
 
 CROPS = ("centre", "ten")
 DEVICES = ("auto", "cpu", "cuda")
@@ -27,6 +27,7 @@ class EvaluateConfig:
     fresh: bool = False  # true: computes again what RUN/predictions holds
     batch_size: int = key(128, least=1)  # images at a time, not crops
     device: str = key("auto", choices=DEVICES)
+    precision: str | None = key(None, choices=PRECISIONS)  # null: that in which the run was trained; weights: fp32
     data_root: str | None = None  # where the images are now; null: where the run was trained on them
     split: str = key("val", choices=("val", "test"))  # ILSVRC-2010 has a test split, and Table 1 is measured on it
     output: str | None = None  # a JSON file for the results of an ensemble or of `weights`

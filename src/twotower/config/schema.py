@@ -15,6 +15,7 @@ from twotower.config.keys import has_role, key
 STEPS = ("activation", "lrn", "spatial_norm", "pool", "dropout")
 UNSCALED = (1.0, 1.0, 1.0)  # the std of pixels that keep their 0..255
 WANDB_MODES = ("offline", "online", "disabled")
+PRECISIONS = ("fp32", "tf32", "bf16")
 YES_NO_AUTO = ("yes", "no", "auto")
 
 
@@ -234,6 +235,8 @@ class MachineConfig(Freezable):
     loader_threads: int = key(0, least=0)
     # Each tower decodes half of a batch, and they swap crops; auto: on CPUs and on two GPUs, not on one GPU.
     decode_once: str = key("auto", choices=YES_NO_AUTO)
+    # fp32: IEEE everywhere; tf32: on GPUs from Ampere on; bf16: convolutions, products and what crosses in bfloat16.
+    precision: str = key("fp32", Role.NUMBERS, choices=PRECISIONS)
     # ReLU, norms and pooling of a layer in one pass on a CPU; auto: where numba can be imported. Changes last digits.
     fused_steps: str = key("auto", choices=YES_NO_AUTO)
     timeout_seconds: float = key(60.0, least=1)  # how long a tower waits for the other one

@@ -22,6 +22,7 @@ from twotower.ground.devices import choose_memory_format
 from twotower.ground.gpu_check import check_capability, check_free
 from twotower.ground.host_copies import HostCopy
 from twotower.ground.memory import keep_freed_memory
+from twotower.ground.precision import check_precision, set_precision
 from twotower.ground.wording import counted
 
 MEETING_SECONDS = 25.0  # time to connect, for processes of which each has said already that it is there
@@ -50,7 +51,7 @@ class World:
         self.rank, self.tower, self.replica = place.rank, place.tower, place.replica
         self.num_towers = place.num_towers
         self.num_replicas = place.size // place.num_towers
-        self.device, self.transport = device, transport
+        self.device, self.transport, self.precision = device, transport, machine.precision
         self.threads = threads_per_process(machine, place.local_size)
         self.memory_format = choose_memory_format(self.device)
         self._timeout = timedelta(seconds=machine.timeout_seconds)
@@ -196,7 +197,8 @@ class World:
         replicas = f"{self.num_replicas} replicas of {towers}" if self.num_replicas > 1 else towers
         exchange = f"exchange over {self.link.title}" if self.num_towers == 2 else "no exchange"
         processes = counted(self.place.size, "process", "processes")
-        return f"{replicas} in {processes}, {self.device.type}, {exchange}, {counted(self.threads, 'thread')} each"
+        place = f"{replicas} in {processes}, {self.device.type}, {self.precision}"
+        return f"{place}, {exchange}, {counted(self.threads, 'thread')} each"
 
 
 def _meet(place: Place, rendezvous: str | None) -> "dist.Store":
@@ -221,6 +223,8 @@ def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = No
     device, transport = choose_device(machine, place)
     torch.set_num_threads(threads_per_process(machine, place.local_size))
     keep_freed_memory()
+    check_precision(machine.precision, device)
+    set_precision(machine.precision)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         check_capability(device)

@@ -21,9 +21,10 @@ from twotower.data.preparing.run_images import KEY
 from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import VIEWS, Predictions
-from twotower.evaluation.subject import Subject, check_settings, load_towers, open_subject
+from twotower.evaluation.subject import Subject, check_settings, choose_precision, load_towers, open_subject
 from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.ground.files import write_json
+from twotower.ground.precision import set_precision
 from twotower.ground.progress import metered
 from twotower.ground.versions import read_versions
 from twotower.model.tower import Tower, forward
@@ -63,6 +64,7 @@ def predict(
     batch_size: int,
     device: torch.device,
     split: str = "val",
+    precision: str = "fp32",
 ) -> dict[str, Predictions]:
     """Predictions for all images of `val` or `test`, by view; `ten` has the centre crop with it, from the same pass.
 
@@ -72,6 +74,9 @@ def predict(
     labels, began, warm = [], time.perf_counter(), 0
     share = Share(batch_size, 0, 1, device, config.machine.loader_threads or torch.get_num_threads())
     exchange = InProcessExchange(config.network.exchange_precision)
+    set_precision(precision)
+    for tower in towers:
+        tower.precision = precision
     if not dataset.is_synthetic:
         say_fallback(config.input.loader)
     feed = open_validation(dataset, config.input, share, crops=crops, split=split)
@@ -105,7 +110,9 @@ def make_predictions(subject: Subject, settings: EvaluateConfig) -> dict[str, Pr
         device = choose_device(settings.device)
         config, dataset = subject.config, subject.dataset
         towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
-        computed = predict(towers, dataset, config, settings.crops, settings.batch_size, device, split)
+        computed = predict(
+            towers, dataset, config, settings.crops, settings.batch_size, device, split, subject.precision
+        )
         for view, of_view in computed.items():
             if view not in of_views and not dataset.is_synthetic:  # synthetic images are only for timing
                 predictions.store(paths[view], of_view, subject.identity)
@@ -158,12 +165,15 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
     if own is not None and own.classes is not None:
         check_classes(settings.weights, own.classes, dataset.classes)
     device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, config, device)
     towers, mean = weights.load_towers_from_file(
         settings.weights, network, len(dataset.classes), device, settings.mean
     )
     if mean is not None:
         dataset = replace(dataset, mean_image=weights.whole_mean_image(mean, dataset.size))
-    predictions = predict(towers, dataset, config, settings.crops, settings.batch_size, device, settings.split)
+    predictions = predict(
+        towers, dataset, config, settings.crops, settings.batch_size, device, settings.split, precision
+    )
     views = {view: summarise_predictions(predictions[view]) for view in VIEWS if view in predictions}
     return {"weights": settings.weights, "network": network.name, "split": settings.split, **views}
 

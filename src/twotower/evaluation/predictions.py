@@ -82,7 +82,7 @@ def _identity_of_input(given: InputConfig) -> dict[str, Any]:
 
 
 def identify_predictions(
-    manifest: Manifest, config: Config, dataset: DataSet, split: str, device: torch.device
+    manifest: Manifest, config: Config, dataset: DataSet, split: str, device: torch.device, precision: str = "fp32"
 ) -> dict[str, Any]:
     """Collects all that the predictions of a checkpoint depend on, apart from the view.
 
@@ -95,8 +95,10 @@ def identify_predictions(
     prepared = is_prepared(root)
     index = root / DATASET if prepared else find_cache(config.data) / INDEX
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    shortened = {"precision": precision} if precision != "fp32" else {}
     return {
         **gpu,
+        **shortened,
         "checkpoint": manifest.sha256,
         "network": config.network.name,
         "width": config.network.width,

@@ -14,6 +14,7 @@ from twotower.data.dataset import DataSet
 from twotower.data.preparing.run_images import open_images
 from twotower.evaluation import predictions
 from twotower.ground.devices import choose_device
+from twotower.ground.precision import check_precision
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.runs.checkpoint import Manifest
@@ -28,6 +29,7 @@ class Subject:
     Attributes:
         manifest: the checkpoint's, verified.
         identity: what its predictions depend on.
+        precision: of the arithmetic, as `machine.precision`.
     """
 
     run_dir: Path
@@ -36,6 +38,7 @@ class Subject:
     config: Config
     dataset: DataSet
     identity: dict[str, Any]
+    precision: str = "fp32"
 
 
 def check_settings(settings: EvaluateConfig) -> None:
@@ -65,8 +68,24 @@ def open_subject(run: str, settings: EvaluateConfig, verified: Manifest | None =
     check_classes(path, manifest.classes, dataset.classes)
     checkpoint.check_fits(path, manifest, config.network, len(dataset.classes))
     device = choose_device(settings.device)
-    identity = predictions.identify_predictions(manifest, config, dataset, settings.split, device)
-    return Subject(run_dir, path, manifest, config, dataset, identity)
+    precision = choose_precision(settings.precision, config, device)
+    identity = predictions.identify_predictions(manifest, config, dataset, settings.split, device, precision)
+    return Subject(run_dir, path, manifest, config, dataset, identity, precision)
+
+
+def choose_precision(asked: str | None, config: Config, device: torch.device) -> str:
+    """What was asked for, else the precision of the training, or fp32 where the device lacks that.
+
+    Raises: ValueError if what was asked for cannot be had.
+    """
+    if asked is not None:
+        check_precision(asked, device, "precision")
+        return asked
+    try:
+        check_precision(config.machine.precision, device)
+    except ValueError:
+        return "fp32"
+    return config.machine.precision
 
 
 def load_towers(

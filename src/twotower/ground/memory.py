@@ -11,7 +11,6 @@ from importlib.util import find_spec
 
 import torch
 
-
 # Parameters of mallopt, from glibc's malloc.h, and their values: no maps of their own for large blocks, nothing given
 # back at the end of the heap (up to the largest int, 2 GiB), which grows by 64 MiB at a time.
 _MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
@@ -20,13 +19,13 @@ _MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}  # M_MMAP_MAX, M_TRIM_THRESHOLD,
 def keep_freed_memory() -> bool:
     """Lets this process keep the memory that it frees, for the next step. Returns whether it could.
 
-    glibc gives large blocks back to the kernel, which clears their pages anew at each step: a fifth of a training step
-    on a CPU. Nothing happens where the C library is another one, or where its own variables are set already.
+    glibc gives large blocks back to the kernel, which clears their pages anew at each step: a fifth of a training
+    step on a CPU. Nothing happens where the C library is another one, or where its own variables are set already.
     """
-    own_words = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
+    is_set = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
         n.startswith("MALLOC_") for n in os.environ
     )
-    if platform.libc_ver()[0] != "glibc" or own_words:
+    if is_set or platform.libc_ver()[0] != "glibc":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

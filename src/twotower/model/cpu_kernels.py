@@ -122,7 +122,7 @@ def _window_sums(values: Array, sums: Array, k: np.float32, scale: np.float32, n
 
 @_compiled
 def _spread(x: Array, first: int, padded: Array, pad: int) -> None:
-    """Pixels from `first` on, [P, C], to rows with zeros on both sides, so that one loop can run over several of them."""
+    """Pixels from `first` on, [P, C], to rows with zeros on both sides, so that one loop can run over several."""
     for p in range(padded.shape[0]):
         values, room = x[first + p], padded[p, pad : pad + x.shape[1]]
         for c in range(values.size):

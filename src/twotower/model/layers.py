@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from twotower.ground.precision import in_full_precision
 from twotower.ground.random_streams import torch_stream
 
 # Number of values that are normalised at a time on a CPU. The intermediates of such a chunk stay in the second-level
@@ -56,10 +57,11 @@ class _ResponseNorm(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.window, ctx.k, ctx.beta = window, k, beta
         y = torch.empty_like(x)
-        for part, out in _chunks(x, y):
-            wide = part if part.dtype == torch.float64 else part.float()
-            s = window(wide * wide).add_(k)
-            out.copy_(_power(s, beta).mul_(wide))
+        with in_full_precision(x.device):
+            for part, out in _chunks(x, y):
+                wide = part if part.dtype == torch.float64 else part.float()
+                s = window(wide * wide).add_(k)
+                out.copy_(_power(s, beta).mul_(wide))
         return y
 
     @staticmethod
@@ -69,12 +71,13 @@ class _ResponseNorm(torch.autograd.Function):
         window, k, beta = ctx.window, ctx.k, ctx.beta
         grad_y = torch.empty_like(x).copy_(grads[0]) if grads[0].stride() != x.stride() else grads[0]
         grad_x = torch.empty_like(x)
-        for part, grad, out in _chunks(x, grad_y, grad_x):
-            wide = part if part.dtype == torch.float64 else part.float()
-            s = window(wide * wide).add_(k)
-            own = _power(s, beta).mul_(grad)
-            neighbours = window((own * wide).div_(s))
-            out.copy_(own.addcmul_(neighbours, wide, value=-2 * beta))
+        with in_full_precision(x.device):
+            for part, grad, out in _chunks(x, grad_y, grad_x):
+                wide = part if part.dtype == torch.float64 else part.float()
+                s = window(wide * wide).add_(k)
+                own = _power(s, beta).mul_(grad)
+                neighbours = window((own * wide).div_(s))
+                out.copy_(own.addcmul_(neighbours, wide, value=-2 * beta))
         return grad_x, None, None, None
 
 

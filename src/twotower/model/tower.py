@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import Exchange, InProcessExchange
+from twotower.ground.precision import in_precision
 from twotower.ground.random_streams import torch_stream
 from twotower.model.fused_steps import FusedSteps, fuse
 from twotower.model.initial_weights import draw_bias, draw_weight
@@ -152,6 +153,8 @@ class Tower(_WithoutHooks):
 
     Hooks belong on its layers; one on the tower itself is refused, because it would never fire.
 
+    `precision` is that of its arithmetic, fp32, tf32 or bf16: see ground/precision.py.
+
     Parameters are named as in the paper: conv1.weight ... fc8.bias; layers that read both towers have
     weight_own and weight_other instead of weight.
     """
@@ -159,6 +162,7 @@ class Tower(_WithoutHooks):
     def __init__(self, network: NetworkConfig, num_classes: int, tower: int, seed: int) -> None:
         super().__init__()
         self.rows = plan(network, num_classes)
+        self.precision = "fp32"
         self.tower, self.num_towers, self.initial_bias = tower, network.towers, network.initial_bias
         self.layers = TowerLayers({row.name: Layer(row, network, tower, seed) for row in self.rows})
         self.initialise(seed, network.width)
@@ -219,8 +223,16 @@ class Tower(_WithoutHooks):
 def forward(towers: Sequence[Tower], images: Tensor, exchange: Exchange) -> Tensor:
     """The logits [B, classes] of images [B, 3, H, W], through the towers that live in this process.
 
-    With one tower here, the other process must call this on the same images at the same time.
+    With one tower here, the other process must call this on the same images at the same time. Under bf16 the logits
+    come in float32, too, for the loss.
     """
+    with in_precision(towers[0].precision, images.device):
+        logits = exchange.collect(_run_layers(towers, images, exchange))
+    return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+
+def _run_layers(towers: Sequence[Tower], images: Tensor, exchange: Exchange) -> list[Tensor]:
+    """Each tower's half of the logits."""
     halves = [images for _ in towers]
     for layers in zip(*(tower.table() for tower in towers), strict=True):  # conv1 ... fc8
         if layers[0].reads_both:
@@ -233,4 +245,4 @@ def forward(towers: Sequence[Tower], images: Tensor, exchange: Exchange) -> Tens
             ]
         else:
             halves = [layer(x) for layer, x in zip(layers, halves, strict=True)]
-    return exchange.collect(halves)
+    return halves

@@ -62,7 +62,7 @@ class Journal(SilentJournal):
         self.config, self.run_dir = config, run_dir
         self.console = Console(highlight=False, soft_wrap=True)
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
-        versions = read_versions()
+        versions = {**read_versions(), "precision": config.machine.precision}
         write_json(run_dir / "versions.json", versions)
         if first_step:
             cut_back(run_dir / "metrics.jsonl", first_step)

@@ -30,6 +30,10 @@ LOCK = ".lock"  # held by the one process that trains in the folder, or has a sw
 TWIN = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.IMAGES, Role.NAME)
 
 
+# What a run was whose version did not note it.
+BEFORE = {"precision": "fp32"}
+
+
 @dataclass(frozen=True)
 class Home:
     """A run's folder, and the checkpoint it starts from."""
@@ -211,7 +215,7 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
     if manifest.classes != classes:
         raise ValueError(f"{path} was trained on other classes than the data has.")
     for key, ours in identity.items():
-        theirs = manifest.identity.get(key)
+        theirs = manifest.identity.get(key, BEFORE.get(key))
         if theirs != ours:
             raise ValueError(
                 f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."

@@ -17,6 +17,7 @@ def identify(config: Config, num_replicas: int, dataset: DataSet) -> dict[str, A
         "global_batch_size": config.optim.batch_size * num_replicas,
         "num_train": len(dataset.train),
         "num_val": len(dataset.val),
+        "precision": config.machine.precision,
         **scaled,
     }
 

@@ -19,6 +19,7 @@ from twotower.data.load_data import load
 from twotower.distributed.place import Place, check_even, choose_device, stay_on_this_host, threads_per_process
 from twotower.distributed.transport import TowerSilentError
 from twotower.distributed.world import World, open_world
+from twotower.ground.precision import check_precision
 from twotower.ground.processes import catch_stops, die_with_parent, kill_stuck_siblings
 from twotower.ground.wording import counted
 from twotower.model.layer_table import count_parameters
@@ -145,7 +146,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     check(config)
     size = config.network.towers * config.machine.replicas
-    choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
+    device, _ = choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
+    check_precision(config.machine.precision, device)
     with get_ready(config, config.machine.replicas) as ready:
         if ready.finished:
             summary: dict[str, Any] = json.loads((ready.run_dir / "summary.json").read_text())

@@ -73,6 +73,7 @@ class Trainer:
                 config.initial_weights, config.network, dataset.classes, tower, config.input.std
             )
         self.tower = tower.on(world.device, world.memory_format)
+        self.tower.precision = config.machine.precision
         self.tower.fuse_steps(choose_fused(config.machine.fused_steps))
         precision = config.network.exchange_precision
         self.exchange: Exchange = InProcessExchange(precision)
