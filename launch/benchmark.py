@@ -1,6 +1,6 @@
 """Times the two towers against the same network in one process, and the parts of a step.
 
-python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training] [rounds=3] [data_root=DIR]
+python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training|batches] [rounds=3] [data_root=DIR]
 """
 
 import json
@@ -19,15 +19,15 @@ from twotower.ground.screen import print_table
 def main(settings: BenchmarkConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
     results = benchmark(settings, console.print)
-    for part in ("input", "towers", "training"):
+    for part in ("input", "towers", "batches", "training"):
         if part in results:
             table = Table(f"{part}, median of the rounds", "")
             for name, value in results[part]["medians"].items():
                 table.add_row(name.replace("_", " "), f"{value:.2f}")
             print_table(table)
-    if "parts_ms" in results:
-        table = Table("part of a step, tower 0", "ms")
-        for name, value in results["parts_ms"].items():
+    for precision, parts in results.get("parts_ms", {}).items():
+        table = Table(f"part of a step, tower 0, {precision}", "ms")
+        for name, value in parts.items():
             table.add_row(name, f"{value:.1f}")
         print_table(table)
     Path(settings.output).write_text(json.dumps(results, indent=1) + "\n")

@@ -14,6 +14,8 @@ from twotower.benchmarks.take_turns import add_medians
 from twotower.benchmarks.tower_process import TOWERS
 from twotower.benchmarks.towers import benchmark_towers
 from twotower.config import BenchmarkConfig, check_bounds
+from twotower.ground.devices import choose_device
+from twotower.ground.precision import check_precision
 from twotower.ground.processes import cores
 from twotower.model.layer_table import plan
 
@@ -30,14 +32,17 @@ def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str
             f"network={settings.network.name} is one tower, and there is nothing to compare it with; choose a "
             "network of two towers, or part=input."
         )
+    for precision in settings.precisions:
+        check_precision(precision, choose_device(settings.machine.device), "precisions")
     if settings.part in ("all", "towers"):
         with torch.device("meta"):
             build_baseline(settings.network, settings.num_classes)
     results: dict[str, Any] = {"cores": cores()}
     with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as scratch:
-        files = make_files(settings, Path(scratch), say)
+        needs_files = settings.part in ("all", "input", "training")
+        files = make_files(settings, Path(scratch), say) if needs_files else {}
         if settings.part in ("all", "input"):
             results["input"] = add_medians(benchmark_input(settings, files, say))
-        if settings.part in ("all", "towers", "training"):
+        if settings.part in ("all", "towers", "batches", "training"):
             results |= benchmark_towers(settings, files, Path(scratch), say)
     return results

@@ -63,7 +63,7 @@ def run_pipeline(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: 
         with closing(feed):
             for _ in range(WARM):
                 next(feed)
-            pipe.send(Turn(time_steps(device, settings.input_steps, partial(next, feed))))
+            pipe.send(time_steps(device, settings.input_steps, partial(next, feed)).turn())
 
 
 def _time_preparing(images: list[bytes], pillow: bool) -> Turn:
@@ -110,7 +110,7 @@ def run_loader(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch:
         )
         for _ in range(WARM):
             next(batches)
-        turn = Turn(time_steps(torch.device("cpu"), settings.input_steps, partial(next, batches)))
+        turn = time_steps(torch.device("cpu"), settings.input_steps, partial(next, batches)).turn()
         for _ in batches:
             pass
         pipe.send(turn)

@@ -1,63 +1,138 @@
-"""Times of single parts of a training step in one tower, while the other tower does the same."""
+"""Where the time of a training step goes, in one tower, while the other tower does the same."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from twotower.benchmarks.take_turns import synchronize, time_steps
 from twotower.config import BenchmarkConfig
 from twotower.distributed.transport import Link
-from twotower.model.layers import LocalResponseNorm
+from twotower.model.tower import Tower
 from twotower.training.trainer import Trainer
 
-CONV1 = (64, 48, 55, 55)  # 64 images of conv1 in one tower: 48 kernels of 55 x 55 pixels (section 3.5 of the paper)
-NORM_TIMES, SWAP_TIMES, UPDATE_TIMES = 3, 5, 4  # times that a part is repeated
+PROFILED_STEPS, STEP_TIMES, SWAP_TIMES, UPDATE_TIMES = 3, 3, 5, 4  # times that a part is repeated
+
+# Operators of torch by the part of a step that they belong to; the rest is told apart by the shape of its weights.
+_STEPS = "ReLU, norms and pooling"
+_PARTS = {
+    _STEPS: ("Fused", "ResponseNorm", "pool", "threshold_backward", "clamp_min", "relu", "tanh", "sigmoid"),
+    "update": ("sgd", "Optimizer"),
+}
 
 
-def time_parts(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
-    """Milliseconds of each part: the norms and swaps of this network, two implementations of a norm, the update."""
+def time_parts(trainer: Trainer, step: Callable[[], None], settings: BenchmarkConfig) -> dict[str, float]:
+    """Milliseconds of each part of a step, then of single parts by themselves.
+
+    Args:
+        step: makes one step of training.
+    """
     return {
-        **_time_norms(trainer, settings),
+        **{f"step: {name}": value for name, value in _profile_step(trainer, step).items()},
+        **_time_steps_of_layers(trainer, settings),
         **_time_swaps(trainer, settings.optim.batch_size),
-        **_compare_norms(trainer),
-        "update": _time_update(trainer),
+        "update alone": _time_update(trainer),
     }
 
 
-def _both_ways(module: torch.nn.Module, x: Tensor) -> Callable[[], None]:
-    """A function that goes forward and backward through the module."""
+def _profile_step(trainer: Trainer, step: Callable[[], None]) -> dict[str, float]:
+    """A step by the profiler of torch, without what the profiler itself costs."""
+    world = trainer.world
+    step()
+    world.link.read_waited_ms()
+    wall = 1e3 * time_steps(world.device, PROFILED_STEPS, step).seconds
+    waited = world.link.read_waited_ms() / PROFILED_STEPS
+    on_gpu = world.device.type == "cuda"
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler writes lines of its own
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities, record_shapes=True) as profiler:
+        for _ in range(PROFILED_STEPS):
+            step()
+        synchronize(world.device)
+    trainer.window.pending.clear()
+    world.link.read_waited_ms()
+    shapes = _shapes_of(trainer.tower)
+    parts: dict[str, float] = {}
+    for event in profiler.key_averages(group_by_input_shape=True):
+        name = _name_part(event.key, event.input_shapes, shapes)
+        spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if name is not None:
+            parts[name] = parts.get(name, 0.0) + spent / 1e3 / PROFILED_STEPS
+    layers = {name: parts.pop(name, 0.0) for name in dict.fromkeys(shapes.values())}
+    return {
+        **layers,
+        **parts,
+        "exchange": waited,
+        "other": max(0.0, wall - waited - sum([*layers.values(), *parts.values()])),
+    }
+
+
+def _shapes_of(tower: Tower) -> dict[tuple[int, ...], str]:
+    """The layers by the shape of their weights; layers of equal shape share a name."""
+    shapes: dict[tuple[int, ...], str] = {}
+    for name, parameter in tower.paper_named_parameters().items():
+        layer, _, kind = name.partition(".")
+        if kind.startswith("weight"):
+            shape = tuple(parameter.shape)
+            known = shapes.get(shape, layer)
+            shapes[shape] = layer if layer in known.split("+") else f"{known}+{layer}"
+    return shapes
+
+
+def _name_part(operator: str, given: Any, shapes: dict[tuple[int, ...], str]) -> str | None:
+    """The part that an operator belongs to; None for what is counted as other."""
+    for part, words in _PARTS.items():
+        if any(word in operator for word in words):
+            return part
+    found = [tuple(shape) for shape in given if isinstance(shape, list | tuple)]
+    if "convolution" in operator:
+        return next((shapes[shape] for shape in found if shape in shapes), None)
+    if operator in ("aten::mm", "aten::addmm"):
+        # The gradient of a weight is a product of two others, whose outer sizes are its own.
+        two = [shape for shape in found if len(shape) == 2]
+        candidates = [*two, *(shape[::-1] for shape in two)]
+        if len(two) >= 2:
+            candidates.append((two[-2][0], two[-1][1]))
+        return next((shapes[shape] for shape in candidates if shape in shapes), None)
+    return None
+
+
+def _both_ways(call: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], None]:
+    """A function that goes forward and backward."""
 
     def step() -> None:
         x.grad = None
-        module(x).sum().backward()
+        call(x).backward(grad)
 
     return step
 
 
-def _draw_maps(trainer: Trainer, shape: tuple[int, ...]) -> Tensor:
-    world = trainer.world
-    maps = torch.randn(shape, device=world.device).contiguous(memory_format=world.memory_format)
-    return maps.requires_grad_()
-
-
-def _time_norm(trainer: Trainer, norm: torch.nn.Module, maps: Tensor) -> float:
-    step = _both_ways(norm, maps)
-    step()
-    return 1e3 * time_steps(trainer.world.device, NORM_TIMES, step)
-
-
-def _time_norms(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
-    lrn, parts = settings.network.lrn, {}
-    for row in trainer.tower.rows:
-        if lrn is not None and "lrn" in row.config.then:
-            size = row.size_out if row.config.then.index("lrn") > row.config.then.index("pool") else row.size_conv
-            maps = _draw_maps(trainer, (settings.optim.batch_size, row.kernels[0], size, size))
-            norm = LocalResponseNorm(row.kernels[0], lrn.n, lrn.k, lrn.alpha, lrn.alpha_over_n, lrn.beta)
-            parts[f"LRN after {row.name}"] = _time_norm(trainer, norm.to(trainer.world.device), maps)
+def _time_steps_of_layers(trainer: Trainer, settings: BenchmarkConfig) -> dict[str, float]:
+    """ReLU, norms and pooling of each layer that has norms: in one pass, and one torch call after the other."""
+    world, parts = trainer.world, {}
+    for row, layer in zip(trainer.tower.rows, trainer.tower.table(), strict=True):
+        if "lrn" not in row.config.then and "spatial_norm" not in row.config.then:
+            continue
+        shape = (settings.optim.batch_size, row.kernels[trainer.tower.tower], row.size_conv, row.size_conv)
+        maps = torch.randn(shape, device=world.device) * 20
+        maps = maps.contiguous(memory_format=world.memory_format).requires_grad_()
+        one_by_one = nn.Sequential(*[nn.ReLU() if isinstance(step, nn.ReLU) else step for step in layer.after])
+        ways: dict[str, Callable[[Tensor], Tensor]] = {"one by one": one_by_one}
+        if layer.fused is not None and layer.fused.fits(maps):
+            ways["in one pass"] = layer.fused
+        with torch.no_grad():
+            grad = torch.randn_like(one_by_one(maps))
+        for name, way in ways.items():
+            step = _both_ways(way, maps, grad)
+            step()
+            milliseconds = 1e3 * time_steps(world.device, STEP_TIMES, step).seconds
+            parts[f"{', '.join(row.config.then)} of {row.name}, {name}"] = milliseconds
     return parts
 
 
@@ -71,20 +146,10 @@ def _time_swaps(trainer: Trainer, batch: int) -> dict[str, float]:
         if row.reads_both:
             size = () if row.config.kind == "linear" else (row.size_in, row.size_in)
             half = torch.randn((batch, row.maps_in[0], *size), device=world.device)
-            seconds = time_steps(world.device, SWAP_TIMES, partial(_swap, world.link, half))
+            half = half.bfloat16() if world.precision == "bf16" else half
+            seconds = time_steps(world.device, SWAP_TIMES, partial(_swap, world.link, half)).seconds
             parts[f"swap before {row.name}, nothing to overlap"] = 1e3 * seconds
     return parts
-
-
-def _compare_norms(trainer: Trainer) -> dict[str, float]:
-    """Our norm and torch's, with the constants of the paper (section 3.3)."""
-    maps = _draw_maps(trainer, CONV1)
-    norms: dict[str, torch.nn.Module] = {
-        "ours": LocalResponseNorm(CONV1[1], 5, 2.0, 1e-4, True, 0.75).to(trainer.world.device),
-        "torch's": torch.nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0),
-    }
-    shape = " x ".join(str(size) for size in CONV1)
-    return {f"LRN of {shape}, {name}": _time_norm(trainer, norm, maps) for name, norm in norms.items()}
 
 
 def _time_update(trainer: Trainer) -> float:

@@ -21,16 +21,34 @@ class Turn:
     """The times of one process in its turn.
 
     Attributes:
+        user_seconds, kernel_seconds: of processor time that a step takes, in this process.
         wait_ms: milliseconds of each step that the tower waits for the other one.
         parts_ms: milliseconds of each part of a step.
         series: input -> seconds of each step.
+        problem: why the contestant cannot run here; empty if it can.
     """
 
     seconds_per_step: float
+    user_seconds: float = 0.0
+    kernel_seconds: float = 0.0
     wait_ms: float = 0.0
     parts_ms: dict[str, float] | None = None
     peak_megabytes: float = 0.0
     series: dict[str, list[float]] | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The mean of several steps, in seconds: by the clock, and of the processor in the program and in the kernel."""
+
+    seconds: float
+    user_seconds: float = 0.0
+    kernel_seconds: float = 0.0
+
+    def turn(self, **others: Any) -> Turn:
+        """The same as a `Turn`."""
+        return Turn(self.seconds, self.user_seconds, self.kernel_seconds, **others)
 
 
 def add_medians(rounds: list[dict[str, float]]) -> dict[str, Any]:
@@ -51,14 +69,15 @@ def count_steps(device: torch.device, steps: int) -> int:
     return max(steps, GPU_STEPS) if device.type == "cuda" else steps
 
 
-def time_steps(device: torch.device, steps: int, step: Callable[[], object]) -> float:
-    """Seconds of one step, the mean over `steps`."""
+def time_steps(device: torch.device, steps: int, step: Callable[[], object]) -> Timed:
+    """One step, the mean over `steps`."""
     synchronize(device)
-    began = time.perf_counter()
+    before, began = os.times(), time.perf_counter()
     for _ in range(steps):
         step()
     synchronize(device)
-    return (time.perf_counter() - began) / steps
+    seconds, after = time.perf_counter() - began, os.times()
+    return Timed(seconds / steps, (after.user - before.user) / steps, (after.system - before.system) / steps)
 
 
 class Contestant:

@@ -59,8 +59,10 @@ def run_tower(
         trainer.optimiser.set_rate(RATE)
         while (request := pipe.recv()) != "end":
             if request == "parts":
-                parts = time_parts(trainer, settings)
-                pipe.send(Turn(0.0, parts_ms=parts, peak_megabytes=peak_megabytes(world.device)))
+                feed = open_train(datasets["synthetic"], settings.input, trainer.share, seed=0, first_step=0)
+                with closing(feed):
+                    parts = time_parts(trainer, partial(_step, trainer, feed), settings)
+                pipe.send(Turn(0.0, parts_ms=parts))
             elif request == "training":
                 pipe.send(Turn(0.0, series=_alternate(trainer, datasets, settings)))
             else:
@@ -79,10 +81,10 @@ def _run_turn(trainer: Trainer, dataset: DataSet, settings: BenchmarkConfig) -> 
         step()  # fills buffers and caches
         world.link.read_waited_ms()
         steps = count_steps(world.device, settings.steps)
-        seconds = time_steps(world.device, steps, step)
+        timed = time_steps(world.device, steps, step)
     waited = world.link.read_waited_ms() / steps
     trainer.window.pending.clear()
-    return Turn(seconds, waited, peak_megabytes=peak_megabytes(world.device))
+    return timed.turn(wait_ms=waited, peak_megabytes=peak_megabytes(world.device))
 
 
 def _alternate(trainer: Trainer, datasets: dict[str, DataSet], settings: BenchmarkConfig) -> dict[str, list[float]]:
@@ -105,7 +107,7 @@ def _alternate(trainer: Trainer, datasets: dict[str, DataSet], settings: Benchma
         for cycle in range(settings.steps):
             for index in range(len(names)):
                 name = names[(index + cycle) % len(names)]  # no input always follows the same other one
-                series[name].append(time_steps(world.device, 1, partial(_step, trainer, feeds[name])))
+                series[name].append(time_steps(world.device, 1, partial(_step, trainer, feeds[name])).seconds)
                 trainer.window.pending.clear()
     world.link.read_waited_ms()
     return series

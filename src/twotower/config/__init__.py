@@ -18,6 +18,7 @@ from twotower.config.commands import (
 )
 from twotower.config.compose import SCHEMAS, arrange_layers, register_schemas, resolve
 from twotower.config.schema import (
+    PRECISIONS,
     UNSCALED,
     WANDB_MODES,
     ChangeConfig,
@@ -39,6 +40,7 @@ from twotower.config.schema import (
 from twotower.config.value_bounds import check_bounds
 
 __all__ = [
+    "PRECISIONS",
     "SCHEMAS",
     "UNSCALED",
     "WANDB_MODES",

@@ -110,8 +110,10 @@ class BenchmarkConfig:
     input: InputConfig = MISSING
     optim: OptimConfig = MISSING
     machine: MachineConfig = MISSING
-    # The towers beside one process, the input beside a DataLoader, the training with each input, or all of these.
-    part: str = key("all", choices=("all", "towers", "input", "training"))
+    # The towers beside one process and the floor, the input beside a DataLoader, the training with each input,
+    # batches of several sizes, or all of these.
+    part: str = key("all", choices=("all", "towers", "input", "training", "batches"))
+    precisions: list[str] = key([], choices=PRECISIONS)  # of the towers, in turn; none: all that the machine has
     rounds: int = key(3, least=1)
     steps: int = key(4, least=1)  # of training, timed in each turn, after one that is not
     input_steps: int = key(8, least=1)  # batches of input alone, timed in each turn
