@@ -150,7 +150,8 @@ def test_a_tower_that_is_killed_is_named() -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_is_one_word_and_no_failure(tmp_path: Path) -> None:
-    process = command(*SMALL, "machine.device=cpu", cwd=tmp_path, script="doctor.py")
+    # So many images that the towers are still at work when the signal comes.
+    process = command(*SMALL, "optim.batch_size=512", "machine.device=cpu", cwd=tmp_path, script="doctor.py")
     assert process.stdout is not None
     for line in process.stdout:  # until the towers have met
         if "first contact" in line:

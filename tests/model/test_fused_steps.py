@@ -274,7 +274,12 @@ def test_a_layer_is_the_same_with_and_without(ablation: str, monkeypatch: pytest
         together = gradients_of(layer, draw(*shape))
         assert bool(calls) == (ablation != "tanh" or name == "conv1")  # whose norm and pooling come first
         calls.clear()
-        watched = layer.register_forward_hook(lambda *arguments: None)
+        of_layer = layer.register_forward_hook(lambda *arguments: None)
+        for mine, true in zip(gradients_of(layer, draw(*shape)), together, strict=True):
+            assert torch.equal(mine, true), "who watches the layer as a whole changes nothing"
+        of_layer.remove()
+        calls.clear()
+        watched = layer.after[0].register_forward_hook(lambda *arguments: None)
         one_by_one = gradients_of(layer, draw(*shape))
         watched.remove()
         assert not calls, "a hook must see each step"

@@ -30,7 +30,7 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         images, cwd, *RECORDED, "run_dir=run", "logging.scales_every_steps=2", "checkpoint.every_steps=1"
     )
     assert status == 0, output
-    assert "1 tower in 1 process, cpu, no exchange" in output
+    assert "1 tower in 1 process, cpu, fp32, no exchange" in output
     assert "frozen: conv1" in output
     return cwd / "run"
 

@@ -14,9 +14,9 @@ from helpers.record_numbers import NETWORKS, RECORDED, STEPS, configure, fingerp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# With sums in another order (four threads, or no oneDNN) the first four losses moved by 1e-6 and less; later ones
-# by 2e-3, because what differs grows from step to step.
-STEADY_STEPS, TOLERANCE = 4, 1e-5
+# By the number of first losses how far they may be from those of another processor. What sums in another order change
+# grows from step to step: on three processors the first two losses moved by 4e-6 and less, the fourth by up to 2e-3.
+TOLERANCES = {2: 1e-5, 4: 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,17 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("same") / "shapes"
 
 
-def deviation(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+def deviation(ours: dict[str, Any], theirs: dict[str, Any], steps: int) -> float:
     assert len(ours["losses"]) == len(theirs["losses"]) == STEPS
-    return max(abs(a - b) / abs(b) for a, b in zip(ours["losses"][:STEADY_STEPS], theirs["losses"], strict=False))
+    return max(abs(a - b) / abs(b) for a, b in zip(ours["losses"][:steps], theirs["losses"], strict=False))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_losses_and_weights_are_those_recorded(network: str, recorded: dict[str, Any], shapes: Path) -> None:
     """To the bit where torch and processor are the same, else to rounding."""
     numbers = train(configure(network, shapes))
-    assert deviation(numbers, recorded["networks"][network]) < TOLERANCE
+    for steps, tolerance in TOLERANCES.items():
+        assert deviation(numbers, recorded["networks"][network], steps) < tolerance
     if recorded["recorded"] == fingerprint():
         assert numbers == recorded["networks"][network]
 
@@ -49,9 +50,9 @@ def test_losses_and_weights_are_those_recorded(network: str, recorded: dict[str,
     "change",
     ["optim.momentum=0.91", "optim.weight_decay=0.001", "network.bias_rate=1", "network.dropout_keep=0.51", "seed=1"],
 )
-def test_another_rule_is_noticed(change: str, recorded: dict[str, Any], shapes: Path) -> None:
-    numbers = train(configure("alexnet_2012", shapes, change))
-    assert numbers["sha256"] != recorded["networks"]["alexnet_2012"]["sha256"]
+def test_another_rule_is_noticed(change: str, shapes: Path) -> None:
+    numbers, own = train(configure("alexnet_2012", shapes, change)), train(configure("alexnet_2012", shapes))
+    assert numbers["sha256"] != own["sha256"]
     if change != "optim.weight_decay=0.001":  # moves a loss by less than rounding may, in four steps
-        assert deviation(numbers, recorded["networks"]["alexnet_2012"]) > TOLERANCE
+        assert deviation(numbers, own, 4) > 1e-5
     assert torch.get_num_threads() == 1

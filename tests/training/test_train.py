@@ -68,7 +68,7 @@ def test_a_run_leaves_what_it_promises(reference: Path) -> None:
     assert checkpoint.checkpoint_steps(reference / "checkpoints") == [6, 9]
     assert "torch" in json.loads((reference / "versions.json").read_text())
     output = (reference / "output.txt").read_text()
-    assert "2 towers in 2 processes, cpu, exchange over gloo" in output
+    assert "2 towers in 2 processes, cpu, fp32, exchange over gloo" in output
     assert output.count("epoch ") == 3
 
 

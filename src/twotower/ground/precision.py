@@ -55,6 +55,7 @@ def set_precision(precision: str) -> None:
     """Sets torch's switches for this process. By default its convolutions on GPUs would be TF32."""
     mode = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = mode  # type: ignore[attr-defined] # of no use; torch wants both alike
     torch.backends.cuda.matmul.fp32_precision = mode
     # Some processors have TF32, too, and an environment variable of oneDNN can ask for it.
     torch.backends.mkldnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]

@@ -46,7 +46,7 @@ def choose_fused(wanted: str) -> bool:
     if wanted == "yes" and find_numba_problem():
         raise ValueError(
             f"machine.fused_steps=yes needs numba, which cannot be imported here ({find_numba_problem()}); use "
-            "machine.fused_steps=auto, or install it: pip install numba"
+            "machine.fused_steps=auto."
         )
     return wanted != "no"
 

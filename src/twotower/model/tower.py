@@ -105,11 +105,14 @@ class Layer(nn.Module):
             y = self.sum(x if own_sum is not None else self.prepare(x), peer, own_sum=own_sum)
         else:
             y = self.sum(self.prepare(x))
-        return self._run_steps(y, in_place)
+        return self._run_steps(y)
 
-    def _run_steps(self, y: Tensor, unwatched: bool) -> Tensor:
-        """The steps after the sum; several in one pass where nobody watches a single one and it is possible."""
-        if self.fused is None or not unwatched or not self.fused.fits(y):
+    def _run_steps(self, y: Tensor) -> Tensor:
+        """The steps after the sum; several in one pass where nobody watches a single one and it is possible.
+
+        A hook on the whole layer, or on the sum, changes no bit: it finds the same tensors either way.
+        """
+        if self.fused is None or _is_hooked(self.after) or not self.fused.fits(y):
             return cast(Tensor, self.after(y))
         y = self.fused(y)
         for step in list(self.after)[len(self.fused.modules) :]:
@@ -121,7 +124,7 @@ class Layer(nn.Module):
         self.fused = fuse(list(self.after)) if wanted and not self.is_linear else None
 
 
-def _is_hooked(layer: Layer) -> bool:
+def _is_hooked(layer: nn.Module) -> bool:
     """Whether somebody may have kept a tensor that a step in place would overwrite."""
     return torch_module._has_any_global_hook() or any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks

@@ -26,7 +26,7 @@ class OutputScales:
 
     def __enter__(self) -> "OutputScales":
         for row, layer in zip(self._tower.rows, self._tower.table(), strict=True):
-            self._handles.append(layer.after.register_forward_hook(self._hook(row.name)))
+            self._handles.append(layer.register_forward_hook(self._hook(row.name)))
         return self
 
     def _hook(self, name: str) -> Any:
