@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.composing import compose
 from helpers.paths import ROOT
 from twotower.benchmarks.baseline_loader import PillowImages, prepare_with_pillow
+from twotower.benchmarks.floor import count_flops, plan_work
 from twotower.benchmarks.input import INPUTS
-from twotower.config import DataConfig, InputConfig
+from twotower.config import BenchmarkConfig, DataConfig, InputConfig, MachineConfig, OptimConfig
 from twotower.data.batch import Share
 from twotower.data.dataset import DataSet, FileSplit
 from twotower.data.decode import cut_square, decode_image
@@ -104,8 +107,81 @@ def test_the_command_times_all_inputs(root: Path, tmp_path: Path) -> None:
     assert medians["preparing_ratio"] > 0
 
 
+def test_the_command_times_the_towers_beside_everything(tmp_path: Path) -> None:
+    """Without torch's compiler, which takes a minute here: the compiled process then runs as the eager one does."""
+    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=towers", "rounds=1", "steps=1"]
+    small = ["network=alexnet_2012", "network.width=0.0625", "optim.batch_size=4", "num_classes=10"]
+    done = subprocess.run(
+        [*command, *small, "precisions=[fp32]", "output=found.json", "machine.device=cpu"],
+        cwd=tmp_path,
+        env=os.environ | {"TORCH_COMPILE_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    results = json.loads((tmp_path / "found.json").read_text())
+    found = results["towers"]["medians"]
+    speed = found["fp32_two_towers_images_per_second"]
+    for other in ("eager", "compiled", "compiled_keeping_memory"):
+        name = f"one_process_{other}"
+        ratio = speed / found[f"fp32_{name}_images_per_second"]
+        assert found[f"fp32_two_towers_over_{name}"] == pytest.approx(ratio)
+        assert found[f"fp32_{name}_peak_megabytes"] > 100
+    percent = 100 * speed / found["fp32_floor_images_per_second"]
+    assert found["fp32_two_towers_percent_of_floor"] == pytest.approx(percent)
+    for name in ("two_towers", "floor", "one_process_eager"):
+        assert found[f"fp32_{name}_user_ms_a_step"] >= 0
+        assert found[f"fp32_{name}_kernel_ms_a_step"] >= 0
+    parts = results["parts_ms"]["fp32"]
+    layers = {name.removeprefix("floor: ") for name in parts if name.startswith("floor: ")}
+    assert layers == {"conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"}
+    profiled = {name.removeprefix("step: ") for name in parts if name.startswith("step: ")}
+    assert {"ReLU, norms and pooling", "update", "exchange", "other"} <= profiled
+    assert layers <= {layer for name in profiled for layer in name.split("+")}
+    assert all(parts[f"step: {layer}"] > 0 for layer in layers & profiled)
+
+
+def test_the_floor_has_all_the_work_of_the_paper() -> None:
+    """724.4 million products an image forward: 105.4 223.9 149.5 112.1 74.8 by convolution, 37.7 16.8 4.1 by fc."""
+    convolutions = [
+        55 * 55 * 96 * 363,
+        27 * 27 * 256 * 48 * 25,
+        13 * 13 * 384 * 256 * 9,
+        13 * 13 * 384 * 192 * 9,
+        13 * 13 * 256 * 192 * 9,
+    ]
+    products = [9216 * 4096, 4096 * 4096, 4096 * 1000]
+    assert sum(convolutions) + sum(products) == pytest.approx(724.4e6, rel=1e-3)
+    expected = 2 * (2 * convolutions[0] + 3 * (sum(convolutions[1:]) + sum(products)))
+    network = compose("network=alexnet", "network.width=1").network
+    settings = BenchmarkConfig(network, InputConfig(), OptimConfig(batch_size=1), MachineConfig())
+    assert count_flops(settings) == expected
+    seen: list[str] = []
+    counter = FlopCounterMode(display=False)
+    with counter:
+        for tower in (0, 1):
+            for work in plan_work(settings, tower, "fp32", torch.device("cpu")):
+                seen.append(work.layer)
+                work.run()
+    assert counter.get_total_flops() == pytest.approx(expected, rel=1e-6)
+    assert {name: seen.count(name) for name in seen} == {
+        **{f"conv{n}": 2 for n in (1, 2, 4, 5)},
+        **dict.fromkeys(("conv3", "fc6", "fc7", "fc8"), 4),
+    }
+
+
+def test_a_precision_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "precisions=[tf32]", "machine.device=cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert "error: precisions=tf32 is for GPUs, and this computes on the CPU; use precisions=fp32." in done.stderr
+
+
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=everything"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
-    assert "error: part=everything is not known; choose one of all, towers, input, training." in done.stderr
+    assert "error: part=everything is not known; choose one of all, towers, input, training, batches." in done.stderr

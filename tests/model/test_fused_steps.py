@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from helpers import oracle
 from helpers.composing import compose
 from twotower.model import fused_steps
-from twotower.model.fused_steps import FusedSteps, choose_fused, fuse
+from twotower.model.fused_steps import FusedSteps, choose_fused, fuse, notice_steps
 from twotower.model.layers import LocalResponseNorm, SpatialNorm
 from twotower.model.tower import Layer, Tower
 
@@ -244,8 +246,19 @@ def test_without_numba_the_modules_run() -> None:
     assert fused is not None
     assert not fused.fits(draw(2, MAPS, 9, 9))
     assert choose_fused("auto")
+    assert "numba cannot be imported here (" in str(notice_steps())
     with pytest.raises(ValueError, match=r"fused_steps=yes needs numba, which cannot be imported here \(.*numba"):
         choose_fused("yes")
+
+
+def test_compiling_is_announced_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stats = SimpleNamespace(cache_path=str(tmp_path))
+    monkeypatch.setattr(
+        fused_steps, "_load_kernels", lambda: (SimpleNamespace(run_forward=SimpleNamespace(stats=stats)), "")
+    )
+    assert "numba compiles ReLU, norms and pooling for this processor" in str(notice_steps())
+    (tmp_path / "cpu_kernels.run_forward-385.py311.nbi").touch()
+    assert notice_steps() is None
 
 
 def gradients_of(layer: Layer, x: Tensor) -> list[Tensor]:

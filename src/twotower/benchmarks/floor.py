@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twotower.benchmarks.take_turns import Turn, count_steps, time_steps
+from twotower.benchmarks.take_turns import count_steps, time_steps
 from twotower.config import BenchmarkConfig
 from twotower.ground.devices import choose_memory_format
 from twotower.ground.memory import keep_freed_memory
@@ -59,8 +59,8 @@ def _product(row: Row, tower: int, batch: int, dtype: torch.dtype, device: torch
 
     def run() -> None:
         F.linear(x, weight)
-        grad @ weight
-        grad.t() @ x
+        torch.mm(grad, weight)
+        torch.mm(grad.t(), x)
 
     return run
 
@@ -109,4 +109,4 @@ def run_floor(tower: int, settings: BenchmarkConfig, precision: str, device: str
             seconds = time_steps(place, 1, each.run).seconds
             parts[each.layer] = parts.get(each.layer, 0.0) + 1e3 * seconds
         assert math.isfinite(timed.seconds)
-        pipe.send(Turn(timed.seconds, parts_ms=parts))
+        pipe.send(timed.turn(parts_ms=parts))

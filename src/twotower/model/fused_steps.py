@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,19 @@ def choose_fused(wanted: str) -> bool:
             "machine.fused_steps=auto."
         )
     return wanted != "no"
+
+
+def notice_steps() -> str | None:
+    """What a person should know before the first step: that they are slow, or are compiled first; None: nothing."""
+    kernels, problem = _load_kernels()
+    if kernels is None:
+        return (
+            f"numba cannot be imported here ({problem}), so each step of a layer runs by itself, slower"
+        )
+    folder = Path(kernels.run_forward.stats.cache_path)
+    if any(folder.glob("cpu_kernels.run_forward*.nbi")):
+        return None
+    return "numba compiles ReLU, norms and pooling for this processor; the first step takes some 10 seconds, once"
 
 
 def _kernels() -> Any:

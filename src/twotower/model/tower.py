@@ -16,7 +16,7 @@ from twotower.config import NetworkConfig
 from twotower.distributed.exchange import Exchange, InProcessExchange
 from twotower.ground.precision import in_precision
 from twotower.ground.random_streams import torch_stream
-from twotower.model.fused_steps import FusedSteps, fuse
+from twotower.model.fused_steps import LEAST_VALUES, FusedSteps, fuse
 from twotower.model.initial_weights import draw_bias, draw_weight
 from twotower.model.layer_table import Row, plan
 from twotower.model.layers import Dropout, LocalResponseNorm, ReadBothConv2d, ReadBothLinear, SpatialNorm
@@ -179,6 +179,12 @@ class Tower(_WithoutHooks):
         """Whether ReLU, norms and pooling of a layer may run in one pass on a CPU; see `fused_steps`."""
         for layer in self.table():
             layer.fuse_steps(wanted)
+
+    def fuses_steps(self) -> bool:
+        """Whether any layer has maps that are large enough for it."""
+        values = [row.kernels[self.tower] * row.size_conv**2 for row in self.rows]
+        layers = zip(self.table(), values, strict=True)
+        return any(layer.fused is not None and value >= LEAST_VALUES for layer, value in layers)
 
     def table(self) -> list[Layer]:
         """conv1 ... fc8."""

@@ -22,6 +22,7 @@ from twotower.distributed.world import World, open_world
 from twotower.ground.precision import check_precision
 from twotower.ground.processes import catch_stops, die_with_parent, kill_stuck_siblings
 from twotower.ground.wording import counted
+from twotower.model.fused_steps import notice_steps
 from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal
@@ -46,6 +47,7 @@ def _describe_start(trainer: Trainer, ready: ReadyRun) -> list[str]:
     lines = [
         f"{trainer.world.describe()}, {images}",
         notice,
+        notice_steps() if trainer.world.device.type == "cpu" and trainer.tower.fuses_steps() else None,
         f"{network.name}, width {network.width:g}, {count_parameters(trainer.tower.rows):,} parameters, "
         f"{counted(len(dataset.classes), 'class', 'classes')}, {len(dataset.train)} + {len(dataset.val)} "
         f"images, {counted(trainer.total_steps, 'step')} of {counted(trainer.global_batch, 'image')}, "
