@@ -209,6 +209,24 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         assert torch.equal(gradients, found[0][1])
 
 
+def test_gradients_may_take_the_memory_of_the_maps_once() -> None:
+    fused = fuse(steps_of("relu lrn spatial_norm pool"))
+    assert fused is not None
+    x = draw(2, MAPS, 9, 9)
+    with torch.no_grad():
+        request = draw(*fused(x).shape, seed=9)
+    _, right = run(fused, x, request)
+    fused.overwrites_input = True
+    mine = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    maps = mine * 1
+    y = fused(maps)
+    y.backward(request, retain_graph=True)
+    assert torch.equal(mine.grad, right)
+    assert torch.equal(maps, right), "its memory holds the gradient now"
+    with pytest.raises(RuntimeError, match="have gone backward already, and their maps are overwritten"):
+        y.backward(request)
+
+
 def test_what_cannot_be_taken_is_left_to_the_modules() -> None:
     fused = fuse(steps_of("relu lrn pool"))
     assert fused is not None

@@ -49,7 +49,7 @@ class SyntheticFeed:
         views, size = (10,) if crops == "ten" else (), config.crop_size
         for number in range(self.NUM_DIFFERENT):
             stream = torch_stream("synthetic", seed, number)
-            images = torch.randn(share.batch_size, *views, size, size, 3, generator=stream) * self.STD
+            images = torch.randn(share.batch_size, *views, size, size, 3, generator=stream).mul_(self.STD)
             if tuple(config.std) != UNSCALED:
                 images /= torch.tensor(config.std)
             labels = torch.randint(len(dataset.classes), (share.batch_size,), generator=stream)

@@ -56,9 +56,7 @@ def notice_steps() -> str | None:
     """What a person should know before the first step: that they are slow, or are compiled first; None: nothing."""
     kernels, problem = _load_kernels()
     if kernels is None:
-        return (
-            f"numba cannot be imported here ({problem}), so each step of a layer runs by itself, slower"
-        )
+        return f"numba cannot be imported here ({problem}), so each step of a layer runs by itself, slower"
     folder = Path(kernels.run_forward.stats.cache_path)
     if any(folder.glob("cpu_kernels.run_forward*.nbi")):
         return None
@@ -100,10 +98,15 @@ class FusedSteps:
 
     Args:
         modules: the steps, each of which `can_fuse`.
+
+    Attributes:
+        overwrites_input: whether dL/dx takes the memory of x, 74 MB at conv1 of the paper with 128 images. It is for
+            trainings, which go backward once and keep no maps.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = list(modules)
+        self.overwrites_input = False
         self.steps = np.array([_NUMBERS[type(module)] for module in self.modules], np.int64)
         self.sizes, self.numbers = np.ones(4, np.int64), np.zeros(3, np.float32)
         self.pool: nn.MaxPool2d | nn.AvgPool2d | None = None
@@ -170,7 +173,7 @@ class FusedSteps:
 
     def backward(self, x: Tensor, y: Tensor, chosen: Tensor, grad: Tensor) -> Tensor:
         """dL/dx from dL/dy."""
-        grad_x = torch.empty_like(x)
+        grad_x = x if self.overwrites_input else torch.empty_like(x)
         grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
         arrays = [_as_array(t) for t in (x, y, grad)] + [chosen.numpy(), _as_array(grad_x)]
 
@@ -187,13 +190,18 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, fused: FusedSteps) -> Tensor:
         y, chosen = fused.forward(x, keep=ctx.needs_input_grad[0])
-        ctx.fused = fused
+        ctx.fused, ctx.is_spent = fused, False
         ctx.save_for_backward(x, y if fused.needs_output else y.new_empty((len(y), 0, 0, 0)), chosen)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        if ctx.is_spent:
+            raise RuntimeError(
+                "these steps have gone backward already, and their maps are overwritten; go forward anew"
+            )
+        ctx.is_spent = ctx.fused.overwrites_input
         return ctx.fused.backward(*ctx.saved_tensors, grads[0]), None
 
 

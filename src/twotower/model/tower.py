@@ -79,6 +79,8 @@ class Layer(nn.Module):
         """The half as this layer reads it, and as the other tower is sent it: [B, C, H, W], or [B, C * H * W]."""
         if self.is_linear:
             return x.flatten(1)
+        if self.overhang and torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # as the convolution would, but before it is copied
         return F.pad(x, (0, self.overhang, 0, self.overhang)) if self.overhang else x
 
     def sum_own(self, x: Tensor) -> Tensor:
@@ -119,9 +121,11 @@ class Layer(nn.Module):
             y = step(y)
         return y
 
-    def fuse_steps(self, wanted: bool) -> None:
-        """Whether several steps may run in one pass; at first they do."""
+    def fuse_steps(self, wanted: bool, overwrite: bool = False) -> None:
+        """Whether several steps may run in one pass, as they do at first; see `FusedSteps.overwrites_input`."""
         self.fused = fuse(list(self.after)) if wanted and not self.is_linear else None
+        if self.fused is not None:
+            self.fused.overwrites_input = overwrite
 
 
 def _is_hooked(layer: nn.Module) -> bool:
@@ -175,10 +179,14 @@ class Tower(_WithoutHooks):
         self.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
         return self
 
-    def fuse_steps(self, wanted: bool) -> None:
-        """Whether ReLU, norms and pooling of a layer may run in one pass on a CPU; see `fused_steps`."""
+    def fuse_steps(self, wanted: bool, overwrite: bool = False) -> None:
+        """Whether ReLU, norms and pooling of a layer may run in one pass on a CPU; see `fused_steps`.
+
+        Args:
+            overwrite: whether gradients may take the memory of maps, so that no graph goes backward twice.
+        """
         for layer in self.table():
-            layer.fuse_steps(wanted)
+            layer.fuse_steps(wanted, overwrite)
 
     def fuses_steps(self) -> bool:
         """Whether any layer has maps that are large enough for it."""

@@ -74,7 +74,7 @@ class Trainer:
             )
         self.tower = tower.on(world.device, world.memory_format)
         self.tower.precision = config.machine.precision
-        self.tower.fuse_steps(choose_fused(config.machine.fused_steps))
+        self.tower.fuse_steps(choose_fused(config.machine.fused_steps), overwrite=True)
         precision = config.network.exchange_precision
         self.exchange: Exchange = InProcessExchange(precision)
         if world.num_towers == 2:
