@@ -20,6 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """GPUs are for `make test-gpu`; all else means the CPU, also on a machine that has some."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ SLOW_FILES = {
     "distributed": {"test_exchange", "test_gpu_memory_link"},
     "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights"},
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
-    "model": {"test_every_network", "test_freeze", "test_network"},
+    "model": {"test_bf16", "test_every_network", "test_freeze", "test_fused_steps", "test_gpu_steps", "test_network"},
     "project": {
         "test_printed_commands",
         "test_python_face",

@@ -1,7 +1,9 @@
 """The steps of a layer in one pass over its maps, where that is faster than one torch call after the other.
 
+This file has the CPU's way, and chooses; `gpu_steps.py` has the GPU's.
+
 `FusedSteps` stands for the modules of a layer's first steps, e.g. ReLU, LRN and max pooling, and gives the same
-values to rounding. Where it cannot be used (a GPU, float64, another order in memory, another activation than ReLU, no
+values to rounding. Where it cannot be used (float64, another order in memory, another activation than ReLU, no
 numba), the modules run one by one, and they are what it is tested against.
 """
 
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from twotower.model.gpu_steps import GpuSteps, pooled_sides
 from twotower.model.layers import LocalResponseNorm, SpatialNorm, is_channels_last
 
 Array = NDArray[Any]
@@ -107,6 +110,7 @@ class FusedSteps:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = list(modules)
         self.overwrites_input = False
+        self.on_gpu = GpuSteps(self.modules)
         self.steps = np.array([_NUMBERS[type(module)] for module in self.modules], np.int64)
         self.sizes, self.numbers = np.ones(4, np.int64), np.zeros(3, np.float32)
         self.pool: nn.MaxPool2d | nn.AvgPool2d | None = None
@@ -129,36 +133,26 @@ class FusedSteps:
 
     def fits(self, x: Tensor) -> bool:
         """Whether x [B, C, H, W] can be taken as it is."""
+        if type(x) is not Tensor or x.dim() != 4 or min(pooled_sides(x, self.pool)) < 1:
+            return False  # other types are those by which torch traces a network
+        if x.device.type == "cuda":
+            return self.on_gpu.fits(x)
         return (
             x.device.type == "cpu"
             and x.dtype in (torch.float32, torch.bfloat16)
-            and type(x) is Tensor  # none of those by which torch traces a network
-            and x.dim() == 4
             and is_channels_last(x)
             and x[0].numel() >= LEAST_VALUES
-            and min(self._shape(x)) > 0
             and _kernels() is not None
         )
 
-    def _shape(self, x: Tensor) -> tuple[int, int, int, int]:
-        """[B, h, w, C] of the output."""
-        batch, maps, *pixels = x.shape
-        if self.pool is not None:
-            size, stride, partial = int(self.sizes[2]), int(self.sizes[3]), self.pool.ceil_mode
-            for side, length in enumerate(pixels):
-                windows = (length - size + (stride - 1 if partial else 0)) // stride + 1
-                # A window that would start outside is none, as in torch.
-                pixels[side] = windows - 1 if partial and (windows - 1) * stride >= length else windows
-        return batch, pixels[0], pixels[1], maps
-
     def __call__(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, h, w], in channels_last."""
-        y: Tensor = _Fused.apply(x, self)
+        """[B, C, H, W] -> [B, C, h, w], in the same order in memory."""
+        y: Tensor = self.on_gpu(x) if x.device.type == "cuda" else _Fused.apply(x, self)
         return y
 
     def forward(self, x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
         """The output, and which pixel of each window a max pool took, uint8 [B, h, w, C], if `keep`, else empty."""
-        shape = self._shape(x)
+        shape = (len(x), *pooled_sides(x, self.pool), x.shape[1])
         y = torch.empty(shape, dtype=x.dtype)
         remember = keep and isinstance(self.pool, nn.MaxPool2d)
         chosen = torch.empty(shape if remember else (shape[0], 0, 0, 0), dtype=torch.uint8)
