@@ -1,6 +1,6 @@
 # make train             trains the two towers on the embedded set
 # make train TORCH=cuda12   the same for NVIDIA drivers older than 580: torch and DALI for CUDA 12
-# make train TORCH=cpu   the same on the CPU, with torch's build for it: 0.6 GB to download instead of 3.1
+# make train TORCH=cpu   the same on the CPU, with torch's build for it: 0.6 GB to download instead of 3.2
 # make test              lint, types, layers and all tests
 # make test-gpu          the tests that need one GPU, or two
 # make quick             the same as test without the slow tests: under a minute

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.benchmarks.benchmark import benchmark
+from twotower.benchmarks.draw_parts import draw_parts
 from twotower.command_line.command import command
 from twotower.config import BenchmarkConfig
 from twotower.ground.screen import print_table
@@ -30,6 +31,9 @@ def main(settings: BenchmarkConfig) -> None:
         for name, value in parts.items():
             table.add_row(name, f"{value:.1f}")
         print_table(table)
+    if settings.picture is not None and results.get("parts_ms"):
+        draw_parts(results["parts_ms"], Path(settings.picture))
+        console.print(f"drawn: {settings.picture}")
     Path(settings.output).write_text(json.dumps(results, indent=1) + "\n")
     console.print(f"written to {settings.output}")
 

@@ -120,6 +120,7 @@ class BenchmarkConfig:
     num_classes: int = key(1000, least=2)
     data_root: str | None = None  # a prepared set or a folder of images; null: JPEGs drawn for the purpose
     output: str = "benchmark.json"
+    picture: str | None = None  # a PNG, SVG or PDF of the parts of a step, where part=towers or all
 
 
 @dataclass
