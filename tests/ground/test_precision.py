@@ -39,11 +39,10 @@ def test_fp32_leaves_no_shortcut_open() -> None:
     """torch's own default computes convolutions on GPUs in TF32."""
     for wanted in (*PRECISIONS, "fp32"):
         set_precision(wanted)
-        expected = "tf32" if wanted == "tf32" else "ieee"
-        assert torch.backends.cudnn.conv.fp32_precision == expected
-        assert torch.backends.cuda.matmul.fp32_precision == expected
-        assert torch.backends.mkldnn.conv.fp32_precision == "ieee"
-        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        assert torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
+        assert torch.backends.cuda.matmul.allow_tf32 == (wanted == "tf32")
+        for switch in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+            assert (switch.fp32_precision == "tf32") == (wanted == "tf32")
 
 
 def test_sums_of_squares_leave_the_context_of_bf16() -> None:
@@ -63,7 +62,7 @@ def test_products_of_norms_are_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     set_precision("tf32")
     try:
         with in_full_precision(GPU):
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
     finally:
         set_precision("fp32")

@@ -51,7 +51,7 @@ VALUES = {"network=NAME": "network=alexnet", "source=NAME": "source=cifar10", "K
 # stops there. A script without an entry fails.
 OWN_SCRIPTS = ("docs/tables.py", "tests/helpers/record_numbers.py")  # run by those who change the project
 WORK = {
-    "benchmark": ["twotower.benchmarks.benchmark.make_files"],
+    "benchmark": ["twotower.benchmarks.benchmark.cores"],
     "dashboard": ["build"],
     "describe": ["describe"],
     "doctor": ["examine_machine"],

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from twotower.config import MachineConfig
 from twotower.distributed.agreement import Choice, check_same_gpus, share_choice
@@ -25,6 +26,7 @@ from twotower.ground.memory import keep_freed_memory
 from twotower.ground.precision import check_precision, set_precision
 from twotower.ground.wording import counted
 
+_WORDS_OF_TRANSPORT = ("gloo", "nccl", "connection", "socket", "timed out", "timeout")
 MEETING_SECONDS = 25.0  # time to connect, for processes of which each has said already that it is there
 
 
@@ -125,6 +127,37 @@ class World:
                 assert work is not None
                 work.wait()
         except RuntimeError as error:
+            raise TowerLostError(
+                f"Tower {self.tower} of replica {self.replica} has lost a replica: {error}"
+            ) from error
+
+    def share_gradients(self, network: nn.Module) -> nn.Module:
+        """The same network, whose gradients are means over the replicas of this tower once a backward pass is over.
+
+        They travel in buckets while the pass still runs (torch's DistributedDataParallel). All replicas call this
+        together, with equal weights, and again after the choice of trained layers has changed.
+        """
+        if self.num_replicas == 1:
+            return network
+        return DistributedDataParallel(
+            network,
+            process_group=self._replicas,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            # Layers above which nothing is trained have no gradient. Besides, it keeps the buckets as they are from
+            # the first step on, so that a resumed run adds in the same order.
+            find_unused_parameters=True,
+        )
+
+    def go_backward(self, loss: Tensor) -> None:
+        """The backward pass. Raises: TowerLostError."""
+        try:
+            loss.backward()
+        except TowerLostError:
+            raise
+        except RuntimeError as error:
+            if self.num_replicas == 1 or not any(word in str(error).lower() for word in _WORDS_OF_TRANSPORT):
+                raise
             raise TowerLostError(
                 f"Tower {self.tower} of replica {self.replica} has lost a replica: {error}"
             ) from error

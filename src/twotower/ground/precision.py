@@ -53,13 +53,9 @@ def check_precision(precision: str, device: torch.device, setting: str = "machin
 
 def set_precision(precision: str) -> None:
     """Sets torch's switches for this process. By default its convolutions on GPUs would be TF32."""
-    mode = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
-    torch.backends.cudnn.rnn.fp32_precision = mode  # type: ignore[attr-defined] # of no use; torch wants both alike
-    torch.backends.cuda.matmul.fp32_precision = mode
-    # Some processors have TF32, too, and an environment variable of oneDNN can ask for it.
-    torch.backends.mkldnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    # The older ones of torch's two sets of switches: its exporter still reads them, and refuses where both are used.
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def in_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -70,12 +66,12 @@ def in_precision(precision: str, device: torch.device) -> AbstractContextManager
 @contextmanager
 def in_full_precision(device: torch.device) -> Iterator[None]:
     """The context of arithmetic that stays IEEE and in the type of its tensors, whatever surrounds it."""
-    if device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32":
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
+    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = False
         try:
             yield
         finally:
-            torch.backends.cuda.matmul.fp32_precision = "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = True
     elif torch.is_autocast_enabled(device.type):
         with torch.autocast(device.type, enabled=False):
             yield

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from twotower.config import Config
 from twotower.data.batch import Batch, Feed, Partner, Share, pixel_checksum
@@ -50,6 +51,17 @@ def describe_epoch(epochs_done: float, step: int, trained: Counts, validation: C
         f"top-1 error {trained.top1_error:.1f} %  |  validation loss {validation.loss:.3f} "
         f"top-1 error {validation.top1_error:.2f} %  top-5 error {validation.top5_error:.2f} %  |  rate {rates}"
     )
+
+
+class TowerOfReplica(nn.Module):
+    """One tower and its way to the other one, as a module: images [B, 3, H, W] -> logits [B, classes]."""
+
+    def __init__(self, tower: Tower, exchange: Exchange) -> None:
+        super().__init__()
+        self.tower, self.exchange = tower, exchange
+
+    def forward(self, images: Tensor) -> Tensor:
+        return forward([self.tower], images, self.exchange)
 
 
 class Trainer:
@@ -111,6 +123,7 @@ class Trainer:
         if resume_from is not None:
             self._resume(resume_from)
         self.first_step = self.step
+        self._replicated: nn.Module | None = None  # made for the layers that are trained at present
         self._pixels: tuple[int, Callable[[], int]] | None = None  # of a step before, not compared yet
 
     def _partner(self) -> Partner | None:
@@ -183,6 +196,7 @@ class Trainer:
             self.optimiser.set_rates(rates.weights, rates.biases)
             # The backward pass stops above frozen layers, as in 2012 (layer.py:744).
             self.tower.freeze(rates.frozen)
+            self._replicated = None
             self.rates = rates
         last = self.input.colour_noise_epochs
         if last is not None and self.step == math.ceil(last * self.steps_per_epoch):
@@ -199,18 +213,25 @@ class Trainer:
         self.tower.train()
         self.tower.at_step(self.step, slice(world.replica * size, (world.replica + 1) * size), self.global_batch)
         images = batch.images.contiguous(memory_format=world.memory_format)
-        log_probabilities = F.log_softmax(forward([self.tower], images, self.exchange), dim=1)
+        log_probabilities = F.log_softmax(self._network()(images), dim=1)
         loss = F.nll_loss(log_probabilities, batch.labels)
         # The mean over all replicas' images is the mean of their means, because all batches have one size.
         if loss.requires_grad:  # false if all layers are frozen
-            (loss / world.num_replicas).backward()
-        world.sum_over_replicas(p.grad for p in self.tower.parameters() if p.grad is not None)
+            world.go_backward(loss)
         self.optimiser.step()
 
         self.window.pending.append(count(log_probabilities.detach(), batch.labels))
         self.window.steps += 1
         self.step += 1
         world.end_step()
+
+    def _network(self) -> nn.Module:
+        """This tower in its replica; with several replicas its gradients become those of all."""
+        if self._replicated is None:
+            network: nn.Module = TowerOfReplica(self.tower, self.exchange)
+            is_trained = any(parameter.requires_grad for parameter in self.tower.parameters())
+            self._replicated = self.world.share_gradients(network) if is_trained else network
+        return self._replicated
 
     def _finish_checks(self) -> None:
         """Compares what the towers saw in the steps before; numbers that are under way meanwhile cost no time.
