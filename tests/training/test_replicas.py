@@ -87,6 +87,7 @@ def test_an_interrupted_run_of_replicas_ends_in_the_same_bits(images: Path, tmp_
     status, output = train(images, whole)
     assert status == 0, output
     assert "2 replicas of 2 towers" in output
+    assert "arning" not in output.replace("OMP_NUM_THREADS", ""), "torch's words on its own switches"
     arguments = (*SMALL, *NO_WANDB, f"data.root={images}", "optim.batch_size=4", "run_dir=run")
     process: Any = command(*arguments, "checkpoint.every_steps=1", cwd=cut, torchrun=4)
     end = time.monotonic() + DEADLINE

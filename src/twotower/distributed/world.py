@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from twotower.distributed.agreement import Choice, check_same_gpus, share_choice
 from twotower.distributed.first_contact import GLOO_HINT, open_link
 from twotower.distributed.place import Place, check_even, choose_device, threads_per_process
 from twotower.distributed.run_ahead import RunAhead
-from twotower.distributed.transport import Link, TowerLostError
+from twotower.distributed.transport import Link, TowerLostError, TowerSilentError
 from twotower.ground.devices import choose_memory_format
 from twotower.ground.gpu_check import check_capability, check_free
 from twotower.ground.host_copies import HostCopy
@@ -127,9 +128,7 @@ class World:
                 assert work is not None
                 work.wait()
         except RuntimeError as error:
-            raise TowerLostError(
-                f"Tower {self.tower} of replica {self.replica} has lost a replica: {error}"
-            ) from error
+            raise self._lost_replica(error) from error
 
     def share_gradients(self, network: nn.Module) -> nn.Module:
         """The same network, whose gradients are means over the replicas of this tower once a backward pass is over.
@@ -139,15 +138,18 @@ class World:
         """
         if self.num_replicas == 1:
             return network
-        return DistributedDataParallel(
-            network,
-            process_group=self._replicas,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            # Layers above which nothing is trained have no gradient. Besides, it keeps the buckets as they are from
-            # the first step on, so that a resumed run adds in the same order.
-            find_unused_parameters=True,
-        )
+        with warnings.catch_warnings():
+            # It has a new name from torch 2.13 on; without it the norms' constants would be sent at each step.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            return DistributedDataParallel(
+                network,
+                process_group=self._replicas,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                # Layers above which nothing is trained have no gradient. Besides, it keeps the buckets as they are
+                # from the first step on, so that a resumed run adds in the same order.
+                find_unused_parameters=True,
+            )
 
     def go_backward(self, loss: Tensor) -> None:
         """The backward pass. Raises: TowerLostError."""
@@ -158,9 +160,16 @@ class World:
         except RuntimeError as error:
             if self.num_replicas == 1 or not any(word in str(error).lower() for word in _WORDS_OF_TRANSPORT):
                 raise
-            raise TowerLostError(
-                f"Tower {self.tower} of replica {self.replica} has lost a replica: {error}"
-            ) from error
+            raise self._lost_replica(error) from error
+
+    def _lost_replica(self, error: Exception) -> TowerLostError:
+        silent = any(word in str(error).lower() for word in ("timed out", "timeout"))
+        reason = f"it has not answered for {self._timeout.seconds} s" if silent else "a process of it has ended"
+        kind = TowerSilentError if silent else TowerLostError
+        return kind(
+            f"Tower {self.tower} of replica {self.replica} has lost another replica: {reason}. Start again with "
+            "resume=auto to go on from the last checkpoint."
+        )
 
     def check_alike(self, step: int, **numbers: int) -> None:
         """Compares integers between the towers. Raises: TowersDifferError naming step and number, TowerLostError."""

@@ -59,6 +59,8 @@ class TowerOfReplica(nn.Module):
     def __init__(self, tower: Tower, exchange: Exchange) -> None:
         super().__init__()
         self.tower, self.exchange = tower, exchange
+        # DistributedDataParallel is told to look for parameters without a gradient, and warns where it finds none.
+        self.never_used = nn.Parameter(torch.zeros(1, device=next(tower.parameters()).device))
 
     def forward(self, images: Tensor) -> Tensor:
         return forward([self.tower], images, self.exchange)
