@@ -1,17 +1,21 @@
-"""Writes the tables of the documentation that follow from conf/: networks, ablations, schedules, inputs.
+"""Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), and speeds.
 
     python docs/tables.py
 
-Each row is the first sentence of a yaml's header. A test fails while a page differs from what this would write.
+Each row is the first sentence of a yaml's header; the speeds are those of docs/benchmark.json. A test fails
+while a page differs from what this would write.
 """
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from twotower.config.presets import CONF, preset
 from twotower.model.layer_table import count_parameters, plan
 
 DOCS = Path(__file__).resolve().parent
+BENCHMARK = DOCS / "benchmark.json"  # as launch/benchmark.py part=towers wrote it
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUM_CLASSES = {"alexnet_cifar": 10, "cifar_four_layer": 10, "six_conv_bottleneck": 21_843}
 HEADS = {
@@ -49,9 +53,60 @@ def write_table(group: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+def read_benchmark() -> dict[str, Any]:
+    """The content of benchmark.json."""
+    found: dict[str, Any] = json.loads(BENCHMARK.read_text())
+    return found
+
+
+CONTESTANTS = {
+    "two_towers": "two towers, two processes",
+    "floor": "their convolutions and products alone",
+    "one_process_eager": "one process, the better memory format",
+    "one_process_compiled": "the same under `torch.compile`",
+    "one_process_compiled_keeping_memory": "the same with the towers' setting of the allocator",
+}
+
+
+def write_speeds() -> str:
+    """Images/s of each contestant by precision, and beside them how the towers compare."""
+    medians = read_benchmark()["towers"]["medians"]
+    precisions = list(dict.fromkeys(key.partition("_")[0] for key in medians))
+    lines = [
+        "| images/s (the towers beside it) | " + " | ".join(precisions) + " |",
+        "|---|" + "---|" * len(precisions),
+    ]
+    for key, title in CONTESTANTS.items():
+        cells = []
+        for precision in precisions:
+            cell = f"{medians[f'{precision}_{key}_images_per_second']:.1f}"
+            if key == "floor":
+                cell += f" ({medians[f'{precision}_two_towers_percent_of_floor']:.0f} %)"
+            elif key != "two_towers":
+                cell += f" ({medians[f'{precision}_two_towers_over_{key}']:.2f} times)"
+            cells.append(cell)
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    for title, ends in (
+        ("processor time of a step, both towers, ms", ("user", "kernel")),
+        ("peak memory of a tower, MiB", ("peak",)),
+    ):
+        cells = []
+        for precision in precisions:
+            name = f"{precision}_two_towers"
+            keys = [f"{name}_{end}_ms_a_step" if end != "peak" else f"{name}_peak_megabytes" for end in ends]
+            cells.append(" + ".join(f"{medians[key]:,.0f}" for key in keys))
+        lines.append(f"| {title}{' (user + kernel)' if len(ends) > 1 else ''} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_marked(name: str) -> str:
+    """The table of a marker's name."""
+    return write_speeds() if name == "speed" else write_table(name)
+
+
 def fill_tables(text: str) -> str:
     """A page with what stands between its markers written anew."""
-    return MARKED.sub(lambda marked: marked[1] + write_table(marked[2]) + marked[3], text)
+    return MARKED.sub(lambda marked: marked[1] + write_marked(marked[2]) + marked[3], text)
 
 
 def main() -> None:
