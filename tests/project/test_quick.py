@@ -25,5 +25,5 @@ def test_quick_tests_every_room() -> None:
     selected = Counter(line.split("/")[1] for line in done.stdout.splitlines() if "::" in line)
     rooms = {path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py"))}
     assert len(rooms) >= 13
-    assert {room for room in rooms if selected[room] < 3} == {"benchmarks"}, "only the benchmark's all take seconds"
+    assert {room for room in rooms if selected[room] < 3} == set()
     assert sum(selected.values()) > 500
