@@ -1,13 +1,14 @@
 """What DALI is asked for and says, where images are decoded on a GPU."""
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from twotower.data.batch import Share
-from twotower.data.dali_loader import MOST_THREADS_ON_GPU, _pipeline, without_npp_warning
+from twotower.data.dali_loader import MOST_THREADS_ON_GPU, DaliLoader, _pipeline, without_npp_warning
 from twotower.data.loader import Cutting
 
 pytest.importorskip("nvidia.dali")
@@ -49,3 +50,22 @@ def test_threads_that_decode_on_a_gpu_are_few(
     cutting = Cutting(crop_size=224, size=256, resize=False, mirrors=True, views=None)
     _pipeline(lambda step: None, cutting, Share(8, 0, 1, torch.device("cpu"), threads), device)
     assert given["num_threads"] == taken
+
+
+def test_images_of_a_gpu_are_copied_on_the_stream_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By fakes: DALI's own memory would be given back only after the whole GPU has been waited for."""
+    from nvidia.dali.plugin import pytorch
+
+    seen: list[Any] = []
+
+    def copy(tensor: Any, arr: torch.Tensor, cuda_stream: Any) -> None:
+        seen.append(cuda_stream)
+        arr.fill_(7)
+
+    monkeypatch.setattr(pytorch, "feed_ndarray", copy)
+    loader = object.__new__(DaliLoader)
+    loader._share, loader._device = Share(2, 0, 1, torch.device("cpu"), 1), "gpu"
+    monkeypatch.setattr(DaliLoader, "_stream", lambda self: "torch's stream")
+    images = SimpleNamespace(as_tensor=lambda: SimpleNamespace(shape=lambda: [2, 4, 4, 3]))
+    assert torch.equal(loader._to_torch(images), torch.full((2, 4, 4, 3), 7, dtype=torch.uint8))
+    assert seen == ["torch's stream"]

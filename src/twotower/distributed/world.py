@@ -243,6 +243,18 @@ class World:
         return f"{place}, {exchange}, {counted(self.threads, 'thread')} each"
 
 
+def open_gpu(device: torch.device) -> None:
+    """Chooses the GPU of this process and the switches of what computes and sends on it. Raises: ValueError."""
+    torch.cuda.set_device(device)
+    check_capability(device)
+    check_free(device)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape, so the fastest convolution is worth a search
+    # NCCL's watchdog is the second to speak, and then ends the process in seconds instead of a minute.
+    os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "1000")
+    # A swap is ready at the same moment as the convolution that it is to overlap with, and must not wait behind it.
+    os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")
+
+
 def _meet(place: Place, rendezvous: str | None) -> "dist.Store":
     """The board on which processes leave notes for each other."""
     if rendezvous is not None:
@@ -268,11 +280,7 @@ def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = No
     check_precision(machine.precision, device)
     set_precision(machine.precision)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
-        check_capability(device)
-        check_free(device)
-        # NCCL's watchdog is the second to speak, and then ends the process in seconds instead of a minute.
-        os.environ.setdefault("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "1000")
+        open_gpu(device)
     store = _meet(place, rendezvous)
     own = Choice.of_this_process(transport, device)
     choices = share_choice(dist.PrefixStore("choices", store), place, own, machine.timeout_seconds)
