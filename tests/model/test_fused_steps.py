@@ -247,6 +247,17 @@ def test_what_cannot_be_taken_is_left_to_the_modules() -> None:
     assert len(twice.modules) == 2
 
 
+def test_a_compiled_layer_is_the_same() -> None:
+    """torch.compile follows the modules; what numba compiles it would not see."""
+    network = compose("network=alexnet", "network.width=0.25").network
+    layer = Tower(network, 10, 0, 0).on(torch.device("cpu"), torch.channels_last).eval().layers["conv2"]
+    x = draw(1, 12, 15, 15)
+    with torch.no_grad():
+        true = layer(x)
+        compiled = torch.compile(layer, backend="eager")(x)
+    assert oracle.deviation(compiled, true) < 1e-5
+
+
 @pytest.fixture
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "numba", None)

@@ -133,8 +133,10 @@ class FusedSteps:
 
     def fits(self, x: Tensor) -> bool:
         """Whether x [B, C, H, W] can be taken as it is."""
-        if type(x) is not Tensor or x.dim() != 4 or min(pooled_sides(x, self.pool)) < 1:
-            return False  # other types are those by which torch traces a network
+        if type(x) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False  # torch follows a network to write it down, and does not see what other compilers do
+        if x.dim() != 4 or min(pooled_sides(x, self.pool)) < 1:
+            return False
         if x.device.type == "cuda":
             return self.on_gpu.fits(x)
         return (
