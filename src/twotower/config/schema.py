@@ -237,6 +237,8 @@ class MachineConfig(Freezable):
     decode_once: str = key("auto", choices=YES_NO_AUTO)
     # fp32: IEEE everywhere; tf32: on GPUs from Ampere on; bf16: convolutions, products and what crosses in bfloat16.
     precision: str = key("fp32", Role.NUMBERS, choices=PRECISIONS)
+    # Order of an image's values in memory; auto: nhwc on a CPU, on GPUs the faster one of both.
+    memory_format: str = key("auto", choices=("auto", "nchw", "nhwc"))
     # ReLU, norms and pooling of a layer in one pass on a CPU; auto: where numba can be imported. Changes last digits.
     fused_steps: str = key("auto", choices=YES_NO_AUTO)
     timeout_seconds: float = key(60.0, least=1)  # how long a tower waits for the other one

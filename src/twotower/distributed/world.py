@@ -20,7 +20,7 @@ from twotower.distributed.first_contact import GLOO_HINT, open_link
 from twotower.distributed.place import Place, check_even, choose_device, threads_per_process
 from twotower.distributed.run_ahead import RunAhead
 from twotower.distributed.transport import Link, TowerLostError, TowerSilentError
-from twotower.ground.devices import choose_memory_format
+from twotower.ground.devices import MEMORY_FORMATS, choose_memory_format, find_faster_format
 from twotower.ground.gpu_check import check_capability, check_free
 from twotower.ground.host_copies import HostCopy
 from twotower.ground.memory import keep_freed_memory
@@ -56,7 +56,7 @@ class World:
         self.num_replicas = place.size // place.num_towers
         self.device, self.transport, self.precision = device, transport, machine.precision
         self.threads = threads_per_process(machine, place.local_size)
-        self.memory_format = choose_memory_format(self.device)
+        self.memory_format = self._choose_format(machine.memory_format)
         self._timeout = timedelta(seconds=machine.timeout_seconds)
         self._messages = dist.new_group(backend="gloo", timeout=self._timeout)
         self.link: Link = open_link(
@@ -69,6 +69,14 @@ class World:
         self._replicas = self._join_replicas()
         self._run_ahead = RunAhead(self.device, machine.timeout_seconds, self._stuck)
         self._checks: list[_Check] = []
+
+    def _choose_format(self, wanted: str) -> torch.memory_format:
+        """By `machine.memory_format`, the same in all processes, as halves cross in it. On a GPU rank 0 measures."""
+        if wanted == "auto" and self.device.type == "cpu":
+            return choose_memory_format(self.device)
+        if wanted == "auto":
+            wanted = self.from_first("memory format", lambda: find_faster_format(self.device, self.precision))
+        return MEMORY_FORMATS[wanted]
 
     @property
     def is_first(self) -> bool:
@@ -240,6 +248,8 @@ class World:
         exchange = f"exchange over {self.link.title}" if self.num_towers == 2 else "no exchange"
         processes = counted(self.place.size, "process", "processes")
         place = f"{replicas} in {processes}, {self.device.type}, {self.precision}"
+        if self.device.type == "cuda":
+            place += ", NHWC" if self.memory_format == torch.channels_last else ", NCHW"
         return f"{place}, {exchange}, {counted(self.threads, 'thread')} each"
 
 
