@@ -13,6 +13,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
+# After which a stop that came within a finaliser is repeated, as often as it takes.
+SECONDS_OF_A_FINALISER = 0.01
+
 
 def cores() -> int:
     """The number of cores that this process may use."""
@@ -91,3 +94,19 @@ def catch_stops() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), interrupt)
+    if not hasattr(signal, "setitimer"):  # Windows
+        return
+    signal.signal(signal.SIGALRM, interrupt)
+    report = sys.unraisablehook
+
+    def stop_later(unraisable: "sys.UnraisableHookArgs") -> None:
+        # A signal may come while the finaliser of an object runs, whose exceptions Python prints and then ignores:
+        # the process would run on as if nobody had stopped it. So the stop is repeated when the finaliser is over.
+        nonlocal stopped
+        if stopped and unraisable.exc_type is KeyboardInterrupt:
+            stopped = False
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_OF_A_FINALISER)
+        else:
+            report(unraisable)
+
+    sys.unraisablehook = stop_later

@@ -1,0 +1,48 @@
+"""How a process is stopped."""
+
+import subprocess
+import sys
+
+import pytest
+
+# Stops itself at the place that {stop} names, and says how it ended.
+PROGRAM = """
+import os, signal, time
+from twotower.ground.processes import catch_stops
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{signal})
+        time.sleep(0)
+
+catch_stops()
+try:
+    {stop}
+    time.sleep(20)
+    print("ran on")
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.{signal})  # a second one disturbs nothing
+    print("stopped")
+"""
+
+
+def run_program(stop: str, name: str) -> tuple[str, str]:
+    """What a process that gets the signal `name` at `stop` prints, on both streams."""
+    program = PROGRAM.format(stop=stop, signal=name)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("stop", ["os.kill(os.getpid(), signal.{}); time.sleep(0)", "Held()"])
+def test_a_signal_stops_the_process_wherever_it_comes(name: str, stop: str) -> None:
+    assert run_program(stop.format(name), name) == ("stopped", "")
+
+
+def test_other_errors_of_finalisers_are_still_told() -> None:
+    stop = "Held.__del__ = lambda held: 1 / 0; Held(); os.kill(os.getpid(), signal.SIGTERM)"
+    said, told = run_program(stop, "SIGTERM")
+    assert said == "stopped"
+    assert "ZeroDivisionError" in told
