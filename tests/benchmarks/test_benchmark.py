@@ -18,6 +18,7 @@ from helpers.paths import ROOT
 from twotower.benchmarks.baseline_loader import PillowImages, prepare_with_pillow
 from twotower.benchmarks.floor import count_flops, plan_work
 from twotower.benchmarks.input import INPUTS
+from twotower.benchmarks.tower_process import FEEDS
 from twotower.config import BenchmarkConfig, DataConfig, InputConfig, MachineConfig, OptimConfig
 from twotower.data.batch import Share
 from twotower.data.dataset import DataSet, FileSplit
@@ -104,7 +105,32 @@ def test_the_command_times_all_inputs(root: Path, tmp_path: Path) -> None:
         assert medians[f"{key}_ratio"] == pytest.approx(ratio)
         without = medians[f"{key}_torch_loader_images_per_second"] / medians[f"{key}_twotower_images_per_second"]
         assert medians[f"{key}_torch_loader_over_dali"] == pytest.approx(without)
+        kept = f"{key}_kept_images_per_second" in medians
+        assert kept == name.startswith("prepared")
+        if kept:
+            speed = medians[f"{key}_kept_images_per_second"]
+            ratio = speed / medians[f"{key}_twotower_images_per_second"]
+            assert medians[f"{key}_kept_over_decoded"] == pytest.approx(ratio)
     assert medians["preparing_ratio"] > 0
+
+
+def test_the_command_times_training_from_every_input(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=training", "rounds=1", "steps=1"]
+    small = ["network=alexnet_2012", "network.width=0.0625", "optim.batch_size=4", "num_classes=10", "input_steps=1"]
+    done = subprocess.run(
+        [*command, *small, "precisions=[fp32]", "output=found.json", "machine.device=cpu", f"data_root={root}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    medians = json.loads((tmp_path / "found.json").read_text())["training"]["medians"]
+    for name in FEEDS:
+        key = f"fp32_{name.replace(' ', '_decoded_')}"
+        share = 100 * medians[f"{key}_images_per_second"] / medians["fp32_synthetic_images_per_second"]
+        assert medians[f"{key}_percent_of_synthetic"] == pytest.approx(share)
 
 
 def test_the_command_times_the_towers_beside_everything(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ SLOW_FILES = {
     "data": {
         "test_broken_input",
         "test_decode_once",
+        "test_decoded_squares",
         "test_downloads",
         "test_examine",
         "test_hostile_archives",

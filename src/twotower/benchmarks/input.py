@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from twotower.benchmarks.baseline_loader import open_loader, prepare_with_pillow
-from twotower.benchmarks.input_files import WARM
+from twotower.benchmarks.input_files import KEPT, WARM
 from twotower.benchmarks.take_turns import Contestant, Turn, time_steps
 from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig
 from twotower.data.batch import Share
 from twotower.data.choose_loader import choose_loader
 from twotower.data.dataset import PREPARED_SIZE, DataSet, FileSplit
 from twotower.data.decode import cut_square, decode_image, encode_jpeg
+from twotower.data.decoded_squares import open_decoded
 from twotower.data.feed import open_train, open_validation
 from twotower.data.load_data import load
 from twotower.data.loader import PREFETCH
@@ -43,19 +44,28 @@ def _unpack(dataset: DataSet, root: Path) -> FileSplit:
 
 
 def run_pipeline(settings: BenchmarkConfig, files: dict[str, DataConfig], pipe: Connection) -> None:
-    """This project's pipeline: answers the names of INPUTS with a Turn; with ` torch` behind them, without DALI."""
+    """This project's pipeline: answers the names of INPUTS with a Turn.
+
+    With ` torch` behind them without DALI, with ` kept` from pixels that were decoded before.
+    """
     die_with_parent()
     torch.set_num_threads(1)
     device = choose_device(settings.machine.device)
     share = Share(settings.optim.batch_size, 0, 1, device, settings.machine.loader_threads or cores())
     datasets = {name: load(data) for name, data in files.items()}
     while (request := pipe.recv()) != "end":
-        name, mode, *loader = request.split(" ")
+        name, mode, *how = request.split(" ")
         dataset = datasets[name]
         if request == PREPARING:
             pipe.send(_time_preparing(_read_contents(dataset), pillow=False))
             continue
-        config = replace(settings.input, loader=loader[0]) if loader else settings.input
+        config = replace(
+            settings.input,
+            loader="torch" if "torch" in how else settings.input.loader,
+            cache=KEPT if "kept" in how else "none",
+        )
+        if "kept" in how:
+            dataset = open_decoded(dataset)
         if mode == "training":
             feed = open_train(dataset, config, share, seed=0, first_step=0)
         else:
@@ -137,6 +147,7 @@ def benchmark_input(
     turns = [("dataloader", theirs, ""), ("twotower", ours, "")]
     if choose_loader(settings.input.loader) == "dali":
         turns.append(("torch_loader", ours, " torch"))
+    turns.append(("kept", ours, " kept"))
     rounds = []
     try:
         for number in range(settings.rounds):
@@ -144,8 +155,10 @@ def benchmark_input(
             if "raw" in files:
                 result |= _measure_preparing(ours, theirs)
             for name in inputs:
-                for label, contestant, loader in turns:
-                    (turn,) = contestant.turn(name + loader)
+                for label, contestant, how in turns:
+                    if label == "kept" and not name.startswith("prepared"):
+                        continue
+                    (turn,) = contestant.turn(name + how)
                     result[f"{_key(name)}_{label}_images_per_second"] = (
                         settings.optim.batch_size / turn.seconds_per_step
                     )
@@ -167,6 +180,8 @@ def _key(name: str) -> str:
 def _ratios(result: dict[str, float], key: str) -> dict[str, float]:
     ours = result[f"{key}_twotower_images_per_second"]
     ratios = {f"{key}_ratio": ours / result[f"{key}_dataloader_images_per_second"]}
+    if f"{key}_kept_images_per_second" in result:
+        ratios[f"{key}_kept_over_decoded"] = result[f"{key}_kept_images_per_second"] / ours
     if f"{key}_torch_loader_images_per_second" in result:
         ratios[f"{key}_torch_loader_over_dali"] = result[f"{key}_torch_loader_images_per_second"] / ours
     return ratios
@@ -180,6 +195,8 @@ def _describe(result: dict[str, float], inputs: list[str]) -> str:
         part += f"({result[f'{key}_ratio']:.2f} x DataLoader"
         if f"{key}_torch_loader_over_dali" in result:
             part += f", without DALI {result[f'{key}_torch_loader_over_dali']:.2f} of it"
+        if f"{key}_kept_over_decoded" in result:
+            part += f", from pixels {result[f'{key}_kept_over_decoded']:.1f} times it"
         parts.append(part + ")")
     text = ", ".join(parts)
     if "preparing_ratio" in result:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from twotower.config import BenchmarkConfig, DataConfig, PrepareConfig, SourceConfig
+from twotower.data.decoded_squares import decode_squares
 from twotower.data.folder import index_folder
+from twotower.data.load_data import load
 from twotower.data.loader import PREFETCH
 from twotower.data.prepared_set import is_prepared
 from twotower.data.preparing.build_set import build
@@ -19,18 +21,19 @@ from twotower.ground.wording import counted
 
 NUM_DRAWN = 256  # different pictures
 DRAWN_SIZE = (500, 375)  # pixels, the commonest size in ILSVRC
+KEPT = "host"  # `input.cache` where the pixels of the prepared set are used
 WARM = 3  # batches before the clock starts: those that were read ahead
 
 
 def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], None]) -> dict[str, DataConfig]:
-    """`raw` images and the same `prepared`, enough for all turns.
+    """`raw` images and the same `prepared`, enough for all turns, and the pixels of the prepared ones.
 
     The raw images are those of data_root, linked again and again, or drawn.
 
     Raises: ValueError if data_root cannot be used.
     """
     if settings.data_root is not None and is_prepared(Path(settings.data_root)):
-        return {"prepared": DataConfig(kind="folder", root=settings.data_root)}
+        return {"prepared": _decode(settings.data_root, scratch, say)}
     raw, output = scratch / "raw", scratch / "prepared"
     originals = _draw(scratch / "drawn", say) if settings.data_root is None else _list(Path(settings.data_root))
     needed = settings.optim.batch_size * (WARM + settings.input_steps + PREFETCH + 2)
@@ -46,7 +49,17 @@ def make_files(settings: BenchmarkConfig, scratch: Path, say: Callable[[str], No
     source = SourceConfig(name="folder", kind="tree", root=str(raw), splits={"train": "train", "val": "val"})
     build(PrepareConfig(source=source, output=str(output), max_rejects=1.0), lambda line: None)
     say(f"prepared {counted(needed, 'image')} in {time.perf_counter() - began:.1f} s on {counted(cores(), 'core')}")
-    return files | {"prepared": DataConfig(kind="folder", root=str(output))}
+    return files | {"prepared": _decode(str(output), scratch, say)}
+
+
+def _decode(root: str, scratch: Path, say: Callable[[str], None]) -> DataConfig:
+    """Decodes a prepared set, as `input.cache` does at the first start."""
+    began, data = time.perf_counter(), DataConfig(kind="folder", root=root, cache=str(scratch / "decoded"))
+    dataset = load(data)
+    decode_squares(dataset)
+    count = len(dataset.train) + len(dataset.val)
+    say(f"decoded {counted(count, 'image')} in {time.perf_counter() - began:.1f} s on {counted(cores(), 'core')}")
+    return data
 
 
 def link_file(link: Path, path: Path) -> None:

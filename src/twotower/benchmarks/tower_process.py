@@ -6,6 +6,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from twotower.benchmarks.input_files import KEPT
 from twotower.benchmarks.step_parts import time_parts
 from twotower.benchmarks.take_turns import Turn, count_steps, time_steps
 from twotower.config import BenchmarkConfig, Config, DataConfig, DoctorConfig, LoggingConfig, ScheduleConfig
@@ -22,8 +23,9 @@ from twotower.training.trainer import Trainer
 TOWERS = 2
 RATE = 1e-6  # learning rate at which the weights stay finite over any number of steps
 
-# Inputs of the towers in their turns. With `once` each tower decodes half of a batch, with `twice` both decode all.
-FEEDS = ("prepared once", "prepared twice", "raw once", "raw twice")
+# Inputs of the towers in their turns. With `once` each tower decodes half of a batch, with `twice` both decode all,
+# and with `before` each cuts half of it from pixels that were decoded before (`input.cache`).
+FEEDS = ("prepared once", "prepared twice", "prepared before", "raw once", "raw twice")
 
 
 def configure_trainer(settings: BenchmarkConfig | DoctorConfig, data: DataConfig) -> Config:
@@ -98,8 +100,9 @@ def _alternate(trainer: Trainer, datasets: dict[str, DataSet], settings: Benchma
         for name in ("synthetic", *FEEDS):
             kind, _, decoding = name.partition(" ")
             if kind in datasets:
-                share = replace(trainer.share, partner=world.link if decoding == "once" else None)
-                feed = open_train(datasets[kind], settings.input, share, seed=0, first_step=0)
+                share = replace(trainer.share, partner=None if decoding == "twice" else world.link)
+                config = replace(settings.input, cache=KEPT if decoding == "before" else "none")
+                feed = open_train(datasets[kind], config, share, seed=0, first_step=0)
                 feeds[name] = stack.enter_context(closing(feed))
                 _step(trainer, feed)
                 series[name] = list[float]()

@@ -80,9 +80,13 @@ def benchmark_towers(
     if settings.part in ("all", "batches"):
         results["batches"] = add_medians(_compare_batches(settings, precisions, scratch, say))
     if settings.part in ("all", "training"):
-        towers = {"towers": _start_towers(settings, files, scratch, "training")}
-        with _ending(towers):
-            rounds = [_run_training_round(towers["towers"], settings, n, say) for n in range(settings.rounds)]
+        rounds = [{} for _ in range(settings.rounds)]
+        for precision in precisions:
+            own = _in_precision(settings, precision)
+            towers = {"towers": _start_towers(own, files, scratch, f"training-{precision}")}
+            with _ending(towers):
+                for number, result in enumerate(rounds):
+                    result |= _run_training_round(towers["towers"], own, number, say)
         results["training"] = add_medians(rounds)
     return results
 
@@ -187,20 +191,29 @@ def _compare_batches(
     return rounds
 
 
+def _name_input(name: str, settings: BenchmarkConfig) -> str:
+    """`fp32_prepared_decoded_once` for `prepared once`."""
+    return f"{settings.machine.precision}_{name.replace(' ', '_decoded_')}"
+
+
 def _run_training_round(towers: Contestant, settings: BenchmarkConfig, number: int, say: Say) -> dict[str, float]:
-    """Training from each kind of input; the shares are medians over cycles in which each had one step."""
+    """Training from each kind of input; the shares are medians over cycles in which each had one step.
+
+    Returns: the figures, by names that begin with the precision.
+    """
     first, second = (turn.series for turn in towers.turn("training"))
     assert first is not None
     assert second is not None
     seconds = {name: [max(pair) for pair in zip(first[name], second[name], strict=True)] for name in first}
     result: dict[str, float] = {}
     for name, steps in seconds.items():
-        key = name.replace(" ", "_decoded_")
+        key = _name_input(name, settings)
         result[f"{key}_images_per_second"] = settings.optim.batch_size / statistics.median(steps)
         shares = [100 * synthetic / step for synthetic, step in zip(seconds["synthetic"], steps, strict=True)]
         result[f"{key}_percent_of_synthetic"] = statistics.median(shares)
     text = ", ".join(
-        f"{name} {result[name.replace(' ', '_decoded_') + '_percent_of_synthetic']:.1f} %" for name in seconds
+        f"{name} {result[_name_input(name, settings) + '_percent_of_synthetic']:.1f} %" for name in seconds
     )
-    say(f"training, round {number + 1}/{settings.rounds}, of the speed with synthetic input: {text}")
+    which = f"training, {settings.machine.precision}, round {number + 1}/{settings.rounds}"
+    say(f"{which}, of the speed with synthetic input: {text}")
     return result

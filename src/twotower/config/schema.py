@@ -136,6 +136,8 @@ class InputConfig(Freezable):
     colour_noise_std: float = key(0.1, least=0)  # of the factors alpha
     colour_noise_epochs: float | None = key(None, least=0)  # with colour noise; null: all, or as the schedule says
     loader: str = key("auto", choices=("auto", "dali", "torch"))  # auto: DALI where it can be imported, else torch
+    # A prepared set's images decoded once and kept: in a file that all processes map, or in each GPU's memory.
+    cache: str = key("none", Role.SPEED, choices=("none", "host", "device"))
 
 
 @has_role(Role.TRAINING)

@@ -11,6 +11,8 @@ from twotower.config import InputConfig, MachineConfig
 from twotower.data.batch import Share
 from twotower.data.dali_loader import DaliLoader
 from twotower.data.dataset import Split
+from twotower.data.decoded_squares import DecodedSplit
+from twotower.data.device_loader import DeviceLoader
 from twotower.data.loader import Cutting, Loader, Source
 from twotower.data.torch_loader import TorchLoader
 
@@ -79,11 +81,14 @@ def choose_loader(loader: str, device: str = "auto") -> str:
 NO_GPU_FOR_LOADER = "machine.loader_device=gpu, but the towers are on the CPU; use machine.loader_device=auto."
 
 
-def check_loader(loader: str, machine: MachineConfig) -> None:
-    """Checks, before any work, that the loader can be used. Raises: ValueError as `open_loader`."""
+def check_loader(loader: str, machine: MachineConfig, cache: str = "none") -> None:
+    """Checks, before any work, that the loader and `input.cache` can be used. Raises: ValueError as `open_loader`."""
     device = machine.loader_device
-    if device == "gpu" and (machine.device == "cpu" or not torch.cuda.is_available()):
+    on_cpu = machine.device == "cpu" or not torch.cuda.is_available()
+    if device == "gpu" and on_cpu:
         raise ValueError(NO_GPU_FOR_LOADER)
+    if cache == "device" and on_cpu:
+        raise ValueError("input.cache=device is for GPUs, and the towers are on the CPU; use input.cache=host.")
     # auto always finds a loader, and importing DALI takes long.
     if loader != "torch":
         check_one_build()
@@ -91,8 +96,10 @@ def check_loader(loader: str, machine: MachineConfig) -> None:
         choose_loader(loader, device)
 
 
-def describe_loader(loader: str) -> str:
+def describe_loader(loader: str, cache: str = "none") -> str:
     """Says how images are decoded, for the first lines on the screen."""
+    if cache != "none":
+        return "decoded once"
     return {"dali": "by DALI", "torch": "by torch, without DALI"}[choose_loader(loader)]
 
 
@@ -120,18 +127,21 @@ def say_fallback(loader: str) -> None:
 
 
 def adapt_to_machine(config: InputConfig) -> InputConfig:
-    """The input settings of a run, for another machine, which may lack the DALI that the run used."""
-    return replace(config, loader="auto" if config.loader == "dali" else config.loader)
+    """The input settings of a run, for another machine, which may lack the DALI or the pixels that the run used."""
+    return replace(config, loader="auto" if config.loader == "dali" else config.loader, cache="none")
 
 
-def open_loader(source: Source, split: Split, cutting: Cutting, loader: str, share: Share) -> Loader:
-    """Opens the loader that `input.loader` asks for.
+def open_loader(source: Source, split: Split, cutting: Cutting, config: InputConfig, share: Share) -> Loader:
+    """Opens the loader that `input.loader` asks for, or `input.cache` for pixels that are decoded already.
 
     Raises: ValueError for a loader or a device that this machine lacks.
     """
     if share.loader_device == "gpu" and share.device.type != "cuda":
         raise ValueError(NO_GPU_FOR_LOADER)
-    if choose_loader(loader, share.loader_device) == "torch":
+    if isinstance(split, DecodedSplit):
+        cached = DeviceLoader if config.cache == "device" else TorchLoader
+        return cached(source, split, cutting, share)
+    if choose_loader(config.loader, share.loader_device) == "torch":
         return TorchLoader(source, split, cutting, share)
     on_gpu = share.device.type == "cuda" and share.loader_device != "cpu"
     return DaliLoader(source, split, cutting, share, "gpu" if on_gpu else "cpu")

@@ -48,6 +48,19 @@ class FileSplit:
 
 
 @dataclass(frozen=True)
+class DecodedPlace:
+    """Where the pixels of a prepared set lie, if they have been decoded once and for all; see `decoded_squares`.
+
+    Attributes:
+        folder: holds a file for each split.
+        checksum: of the encoded set, part of the files' names.
+    """
+
+    folder: Path
+    checksum: str
+
+
+@dataclass(frozen=True)
 class DataSet:
     """A data set that is ready for training.
 
@@ -62,6 +75,7 @@ class DataSet:
         test: a third split, where the data set has one (ILSVRC-2010).
         size: sides of the square that crops are taken from, in pixels.
         picture: PNG of the network's input, where one was drawn.
+        decoded: the place of its pixels; None for images that are not prepared.
     """
 
     classes: list[str]
@@ -75,6 +89,7 @@ class DataSet:
     test: Split | None = None
     size: int = PREPARED_SIZE
     picture: Path | None = None
+    decoded: DecodedPlace | None = None
 
     @property
     def is_synthetic(self) -> bool:

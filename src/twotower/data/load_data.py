@@ -1,15 +1,18 @@
 """Opens a data set that is ready: prepared shards, an examined folder, drawn shapes, or synthetic images."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from twotower.config import DataConfig
-from twotower.data.dataset import MEAN_IMAGE, DataSet, FileSplit
+from twotower.config.paths import from_here
+from twotower.data.dataset import MEAN_IMAGE, DataSet, DecodedPlace, FileSplit
 from twotower.data.folder_cache import (
     find_cache,
     find_root,
     read_index,
 )
-from twotower.data.prepared_set import PICTURE, is_prepared, load_prepared
+from twotower.data.prepared_set import DECODED, PICTURE, checksum_prepared, is_prepared, load_prepared
 from twotower.data.synthetic import make_synthetic_dataset
 
 
@@ -19,7 +22,9 @@ def load(data: DataConfig) -> DataSet:
         return make_synthetic_dataset(data.num_train, data.num_val, data.num_classes)
     root, cache = find_root(data), find_cache(data)
     if is_prepared(root):
-        return load_prepared(root)
+        dataset = load_prepared(root)
+        folder = root / DECODED if data.cache is None else from_here(data.cache)
+        return replace(dataset, decoded=DecodedPlace(folder, checksum_prepared(root)))
     content = read_index(cache)
     if content is None or content["size"] != data.size:
         raise ValueError(f"{root} has not been prepared; start training with it once.")

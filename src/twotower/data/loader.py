@@ -1,5 +1,5 @@
-"""The interface of a loader: encoded images of a batch go in, uint8 crops come out. Two classes have it:
-`dali_loader` and `torch_loader`; `choose_loader` opens one of them.
+"""The interface of a loader: encoded images of a batch go in, uint8 crops come out. Three classes have it:
+`dali_loader`, `torch_loader` and, for pixels in a GPU's memory, `device_loader`; `choose_loader` opens one of them.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Encoded:
     """Images of a batch as they lie on the disk.
 
     Attributes:
-        contents: the bytes of each image, uint8 [length].
+        contents: the bytes of each image, uint8 [length]; of one that is decoded already its pixels, [size, size, 3].
         offsets: int32 [N, 2], y and x of each crop. Not read where `Cutting.views` is given.
         flips: int32 [N], 1 where the crop is mirrored. Not read where `Cutting.views` is given.
     """

@@ -8,15 +8,21 @@ import numpy as np
 
 from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.data.shards import ShardSplit, shard_name
+from twotower.ground.files import hash_file
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
-DATASET, PICTURE, WORK = "dataset.json", "picture.png", "work"
+DATASET, PICTURE, WORK, DECODED = "dataset.json", "picture.png", "work", "decoded"
 
 
 def is_prepared(root: Path) -> bool:
     """Whether a folder holds a finished prepared set."""
     return (root / DATASET).exists()
+
+
+def checksum_prepared(root: Path) -> str:
+    """Twelve digits that differ between sets: dataset.json lists the SHA-256 of every shard."""
+    return hash_file(root / DATASET)[:12]
 
 
 def is_unfinished(root: Path) -> bool:

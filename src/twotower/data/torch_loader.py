@@ -27,17 +27,22 @@ from twotower.data.loader import PREFETCH, Cutting, Encoded, Indices, Source
 _Made = tuple[NDArray[np.uint8], dict[int, str]]  # crops, and the reason for each row that has none
 
 
-def cut(content: bytes, views: list[View], cutting: Cutting, out: NDArray[np.uint8]) -> None:
-    """Writes the crops of one encoded image to `out`, uint8 [views, crop, crop, 3].
+def decode_square(content: bytes, cutting: Cutting) -> NDArray[np.uint8]:
+    """The square that crops are cut from, uint8 [size, size, 3].
 
-    Raises: UnusableError if it cannot be decoded, or needs resizing where none should.
+    Raises: UnusableError if the image cannot be decoded, or needs resizing where none should.
     """
-    image, size, crop = decode_image(content), cutting.size, cutting.crop_size
+    image, size = decode_image(content), cutting.size
     if cutting.resize:
-        image = cut_square(image, size)
-    elif image.shape != (size, size, 3):
+        return cut_square(image, size)
+    if image.shape != (size, size, 3):
         height, width = image.shape[:2]
         raise UnusableError(f"it has {width} x {height} pixels, not {size} x {size}")
+    return image
+
+
+def cut(image: NDArray[np.uint8], views: list[View], crop: int, out: NDArray[np.uint8]) -> None:
+    """Writes the crops of a square to `out`, uint8 [views, crop, crop, 3]."""
     for view, (y, x, mirror) in enumerate(views):
         part = image[y : y + crop, x : x + crop]
         if mirror:
@@ -76,7 +81,10 @@ class TorchLoader:
         y, x = (int(n) for n in encoded.offsets[row])
         views = self._cutting.views or [(y, x, int(encoded.flips[row]))]
         try:
-            cut(encoded.contents[row].tobytes(), views, self._cutting, out)
+            content = encoded.contents[row]
+            is_decoded = content.ndim > 1
+            square = content if is_decoded else decode_square(content.tobytes(), self._cutting)
+            cut(square, views, self._cutting.crop_size, out)
         except UnusableError as error:
             return str(error)
         return ""

@@ -40,8 +40,9 @@ GRACE_AFTER_FAILURE_SECONDS = 4.0
 def _describe_start(trainer: Trainer, ready: ReadyRun) -> list[str]:
     """The first lines on the screen."""
     dataset, network, loader = trainer.dataset, ready.config.network, ready.config.input.loader
-    images = "random tensors for images" if dataset.is_synthetic else f"images {describe_loader(loader)}"
-    notice = None if dataset.is_synthetic else notice_fallback(loader)
+    cache = ready.config.input.cache
+    images = "random tensors for images" if dataset.is_synthetic else f"images {describe_loader(loader, cache)}"
+    notice = None if dataset.is_synthetic or cache != "none" else notice_fallback(loader)
     begin = "from random weights" if trainer.inheritance is None else "from other weights"
     begin = f"from step {trainer.step}" if trainer.step else begin
     lines = [

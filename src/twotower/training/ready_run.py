@@ -14,6 +14,7 @@ from twotower.config.frozen_config import freeze
 from twotower.config.paths import from_here
 from twotower.data.choose_loader import check_loader
 from twotower.data.crops import check_crops
+from twotower.data.decoded_squares import decode_squares
 from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
@@ -45,7 +46,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[ReadyRun]:
     Raises: ValueError in one sentence for anything that cannot be run, HeldError if the run is being trained.
     """
     check(config)
-    check_loader(config.input.loader, config.machine)
+    check_loader(config.input.loader, config.machine, config.input.cache)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
@@ -64,6 +65,8 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
     dataset = prepare(config.data, shown_input=config.input, loader=config.input.loader)
     plan(config.network, len(dataset.classes))
     check_crops(config.input, dataset.size)
+    if config.input.cache != "none" and not dataset.is_synthetic:
+        decode_squares(dataset)
     if home.resume_from is None:
         plan_inheritance(config.initial_weights, config.network, dataset.classes)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)

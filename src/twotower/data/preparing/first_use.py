@@ -29,7 +29,7 @@ from twotower.data.folder_cache import (
     store,
 )
 from twotower.data.load_data import load
-from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished, load_prepared
+from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished
 from twotower.data.preparing.examine_folder import choose_decoder, examine
 from twotower.data.preparing.rejects import check_remaining, refuse_file
 from twotower.data.shapes import draw_shapes
@@ -65,7 +65,7 @@ def prepare(
             say(f"drawing {data.num_train} + {data.num_val} images into {root}")
         draw_shapes(root, data.num_train, data.num_val)
     if is_prepared(root):
-        return _load_finished(root, data.size, key)
+        return _load_finished(data, key)
     if is_unfinished(root):
         raise ValueError(f"{key}={root} is not finished; run launch/prepare_data.py for it again to go on.")
     index = index_folder(root, key)
@@ -89,14 +89,14 @@ def prepare(
     return load(data)
 
 
-def _load_finished(root: Path, size: int, key: str) -> DataSet:
-    """Opens a prepared set. Raises: ValueError if it is damaged, or its squares do not have `size` pixels."""
-    dataset = load_prepared(root)
-    if dataset.size != size:
+def _load_finished(data: DataConfig, key: str) -> DataSet:
+    """Opens a prepared set. Raises: ValueError if it is damaged, or its squares do not have `data.size` pixels."""
+    dataset = load(data)
+    if dataset.size != data.size:
         other = f", or give network.prepared_size={dataset.size}" if key == TRAINING else ""
         raise ValueError(
-            f"{key}={root} was prepared with {dataset.size} pixels, and this network takes its crops from "
-            f"{size}; prepare it with size={size}{other}."
+            f"{key}={find_root(data)} was prepared with {dataset.size} pixels, and this network takes its crops from "
+            f"{data.size}; prepare it with size={data.size}{other}."
         )
     return dataset
 
