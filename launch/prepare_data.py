@@ -14,7 +14,6 @@ from twotower.config import PrepareConfig
 from twotower.data.preparing.build_set import build
 from twotower.data.preparing.verify_set import verify
 from twotower.data.sources.download import download
-from twotower.ground.processes import catch_stops
 
 
 def to_overrides(arguments: list[str]) -> list[str]:
@@ -29,7 +28,6 @@ def to_overrides(arguments: list[str]) -> list[str]:
     stopped="stopped; the same command goes on from here",
 )
 def main(settings: PrepareConfig) -> None:
-    catch_stops()
     if settings.verify:
         verify(Path(settings.output), settings.workers, print)
         return

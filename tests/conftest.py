@@ -11,6 +11,7 @@ import torch
 from helpers.commands import draw_images
 from helpers.paths import ROOT
 from helpers.slow_tests import SLOW_FILES
+from twotower.command_line import command
 from twotower.config import register_schemas
 
 TESTS = Path(__file__).resolve().parent
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         room, _, file = item.path.relative_to(TESTS).as_posix().partition("/")
         if file.removesuffix(".py") in SLOW_FILES.get(room, ()):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def pytests_own_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is called as a function leaves Ctrl-C and the alarm of the time-outs to pytest."""
+    monkeypatch.setattr(command, "catch_stops", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,6 @@ def stop_where_it_works(name: str, module: ModuleType, monkeypatch: pytest.Monke
             raise Reached
 
         monkeypatch.setattr("twotower.data.preparing.build_set.find_source", find)
-        monkeypatch.setattr(module, "catch_stops", lambda: None)
 
 
 def compose_training(arguments: list[str], is_whole: bool, size: int | None) -> None:

@@ -1,5 +1,8 @@
 """The update rule of section 5 against its formula in float64, over drops of the rate and freezes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -204,3 +207,15 @@ def test_mean_update_is_what_moved():
     assert abs(rule.mean_update("conv1") / float(moved) - 1) < 1e-9
     rule.set_rate(0.0)
     assert rule.mean_update("conv1") == 0
+
+
+def test_no_step_imports_the_compiler_of_torch() -> None:
+    """Which would cost each tower 145 MB and one and a half seconds; a training never compiles anything."""
+    program = (
+        "import sys, torch; from twotower.training.optim import VelocitySGD as Rule; "
+        "weight = torch.nn.Parameter(torch.ones(3)); sgd = Rule({'conv1.weight': weight}, 0.9, 0.0, 1.0, True); "
+        "sgd.set_rate(0.1); weight.sum().backward(); sgd.step(); assert weight[0] < 1; "
+        "assert 'torch._dynamo' not in sys.modules; torch.optim.SGD([weight]); assert 'torch._dynamo' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr

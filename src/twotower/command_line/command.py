@@ -13,6 +13,7 @@ from twotower.command_line.arguments import read_arguments
 from twotower.command_line.start import start
 from twotower.config import arrange_layers, check_bounds
 from twotower.config.presets import CONF
+from twotower.ground.processes import catch_stops
 
 STOPPED = 130  # exit status after Ctrl-C, by which shells tell it from a failure
 
@@ -54,15 +55,17 @@ def command(
                 work(_read_settings(composed))
             except (ValueError, OSError) as error:
                 raise SystemExit(f"error: {error}") from error
-            except KeyboardInterrupt:
-                print(stopped, file=sys.stderr)
-                raise SystemExit(STOPPED) from None
 
         @wraps(compose_and_work)
         def run() -> None:
+            catch_stops()
             if to_overrides is not None:
                 sys.argv[1:] = read_arguments(to_overrides, sys.argv[1:])
-            start(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(compose_and_work), name)
+            try:
+                start(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(compose_and_work), name)
+            except KeyboardInterrupt:
+                print(stopped, file=sys.stderr)
+                raise SystemExit(STOPPED) from None
 
         return run
 

@@ -96,7 +96,6 @@ def catch_stops() -> None:
             signal.signal(getattr(signal, name), interrupt)
     if not hasattr(signal, "setitimer"):  # Windows
         return
-    signal.signal(signal.SIGALRM, interrupt)
     report = sys.unraisablehook
 
     def stop_later(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -105,6 +104,7 @@ def catch_stops() -> None:
         nonlocal stopped
         if stopped and unraisable.exc_type is KeyboardInterrupt:
             stopped = False
+            signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, SECONDS_OF_A_FINALISER)
         else:
             report(unraisable)

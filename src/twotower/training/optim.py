@@ -7,13 +7,37 @@ The rate is inside the velocity. `torch.optim.SGD` keeps it outside: its buffer 
 rules are the same while the rate stays, and differ for some ten steps after each drop, when torch's whole velocity
 shrinks at once. Multiplying the buffers by old rate / new rate at the drop makes them the same throughout, and lets
 torch's fused kernel do the work in one pass over memory.
+
+That kernel is called by its function `torch.optim.sgd.sgd`. The class `torch.optim.SGD` is not used, because making
+an object of it imports torch's compiler, which costs each tower one and a half seconds at its start, and 145 MB.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
+
+
+@dataclass
+class _Group:
+    """The weights of a layer, or its biases.
+
+    Attributes:
+        names: of the parameters.
+        decay: weight decay.
+        rate: of the next step.
+        velocity_rate: the rate that the buffers belong to; None before the first rate above 0.
+    """
+
+    layer: str
+    is_biases: bool
+    decay: float
+    names: list[str] = field(default_factory=list)
+    rate: float = 0.0
+    velocity_rate: float | None = None
 
 
 class VelocitySGD:
@@ -38,19 +62,20 @@ class VelocitySGD:
         rule: str = "paper",
     ) -> None:
         self.parameters, self.bias_rate, self.rule = dict(parameters), bias_rate, rule
-        groups: dict[tuple[str, bool], dict[str, Any]] = {}
-        for name, parameter in self.parameters.items():
-            key = (name.split(".")[0], name.endswith("bias"))
-            decay = weight_decay if bias_decay or not key[1] else 0.0
-            group = groups.setdefault(key, {"params": [], "layer": key[0], "biases": key[1], "weight_decay": decay})
-            group["params"].append(parameter)
-        # The first step with an empty buffer sets it to the gradient, which is the rule with v = 0.
-        self._sgd = torch.optim.SGD(list(groups.values()), lr=0.0, momentum=momentum, fused=True)
+        self._momentum = momentum
+        groups: dict[tuple[str, bool], _Group] = {}
+        for name in self.parameters:
+            layer, is_biases = name.split(".")[0], name.endswith("bias")
+            decay = weight_decay if bias_decay or not is_biases else 0.0
+            groups.setdefault((layer, is_biases), _Group(layer, is_biases, decay)).names.append(name)
+        self._groups = list(groups.values())
+        # torch's b. The first step, without one, sets it to the gradient, which is the rule with v = 0.
+        self._buffers: dict[str, Tensor] = {}
 
     @property
     def layers(self) -> list[str]:
         """Names, in the order of the parameters."""
-        return list(dict.fromkeys(group["layer"] for group in self._sgd.param_groups))
+        return list(dict.fromkeys(group.layer for group in self._groups))
 
     def set_rate(self, rate: float) -> None:
         """One rate for the weights of all layers, and `bias_rate` times it for their biases."""
@@ -58,73 +83,81 @@ class VelocitySGD:
 
     def set_rates(self, weights: Mapping[str, float], biases: Mapping[str, float]) -> None:
         """Learning rates by layer from the next step on; 0 keeps the velocity for later."""
-        for group in self._sgd.param_groups:
-            new = (biases if group["biases"] else weights)[group["layer"]]
+        for group in self._groups:
+            new = (biases if group.is_biases else weights)[group.layer]
             if new > 0:
-                old = group.get("velocity_rate", new)
+                old = new if group.velocity_rate is None else group.velocity_rate
                 if old != new and self.rule == "paper":
-                    for parameter in group["params"]:
-                        buffer = self._sgd.state[parameter].get("momentum_buffer")
-                        if buffer is not None:
-                            buffer.mul_(old / new)
-                group["velocity_rate"] = new
-            group["lr"] = new
+                    for name in group.names:
+                        if name in self._buffers:
+                            self._buffers[name].mul_(old / new)
+                group.velocity_rate = new
+            group.rate = new
 
     @torch.no_grad()
     def step(self) -> None:
         """Updates the parameters from their gradients, and drops the gradients."""
-        for group in self._sgd.param_groups:
-            if group["lr"] == 0:
-                for parameter in group["params"]:
-                    parameter.grad = None
-        self._sgd.step()
-        self._sgd.zero_grad(set_to_none=True)
+        for group in self._groups:
+            if group.rate > 0:
+                self._update(group)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _update(self, group: _Group) -> None:
+        """Updates those parameters of a group that have gradients."""
+        gradients = {name: self.parameters[name].grad for name in group.names}
+        found = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+        buffers = [self._buffers.get(name) for name in found]
+        sgd(
+            [self.parameters[name] for name in found],
+            list(found.values()),
+            buffers,
+            fused=True,
+            weight_decay=group.decay,
+            momentum=self._momentum,
+            lr=group.rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        self._buffers.update(
+            {name: buffer for name, buffer in zip(found, buffers, strict=True) if buffer is not None}
+        )
 
     def velocity(self) -> dict[str, Tensor]:
         """The velocities v by parameter name; those that never moved are left out."""
         velocities = {}
-        for group in self._sgd.param_groups:
-            for parameter in group["params"]:
-                buffer = self._sgd.state[parameter].get("momentum_buffer")
-                if buffer is not None:
-                    velocities[self._name(parameter)] = buffer * -group["velocity_rate"]
+        for group in self._groups:
+            for name in group.names:
+                if name in self._buffers:
+                    assert group.velocity_rate is not None, "nothing moves before there is a rate"
+                    velocities[name] = self._buffers[name] * -group.velocity_rate
         return velocities
 
     def mean_update(self, layer: str) -> float:
         """Mean |update| of a layer's weights in the last step; 0 if it is frozen or has not moved yet."""
         total, count = 0.0, 0
-        for group in self._sgd.param_groups:
-            if group["layer"] == layer and not group["biases"]:
-                for parameter in group["params"]:
-                    buffer = self._sgd.state[parameter].get("momentum_buffer")
-                    count += parameter.numel()
-                    if buffer is not None:
-                        total += float(buffer.abs().sum()) * group["lr"]
+        for group in self._groups:
+            if group.layer == layer and not group.is_biases:
+                for name in group.names:
+                    count += self.parameters[name].numel()
+                    if name in self._buffers:
+                        total += float(self._buffers[name].abs().sum()) * group.rate
         return total / max(count, 1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Collects what must be kept to go on bit for bit: torch's buffers by name, and the rates they belong to."""
-        buffers = {
-            self._name(parameter): state["momentum_buffer"]
-            for parameter, state in self._sgd.state.items()
-            if state.get("momentum_buffer") is not None
-        }
-        groups = self._sgd.param_groups
-        return buffers, {
-            "rates": [group["lr"] for group in groups],
-            "velocity_rates": [group.get("velocity_rate") for group in groups],
+        return dict(self._buffers), {
+            "rates": [group.rate for group in self._groups],
+            "velocity_rates": [group.velocity_rate for group in self._groups],
         }
 
     def load_state(self, buffers: Mapping[str, Tensor], rates: Mapping[str, Any]) -> None:
         """Takes back what `state` gave."""
         for name, buffer in buffers.items():
-            parameter = self.parameters[name]
-            self._sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-        pairs = zip(self._sgd.param_groups, rates["rates"], rates["velocity_rates"], strict=True)
+            self._buffers[name] = torch.empty_like(self.parameters[name]).copy_(buffer)
+        pairs = zip(self._groups, rates["rates"], rates["velocity_rates"], strict=True)
         for group, rate, velocity_rate in pairs:
+            group.rate = rate
             if velocity_rate is not None:
-                group["velocity_rate"] = velocity_rate
-            group["lr"] = rate
-
-    def _name(self, parameter: Tensor) -> str:
-        return next(name for name, p in self.parameters.items() if p is parameter)
+                group.velocity_rate = velocity_rate
