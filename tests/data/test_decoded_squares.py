@@ -21,7 +21,7 @@ from twotower.config import DataConfig, MachineConfig, PrepareConfig, SourceConf
 from twotower.data import decoded_squares
 from twotower.data.choose_loader import check_loader
 from twotower.data.dataset import DataSet, DecodedPlace, FileSplit
-from twotower.data.decoded_squares import decode_squares, open_decoded
+from twotower.data.decoded_squares import check_cache, decode_squares, open_decoded
 from twotower.data.device_loader import DeviceLoader
 from twotower.data.feed import open_train
 from twotower.data.load_data import load
@@ -200,6 +200,15 @@ def test_images_that_are_not_prepared_are_refused(prepared: DataSet) -> None:
     for use in (decode_squares, open_decoded):
         with pytest.raises(ValueError, match=r"input\.cache is for a set that launch/prepare_data\.py has made"):
             use(replace(prepared, decoded=None))
+
+
+def test_a_folder_is_refused_before_it_is_examined(tmp_path: Path) -> None:
+    folder = DataConfig(kind="folder", root=str(tmp_path))
+    for cache in ("host", "device"):
+        with pytest.raises(ValueError, match=r"input\.cache is for a set that launch/prepare_data\.py has made"):
+            check_cache(cache, folder)
+    check_cache("none", folder)
+    check_cache("host", DataConfig(kind="synthetic"))
 
 
 def test_a_device_is_a_gpu() -> None:

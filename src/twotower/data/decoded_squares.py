@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.config import DataConfig
 from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import UnusableError, decode_image
+from twotower.data.folder_cache import find_root
+from twotower.data.prepared_set import is_prepared
 from twotower.ground.files import written_whole
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
@@ -58,13 +61,22 @@ def _list_splits(dataset: DataSet) -> dict[str, Split]:
     return {"train": dataset.train, "val": dataset.val}
 
 
+NOT_PREPARED = (
+    "input.cache is for a set that launch/prepare_data.py has made, in data.root=DIR; use input.cache=none for other "
+    "images."
+)
+
+
+def check_cache(cache: str, data: DataConfig) -> None:
+    """Checks, before any work, that `input.cache` can be used. Raises: ValueError for images in no prepared set."""
+    if cache != "none" and data.kind != "synthetic" and not is_prepared(find_root(data)):
+        raise ValueError(NOT_PREPARED)
+
+
 def _find_file(dataset: DataSet, name: str) -> Path:
-    """Where the pixels of a split lie. Raises: ValueError for images that are in no prepared set."""
+    """Where the pixels of a split lie. Raises: ValueError for images in no prepared set."""
     if dataset.decoded is None:
-        raise ValueError(
-            "input.cache is for a set that launch/prepare_data.py has made, in data.root=DIR; use input.cache=none "
-            "for other images."
-        )
+        raise ValueError(NOT_PREPARED)
     return dataset.decoded.folder / f"{name}-{dataset.decoded.checksum}.npy"
 
 

@@ -14,7 +14,7 @@ from twotower.config.frozen_config import freeze
 from twotower.config.paths import from_here
 from twotower.data.choose_loader import check_loader
 from twotower.data.crops import check_crops
-from twotower.data.decoded_squares import decode_squares
+from twotower.data.decoded_squares import check_cache, decode_squares
 from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
@@ -47,6 +47,7 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[ReadyRun]:
     """
     check(config)
     check_loader(config.input.loader, config.machine, config.input.cache)
+    check_cache(config.input.cache, config.data)
     num_classes_later = 2  # widths and sizes can be checked before the data is known
     plan(config.network, num_classes_later)
     Schedule(config.schedule, config.optim.learning_rate, config.network)
