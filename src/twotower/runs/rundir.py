@@ -22,6 +22,7 @@ from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.ground.files import write_npy
 from twotower.ground.locks import HeldError, held
 from twotower.runs import checkpoint
+from twotower.runs.elsewhere import is_elsewhere
 
 RUNS = Path("runs")
 LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
@@ -29,6 +30,8 @@ LOCK = ".lock"  # held by the one process that trains in the folder, or has a sw
 # A run goes on only with these settings as they were; all others may change without changing its numbers.
 TWIN = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.IMAGES, Role.NAME)
 
+
+GLOBAL_BATCH = "global_batch_size"  # in a run's identity, and a key of optim
 
 # What a run was whose version did not note it.
 BEFORE = {"precision": "fp32"}
@@ -46,9 +49,17 @@ def _has_run(run_dir: Path) -> bool:
     return (run_dir / "metrics.jsonl").exists() or (run_dir / "checkpoints").exists()
 
 
+def _select_twin(config: Config) -> dict[str, Any]:
+    """What must be the same in a run for it to be this one, with whatever number of replicas that share its batch."""
+    settings = select_settings(config, TWIN)
+    if config.optim.global_batch_size is not None:
+        settings = {k: v for k, v in settings.items() if k not in ("optim.batch_size", "machine.replicas")}
+    return settings
+
+
 def _interrupted_twin(config: Config) -> Path | None:
     """The newest unfinished run under runs/ with the same configuration and a checkpoint."""
-    wanted = select_settings(config, TWIN)
+    wanted = _select_twin(config)
     candidates = sorted(RUNS.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in candidates:
         run_dir = path.parent
@@ -59,7 +70,7 @@ def _interrupted_twin(config: Config) -> Path | None:
             stored = make_absolute(read_config(run_dir))
         except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError):
             continue  # a run of this version could not go on there
-        if select_settings(stored, TWIN) == wanted:
+        if _select_twin(stored) == wanted:
             return run_dir
     return None
 
@@ -76,6 +87,26 @@ def _new_run_dir(config: Config) -> Path:
 def _go_on_in(run_dir: Path) -> Home:
     steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
     return Home(run_dir, checkpoint.place(run_dir / "checkpoints", steps[-1]) if steps else None)
+
+
+def find_kept_step(config: Config) -> int:
+    """The step of the checkpoint on this host's disk from which the run would go on.
+
+    -1: there is none; -2: there is none, because another host keeps the run.
+
+    Looks and neither writes nor refuses anything: whoever gets the run ready does.
+    """
+    try:
+        if config.resume == "none":
+            return -1
+        if config.resume != "auto":
+            return checkpoint.read_manifest(checkpoint.find(from_here(config.resume))).step
+        run_dir = _interrupted_twin(config) if config.run_dir is None else from_here(config.run_dir)
+        if run_dir is None:
+            return -1
+        return max(checkpoint.checkpoint_steps(run_dir / "checkpoints"), default=-2 if is_elsewhere(run_dir) else -1)
+    except (ValueError, OSError, TypeError):
+        return -1
 
 
 def find_home(config: Config) -> Home:
@@ -217,8 +248,9 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
     for key, ours in identity.items():
         theirs = manifest.identity.get(key, BEFORE.get(key))
         if theirs != ours:
+            keep = f", or keep it on any number of processes by optim.{key}={theirs}" if key == GLOBAL_BATCH else ""
             raise ValueError(
-                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."
+                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings{keep}."
             )
     fed = manifest.scale()
     for key, ours in checkpoint.read_scale(config.input).items():

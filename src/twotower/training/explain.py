@@ -12,7 +12,7 @@ from twotower.distributed.world import TowersDifferError
 from twotower.runs.failure import note_failure, read_failure
 from twotower.training.trainer import NonFiniteLossError
 
-HEAD_START_SECONDS = 2.0  # time that rank 0 gets to print an error before another rank ends
+HEAD_START_SECONDS = 2.0  # time that a node's first process gets to print an error before another one ends
 
 # Errors that a person can understand and mend. All others are ours and are shown with their traceback.
 EXPLAINED = (ValueError, OSError, TowerLostError, TowersDifferError, NonFiniteLossError)
@@ -25,10 +25,10 @@ class AlreadyExplainedError(ChildProcessError):
 def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> None:
     """Says to a person why this process stops, and notes it in the run's folder where there is one."""
     if isinstance(error, EXPLAINED):
-        if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
-            # Every rank raises this error and only rank 0 prints it. The others wait, because torchrun kills all
-            # ranks as soon as one of them ends.
-            with suppress(KeyboardInterrupt):  # sent by torchrun once rank 0 has ended
+        if place.local_rank != 0 and not isinstance(error, TowerLostError | OSError):
+            # Every rank raises this error and only the first of each node prints it. The others wait, because
+            # torchrun kills all ranks of its node as soon as one of them ends.
+            with suppress(KeyboardInterrupt):  # sent by torchrun once the first has ended
                 time.sleep(HEAD_START_SECONDS)
             return
         # failure.json is written before anything is printed, and an earlier entry is kept: that one is the cause, and

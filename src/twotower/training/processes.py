@@ -13,7 +13,6 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from twotower.config import Config, check
-from twotower.config.frozen_config import freeze
 from twotower.data.choose_loader import describe_loader, notice_fallback
 from twotower.data.load_data import load
 from twotower.distributed.place import Place, check_even, choose_device, stay_on_this_host, threads_per_process
@@ -26,7 +25,9 @@ from twotower.model.fused_steps import notice_steps
 from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal
+from twotower.runs.rundir import find_kept_step
 from twotower.training.explain import AlreadyExplainedError, explain
+from twotower.training.identity import share_batch
 from twotower.training.ready_run import ReadyRun, get_ready, receive_run
 from twotower.training.shared_folder import SEE_SECONDS, check_folder_is_shared
 from twotower.training.trainer import Trainer
@@ -148,6 +149,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises: ValueError, OSError, ChildProcessError.
     """
     check(config)
+    config = share_batch(config, config.machine.replicas)
     size = config.network.towers * config.machine.replicas
     device, _ = choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
     check_precision(config.machine.precision, device)
@@ -167,14 +169,16 @@ def run_as_worker(config: Config, place: Place) -> int:
         check_even(place.size, place.num_towers)
         die_with_parent()
         catch_stops()
-        machine = replace(config.machine, replicas=place.size // place.num_towers)
-        config = freeze(replace(config, machine=machine))
-        with ExitStack() as stack, open_world(config.machine, place) as world:
+        config = share_batch(config, place.size // place.num_towers)
+        kept_step = -1 if place.is_alone else find_kept_step(config)
+        with ExitStack() as stack, open_world(config.machine, place, kept_step=kept_step) as world:
             ready = receive_run(config, world, stack)
             run_dir = ready.run_dir
             if not ready.finished:
-                check_folder_is_shared(ready.run_dir, world, min(SEE_SECONDS, machine.timeout_seconds / 2))
+                check_folder_is_shared(ready.run_dir, world, min(SEE_SECONDS, config.machine.timeout_seconds / 2))
                 _train(ready, world)
+                if place.local_rank == 0:  # where the node's folder is its own
+                    forget_failure(ready.run_dir)
         return 0
     except KeyboardInterrupt:
         return 130

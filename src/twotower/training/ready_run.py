@@ -1,6 +1,6 @@
 """A run that is ready to start: everything that can be refused has been, and its folder is held.
 
-Rank 0 gets it ready for all processes.
+Rank 0 gets it ready for all processes. Each other node gets the images ready on its own disk, and says what it has.
 """
 
 import json
@@ -20,11 +20,13 @@ from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
+from twotower.runs.elsewhere import check_kept_here, forget_elsewhere
 from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import settle
 from twotower.runs.rundir import Home, check_resumable, hold_home, keep_mean
 from twotower.training.identity import count_steps, identify
+from twotower.training.node import check_nodes
 from twotower.training.schedule import Schedule
 from twotower.weights.transfer import locate, plan_inheritance
 
@@ -56,6 +58,8 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[ReadyRun]:
         path = locate(config.initial_weights.path)
         config = freeze(replace(config, initial_weights=replace(config.initial_weights, path=path)))
     with hold_home(config) as home:
+        if home.resume_from is None:
+            check_kept_here(home.run_dir)
         yield _make_ready(config, home, num_replicas)
 
 
@@ -85,6 +89,7 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
     forget_failure(home.run_dir)
+    forget_elsewhere(home.run_dir)
     keep_mean(home.run_dir, dataset)
     return ReadyRun(config, home.run_dir, home.resume_from)
 
@@ -115,6 +120,8 @@ def receive_run(config: Config, world: World, stack: ExitStack) -> ReadyRun:
     answer = json.loads(world.from_first("job", make))
     if "error" in answer:
         raise ValueError(answer["error"])
+    if len(world.nodes) > 1:
+        check_nodes(own[0] if own else config, world)
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
     config = own[0] if own else config
     weights = replace(config.initial_weights, path=answer["initial_weights"])
