@@ -28,7 +28,7 @@ def check_kept_here(run_dir: Path) -> None:
     if is_elsewhere(run_dir):
         host = json.loads((run_dir / ELSEWHERE).read_text())["host"]
         raise ValueError(
-            f"run_dir={run_dir} holds no checkpoint, and {ELSEWHERE} says that {host} keeps this run on its own disk; "
+            f"run_dir={run_dir} holds no checkpoint, and {ELSEWHERE} says that {host} keeps this run on its disk; "
             "start that host as well, or copy the run's folder from it, or give a new run_dir."
         )
 
