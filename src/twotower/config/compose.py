@@ -18,6 +18,7 @@ from twotower.config.commands import (
     PredictConfig,
     PrepareConfig,
     ReportConfig,
+    VolumeConfig,
 )
 from twotower.config.frozen_config import freeze
 from twotower.config.lazy_help import allow_lazy_help
@@ -37,6 +38,7 @@ SCHEMAS = {
     "predict": PredictConfig,
     "prepare_data": PrepareConfig,
     "report": ReportConfig,
+    "volume": VolumeConfig,
 }
 
 
