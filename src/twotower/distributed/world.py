@@ -203,11 +203,14 @@ class World:
             raise self._lost_replica(error) from error
 
     def _lost_replica(self, error: Exception) -> TowerLostError:
+        return self._lost_one(error, "replica", "a process of it has ended")
+
+    def _lost_one(self, error: Exception, what: str, ended: str) -> TowerLostError:
         silent = any(word in str(error).lower() for word in ("timed out", "timeout"))
-        reason = f"it has not answered for {self._timeout.seconds} s" if silent else "a process of it has ended"
+        reason = f"it has not answered for {self._timeout.seconds} s" if silent else ended
         kind = TowerSilentError if silent else TowerLostError
         return kind(
-            f"Tower {self.tower} of replica {self.replica} has lost another replica: {reason}. Start again with "
+            f"Tower {self.tower} of replica {self.replica} has lost another {what}: {reason}. Start again with "
             "resume=auto to go on from the last checkpoint."
         )
 
@@ -285,9 +288,16 @@ class World:
         """The sentence for a call that all processes make."""
         if self.num_replicas == 1:
             return self.link.lost(error)
-        return TowerLostError(
-            f"Tower {self.tower} of replica {self.replica} has lost another process: {error}. Start again with "
-            "resume=auto to go on from the last checkpoint."
+        return self._lost_one(error, "process", "it has ended")
+
+    def notice_return(self) -> str | None:
+        """Says that a lost node could not come back, where torchrun is to wait for it and does not know how."""
+        waits = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 and len(self._hosts) > 1
+        if not waits or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return None
+        return (
+            "a node that is lost cannot come back: torchrun keeps the store of the first attempt, unless it is started "
+            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every node"
         )
 
     def describe(self) -> str:

@@ -48,6 +48,7 @@ def _describe_start(trainer: Trainer, ready: ReadyRun) -> list[str]:
     begin = f"from step {trainer.step}" if trainer.step else begin
     lines = [
         f"{trainer.world.describe()}, {images}",
+        trainer.world.notice_return(),
         notice,
         notice_steps() if trainer.world.device.type == "cpu" and trainer.tower.fuses_steps() else None,
         f"{network.name}, width {network.width:g}, {count_parameters(trainer.tower.rows):,} parameters, "
