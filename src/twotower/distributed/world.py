@@ -296,8 +296,8 @@ class World:
         if not waits or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return None
         return (
-            "a node that is lost cannot come back: torchrun keeps the store of the first attempt, unless it is started "
-            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every node"
+            "a lost node cannot come back, because torchrun keeps the store of the first attempt: start it with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every node"
         )
 
     def describe(self) -> str:
