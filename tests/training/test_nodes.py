@@ -22,6 +22,7 @@ from twotower.config import Config, DataConfig, MachineConfig, OptimConfig
 from twotower.data.dataset import FileSplit
 from twotower.data.load_data import load
 from twotower.distributed.place import Place
+from twotower.distributed.world import World
 from twotower.runs import checkpoint
 from twotower.runs.elsewhere import ELSEWHERE, check_kept_here, forget_elsewhere
 from twotower.runs.rundir import find_kept_step
@@ -133,6 +134,20 @@ def test_other_images_have_another_fingerprint() -> None:
         replace(dataset, mean_image=np.ones((2, 2, 3), np.float32)),
     )
     assert len({fingerprint(one) for one in (dataset, *others)}) == 4
+
+
+def test_what_keeps_a_lost_node_from_coming_back_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun's own variables, as it sets them with and without TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1."""
+    two: Any = SimpleNamespace(_hosts={0: "a", 1: "b"})
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in (World.notice_return(two) or "")
+    assert World.notice_return(SimpleNamespace(_hosts={0: "a"})) is None  # type: ignore[arg-type]
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert World.notice_return(two) is None
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert World.notice_return(two) is None
 
 
 # Where the run is kept
