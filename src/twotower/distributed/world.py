@@ -340,7 +340,7 @@ def _meet(place: Place, rendezvous: str | None, timeout: float) -> "dist.Store":
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise TowerLostError(
             f"Rank {place.rank} cannot talk to {where}, where the processes meet ({_first_line(error)}); this name "
-            "must lead to the first node from every node (torchrun --local-addr=ADDRESS gives another one)."
+            "must lead to the first node from every node (--local-addr of torchrun gives another one)."
         ) from error
 
 
