@@ -63,6 +63,7 @@ WORK = {
     "export": ["twotower.weights.export.open_run", "twotower.weights.read_weights.read_merged"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "labbook": ["twotower.reports.own_results.read_config", "render"],
+    "memory": ["list_memory"],
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
     "report": ["twotower.reports.collect.read_run"],

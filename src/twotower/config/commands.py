@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from twotower.config.keys import key
-from twotower.config.schema import PRECISIONS, InputConfig, MachineConfig, NetworkConfig, OptimConfig
+from twotower.config.schema import PRECISIONS, YES_NO_AUTO, InputConfig, MachineConfig, NetworkConfig, OptimConfig
 
 CROPS = ("centre", "ten")
 DEVICES = ("auto", "cpu", "cuda")
@@ -146,6 +146,20 @@ class DescribeConfig:
     output: str | None = None  # file.svg, file.png or file.pdf: also draws Figure 2
     # The page that the drawing is for; it has no background of its own.
     theme: str = key("light", choices=("light", "dark"))
+
+
+@dataclass
+class MemoryConfig:
+    """The schema of launch/memory.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING  # not used; each network brings its own
+    num_classes: int = key(1000, least=2)
+    batch_size: int = key(128, least=1)
+    precision: str = key("fp32", choices=("fp32", "bf16"))  # as machine.precision
+    fused_steps: str = key("auto", choices=YES_NO_AUTO)  # as machine.fused_steps
+    measure: bool = False  # true: also trains for a step, in two processes and in one, and reads their peaks
+    output: str | None = None  # file.svg, file.png or file.pdf: also draws the parts
 
 
 @dataclass

@@ -33,6 +33,12 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colo
     )
 
 
+def check_suffix(path: Path) -> None:
+    """Raises: ValueError for a file that is no SVG, PNG or PDF by its name."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"output={path} must end in one of {', '.join(SUFFIXES)}.")
+
+
 def draw_figure2(
     layers: list[LayerNumbers], title: str, image_size: int, batch_size: int, path: Path, theme: str = "light"
 ) -> None:
@@ -40,8 +46,7 @@ def draw_figure2(
 
     Raises: ValueError for another ending.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"output={path} must end in one of {', '.join(SUFFIXES)}.")
+    check_suffix(path)
     colours = DIAGRAMS[theme]
     pyplot = open_pyplot(title)
     columns = COLUMNS[: len(layers[0].maps_out)]
