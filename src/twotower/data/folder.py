@@ -67,5 +67,7 @@ def index_folder(root: Path, key: str = "data.root") -> FolderIndex:
             num_ignored += len(entries) - len(images)
             by_class[name] = [entry.name for entry in images]
             for entry in images:
-                digest.update(f"{split}/{name}/{entry.name} {entry.stat().st_size}\n".encode())
+                digest.update(
+                    f"{split}/{name}/{entry.name} {entry.stat().st_size}\n".encode(errors="surrogateescape")
+                )
     return FolderIndex(root, classes, files, num_ignored, digest.hexdigest())
