@@ -47,7 +47,8 @@ class Rejects:
 def refuse_file(path: str, reason: str) -> ValueError:
     """The error for a file of a folder that cannot be decoded and may not be left out."""
     return ValueError(
-        f"{printable(str(path))} cannot be decoded ({reason}); mend or remove it, or leave such files out with data.on_error=skip."
+        f"{printable(str(path))} cannot be decoded ({reason}); mend or remove it, or leave such files out with "
+        "data.on_error=skip."
     )
 
 
