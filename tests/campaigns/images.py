@@ -315,14 +315,16 @@ def _try_prepare(root: Path, folder: Path, where: dict[str, str], counts: Counte
     if problems:
         return [f"prepare_data: {problem}: {command.said()[-1000:]}" for problem in problems]
     content = read_dataset_json(folder / "set")
-    for reject in content["rejects"]:
+    links = ("nowhere.jpg", "circle.jpg")  # which are listed as unusable files there, and passed over by training
+    rejects = [reject for reject in content["rejects"] if not reject["name"].endswith(links)]
+    for reject in rejects:
         if wrong := judge(reject["reason"]):
             problems.append(f"prepare_data: {reject['name']!r}: {wrong}: {reject['reason']!r}")
     accepted = sum(split["images"] for split in content["splits"].values())
-    if accepted + len(content["rejects"]) != len(where):
-        problems.append(f"prepare_data: {accepted} and {len(content['rejects'])} left out, of {len(where)}")
+    if accepted + len(rejects) != len(where):
+        problems.append(f"prepare_data: {accepted} accepted and {len(rejects)} left out, of {len(where)}")
     counts["prepare_data: accepted"] += accepted
-    counts["prepare_data: left out"] += len(content["rejects"])
+    counts["prepare_data: left out"] += len(rejects)
     return problems
 
 

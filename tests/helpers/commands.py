@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,12 +57,13 @@ def command(
     *arguments: str,
     cwd: Path,
     torchrun: int = 0,
+    options: Sequence[str] = (),
     script: str = "two_gpu.py",
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
     python = [sys.executable]
     if torchrun:
-        python += ["-m", "torch.distributed.run", f"--nproc-per-node={torchrun}"]
+        python += ["-m", "torch.distributed.run", f"--nproc-per-node={torchrun}", *options]
     return subprocess.Popen(
         [*python, str(ROOT / "launch" / script), *arguments],
         cwd=cwd,

@@ -167,7 +167,9 @@ class Lines:
     def __init__(self, path: Path, append: bool) -> None:
         self.path = path
         with told_if_full(path, 0):
-            self._file = path.open("ab" if append else "wb", buffering=0)
+            if not append:
+                path.write_bytes(b"")
+            self._file = path.open("ab", buffering=0)
 
     def write(self, line: str) -> None:
         """Appends a line, and a line feed after it."""
