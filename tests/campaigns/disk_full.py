@@ -187,7 +187,7 @@ class Filler:
         folder, disk = self.root / f"attempt-{number:04d}", self.root / "disk"
         folder.mkdir()
         if not by_mount:
-            limit = int(share * 1.05 * WORKS[name].largest_bytes)
+            limit = max(1, int((1.05 - share**2) * WORKS[name].largest_bytes))  # often close to the largest file
             disk.mkdir()
             try:
                 return self._try(name, number, folder, disk, limit, by_mount, expected)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from safetensors import safe_open
 
-from helpers.commands import environment, numbers
+from helpers.commands import environment, limit_files, numbers
 from helpers.paths import ROOT
 from twotower.runs import checkpoint
 
@@ -72,7 +72,7 @@ class Marked:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=None if largest_file is None else lambda: _limit_files(largest_file),
+                preexec_fn=None if largest_file is None else lambda: limit_files(largest_file),
             )
 
     def said(self) -> str:
@@ -117,12 +117,6 @@ class Marked:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-
-
-def _limit_files(size: int) -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def find_marked(mark: str) -> dict[int, str]:

@@ -198,6 +198,36 @@ def test_torchrun_starts_the_towers_again_after_one_was_killed_to_the_same_bits(
     assert_same_bits(tmp_path / "run", reference)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on the size of files")
+def test_a_full_disk_is_a_sentence_each_time_and_the_run_goes_on_to_the_same_bits(
+    images: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The limits are below the mean image, below both towers' tensors, and between the two."""
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "run_dir=run", "resume=auto")
+    sizes = [file.stat().st_size for file in sorted(checkpoint.find(reference).glob("*.safetensors"))]
+    mean_size = (reference / "mean_image.npy").stat().st_size
+    assert mean_size < sizes[1] - 10 < sizes[1] + 10 < sizes[0]
+    for largest, file in (
+        (mean_size - 1, r"mean_image\.npy"),
+        (sizes[1] - 10, r"checkpoints/\S+/tower[01]\.safetensors"),
+        (sizes[1] + 10, r"checkpoints/\S+/tower0\.safetensors"),
+    ):
+        status, output = finish(command(*arguments, cwd=tmp_path, largest_file=largest))
+        assert status == 1, output
+        sentence = (
+            rf"error: \S*{file} cannot be written \(File too large\): it takes [\d,]+ bytes, and [\d,]+ are free"
+        )
+        assert re.search(sentence, output), output
+        assert output.count("error:") == 1
+        assert "Traceback" not in output
+        assert not list((tmp_path / "run").rglob("*pending*"))
+    assert checkpoint.checkpoint_steps(tmp_path / "run" / "checkpoints") == []
+    status, output = finish(command(*arguments, cwd=tmp_path))
+    assert status == 0, output
+    assert numbers(tmp_path / "run") == numbers(reference)
+    assert_same_bits(tmp_path / "run", reference)
+
+
 def test_a_run_folder_that_is_removed_is_missed_at_the_next_checkpoint(images: Path, tmp_path: Path) -> None:
     """Nothing is written where it was, and no rank but the first speaks."""
     arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "schedule.epochs=100000", "run_dir=run")
