@@ -71,8 +71,8 @@ def _cached(disk: Path) -> object:
 
 def _reported(disk: Path) -> object:
     found = contents(disk / "report")
-    # The page says when it was made.
-    return {name: content for name, content in found.items() if name != "report.html"}
+    # These two say when they were made.
+    return {name: content for name, content in found.items() if name not in ("report.html", "table.md")}
 
 
 _QUIET = ("logging=no_wandb", "logging.every_steps=1")

@@ -134,6 +134,8 @@ def filled_whole(folder: Path, last: str) -> Iterator[Path]:
             yield pending
             for path in sorted(pending.iterdir(), key=lambda path: path.name == last):
                 os.replace(path, folder / path.name)
+    except DiskFullError as error:
+        raise DiskFullError(str(error).replace(str(pending), str(folder))) from error
     finally:
         shutil.rmtree(pending, ignore_errors=True)
 

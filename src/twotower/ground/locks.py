@@ -113,6 +113,8 @@ def _open_mark(path: Path) -> int | None:
                 return descriptor
         except FileNotFoundError:
             pass  # removed between the two calls by a process that took it for abandoned
+        except BlockingIOError:
+            time.sleep(0.01)  # another process is looking whether it is abandoned
         except OSError:
             os.close(descriptor)
             raise

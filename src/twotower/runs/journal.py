@@ -36,7 +36,16 @@ METRICS = "metrics.jsonl"
 
 
 class FolderGoneError(OSError):
-    """The run's folder is not there any more, or is another one."""
+    """The run's folder, or a file in it that the run needs later, is not there any more, or is another one."""
+
+    @staticmethod
+    def of(run_dir: Path, lost: str) -> "FolderGoneError":
+        """The sentence; `lost` is what is missing there."""
+        return FolderGoneError(
+            f"{lost} in run_dir={run_dir} was removed or replaced while the run was training, so it stops here; "
+            "nothing more is written there. Start it again, with another run_dir=DIR if something else has taken its "
+            "place."
+        )
 
 
 class SilentJournal:
@@ -90,11 +99,7 @@ class Journal(SilentJournal):
         if not self._file.is_at_its_path():
             lost.insert(0, METRICS)
         if lost:
-            raise FolderGoneError(
-                f"{', '.join(lost)} in run_dir={self.run_dir} was removed or replaced while the run was training, so "
-                "it stops here; nothing more is written there. Start it again, with another run_dir=DIR if something "
-                "else has taken its place."
-            )
+            raise FolderGoneError.of(self.run_dir, ", ".join(lost))
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Appends one line to metrics.jsonl and mirrors its numbers."""

@@ -28,7 +28,7 @@ from twotower.model.fused_steps import choose_fused
 from twotower.model.layer_table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
-from twotower.runs.journal import SilentJournal
+from twotower.runs.journal import FolderGoneError, SilentJournal
 from twotower.runs.mirrors.training_pictures import Handful, draw_kernels, first_kernels
 from twotower.training.identity import count_steps, identify
 from twotower.training.layer_scales import OutputScales, as_values, measure
@@ -169,6 +169,7 @@ class Trainer:
 
         def save_tower() -> None:
             if self.world.replica == 0:
+                self.checkpoints.mkdir(exist_ok=True)  # and not the run's folder, which may have been removed
                 checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
 
         def complete() -> None:
@@ -191,6 +192,8 @@ class Trainer:
         try:
             self._together(save_tower)
             self._together(complete)
+        except FileNotFoundError as error:  # the folder went at this very moment
+            raise FolderGoneError.of(self.run_dir, "the checkpoint that was being written") from error
         except OSError:
             checkpoint.forget_pending(self.checkpoints)
             raise
