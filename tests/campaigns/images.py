@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 
 from campaigns import FAILURES, Say, run_alone
-from campaigns.marked import Marked
 from helpers.feeds import PLAIN, share
+from helpers.marked import Marked
 from twotower.config import DataConfig
 from twotower.data.feed import open_train, open_validation
 from twotower.data.prepared_set import read_dataset_json

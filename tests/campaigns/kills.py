@@ -23,9 +23,9 @@ from pathlib import Path
 from random import Random
 
 from campaigns import FAILURES, Say, run_alone
-from campaigns.marked import TRAINING, Marked, find_debris, read_tensors, result_of
 from helpers.commands import draw_images
 from helpers.contents import contents
+from helpers.marked import TRAINING, Marked, find_debris, read_tensors, result_of
 
 SHORT, FULL = 2, 200
 SILENT_SECONDS = 6  # machine.timeout_seconds where a tower is stopped and hears nothing

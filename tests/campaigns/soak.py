@@ -17,8 +17,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from campaigns import FAILURES, Say, run_alone
-from campaigns.marked import TRAINING, Marked
 from helpers.commands import draw_images, events
+from helpers.marked import TRAINING, Marked
 from twotower.runs import checkpoint
 
 SHORT, FULL = 1, 60
