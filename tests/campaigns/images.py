@@ -269,8 +269,9 @@ def judge(reason: str) -> str | None:
         return "a process ended by a signal"
     if "did not come to an end" in reason:
         return "a hang"
+    words = reason.partition("it begins with")[0]  # what follows is the file's own
     for sign in ("Traceback", "nvImageCodec", "0x", "<_io", "Error("):
-        if sign in reason:
+        if sign in words:
             return f"a reason with {sign}"
     return None if len(reason.split()) >= 3 and reason.isprintable() else "a reason that is no sentence"
 
