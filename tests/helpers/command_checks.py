@@ -132,7 +132,8 @@ def script_of(name: str) -> ModuleType:
 
 def task_of(module: ModuleType) -> Any:
     """The function that hydra.main was put around."""
-    return next(one for one in vars(module).values() if getattr(one, "__wrapped__", one) is not one)
+    own = [one for one in vars(module).values() if getattr(one, "__module__", None) == module.__name__]
+    return next(one for one in own if getattr(one, "__wrapped__", one) is not one)
 
 
 def stop(*args: Any, **kwargs: Any) -> None:
@@ -270,7 +271,8 @@ def check_command(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPa
     elif program == "torchrun":
         match = re.fullmatch(r"--nproc-per-node=(\d+)", rest[0])
         assert match, f"{rest[0]} is not --nproc-per-node=N"
-        check_python(rest[1:], is_whole, monkeypatch, size=int(match[1]))
+        own = [word for word in rest[1:] if not re.fullmatch(r"--max-restarts=\d+", word)]
+        check_python(own, is_whole, monkeypatch, size=int(match[1]))
     elif program == "make":
         assert re.search(rf"(?m)^{rest[0]}:", (ROOT / "Makefile").read_text()), f"make has no target {rest[0]}"
     elif program == "pip":

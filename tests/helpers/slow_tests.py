@@ -16,6 +16,7 @@ SLOW_FILES = {
         "test_hostile_archives",
         "test_input_scale",
         "test_interruptions",
+        "test_mutated_images",
         "test_prepared_set",
         "test_same_batches",
         "test_torch_loader",

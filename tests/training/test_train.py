@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -95,12 +97,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(
     """Weights, velocities, order of images and metrics; a random stream with hidden state would show here."""
     arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "checkpoint.every_steps=1", "run_dir=run")
     process = command(*arguments, cwd=tmp_path)
-    folder = tmp_path / "run" / "checkpoints"
-    deadline = time.monotonic() + DEADLINE
-    while not any(step >= stop_at for step in checkpoint.checkpoint_steps(folder)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
+    wait_for_checkpoint(process, tmp_path / "run", stop_at)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -171,6 +168,84 @@ def test_a_lost_tower_stops_the_other_and_leaves_no_orphans(
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not any(found >= step for found in checkpoint.checkpoint_steps(run_dir / "checkpoints")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_torchrun_starts_the_towers_again_after_one_was_killed_to_the_same_bits(
+    images: Path, reference: Path, tmp_path: Path
+) -> None:
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "checkpoint.every_steps=1", "run_dir=run", "resume=auto")
+    process = command(*arguments, cwd=tmp_path, torchrun=2, options=("--max-restarts=3",))
+    try:
+        wait_for_checkpoint(process, tmp_path / "run", 2)
+        os.kill(children(process.pid, b"two_gpu.py")[1], signal.SIGKILL)
+        status, output = finish(process)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert status == 0, output
+    assert len(re.findall(r"from (step [1-9]|random weights)", output)) == 2, output
+    assert "from step" in output
+    assert numbers(tmp_path / "run") == numbers(reference)
+    assert_same_bits(tmp_path / "run", reference)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on the size of files")
+def test_a_full_disk_is_a_sentence_each_time_and_the_run_goes_on_to_the_same_bits(
+    images: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The limits are below the mean image, below both towers' tensors, and between the two."""
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "run_dir=run", "resume=auto")
+    sizes = [file.stat().st_size for file in sorted(checkpoint.find(reference).glob("*.safetensors"))]
+    mean_size = (reference / "mean_image.npy").stat().st_size
+    assert mean_size < sizes[1] - 10 < sizes[1] + 10 < sizes[0]
+    for largest, file in (
+        (mean_size - 1, r"mean_image\.npy"),
+        (sizes[1] - 10, r"checkpoints/\S+/tower[01]\.safetensors"),
+        (sizes[1] + 10, r"checkpoints/\S+/tower0\.safetensors"),
+    ):
+        status, output = finish(command(*arguments, cwd=tmp_path, largest_file=largest))
+        assert status == 1, output
+        sentence = (
+            rf"error: \S*{file} cannot be written \(File too large\): it takes [\d,]+ bytes, and [\d,]+ are free"
+        )
+        assert re.search(sentence, output), output
+        assert output.count("error:") == 1
+        assert "Traceback" not in output
+        assert not list((tmp_path / "run").rglob("*pending*"))
+    assert checkpoint.checkpoint_steps(tmp_path / "run" / "checkpoints") == []
+    status, output = finish(command(*arguments, cwd=tmp_path))
+    assert status == 0, output
+    assert numbers(tmp_path / "run") == numbers(reference)
+    assert_same_bits(tmp_path / "run", reference)
+
+
+def test_a_run_folder_that_is_removed_is_missed_at_the_next_checkpoint(images: Path, tmp_path: Path) -> None:
+    """Nothing is written where it was, and no rank but the first speaks."""
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "schedule.epochs=100000", "run_dir=run")
+    process = command(*arguments, cwd=tmp_path)
+    try:
+        wait_for_checkpoint(process, tmp_path / "run", 3)
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        shutil.rmtree(tmp_path / "elsewhere")
+        status, output = finish(process)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert status == 1, output
+    assert output.count("error:") == 1
+    assert "Traceback" not in output
+    lost = r"(metrics\.jsonl, config\.yaml, mean_image\.npy|the checkpoint that was being written)"
+    assert re.search(rf"error: {lost} in run_dir=\S*run was removed or replaced", output), output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -13,9 +13,7 @@ from twotower.command_line.arguments import read_arguments
 from twotower.command_line.start import start
 from twotower.config import arrange_layers, check_bounds
 from twotower.config.presets import CONF
-from twotower.ground.processes import catch_stops
-
-STOPPED = 130  # exit status after Ctrl-C, by which shells tell it from a failure
+from twotower.ground.processes import STOPPED, catch_stops
 
 
 def _read_settings(composed: Any) -> Any:

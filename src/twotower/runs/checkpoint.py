@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
-from twotower.ground.files import hash_file
+from twotower.ground.files import hash_file, write_json
+from twotower.ground.tensor_files import write_tensors
 from twotower.model.tower import Tower
 
 FORMAT = 2  # 1: before a network could have one tower
@@ -80,38 +81,54 @@ def place(folder: Path, step: int) -> Path:
 
 
 def save_tower(folder: Path, step: int, tower: Tower, velocity_buffers: Mapping[str, Tensor]) -> None:
-    """First part of saving, by each tower's process: its tensors, into a temporary folder beside the place."""
+    """First part of saving, by each tower's process: its tensors, into a temporary folder beside the place.
+
+    Raises: OSError, DiskFullError.
+    """
     pending = folder / f"pending-{step:08d}"
     pending.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().contiguous() for name, p in tower.paper_named_parameters().items()}
     tensors |= {VELOCITY + name: buffer.contiguous() for name, buffer in velocity_buffers.items()}
-    save_file(tensors, pending / tower_file(tower.tower))
-    _sync(pending / tower_file(tower.tower))
+    write_tensors(pending / tower_file(tower.tower), tensors)
 
 
 def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
-    """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed."""
+    """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed.
+
+    Raises: OSError, DiskFullError.
+    """
     pending, final = folder / f"pending-{manifest.step:08d}", place(folder, manifest.step)
     files = [tower_file(tower) for tower in range(manifest.network["towers"])]
     manifest.sha256 = {name: hash_file(pending / name) for name in files}
-    (pending / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
-    _sync(pending / "manifest.json")
+    write_json(pending / "manifest.json", asdict(manifest))
     if final.exists():  # so that there is no moment without one of the two
         final.rename(folder / f"pending-old-{manifest.step:08d}")
     pending.rename(final)
     _sync(folder)
     for step in checkpoint_steps(folder)[:-keep]:
-        shutil.rmtree(place(folder, step))
-    for leftover in folder.glob("pending-*"):
-        shutil.rmtree(leftover)
+        _remove(folder, step)
+    forget_pending(folder)
     return final
+
+
+def forget_pending(folder: Path) -> None:
+    """Removes what is half written or half removed; nobody else may be writing there."""
+    for leftover in folder.glob("pending-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(folder: Path, step: int) -> None:
+    """Removes a checkpoint, which at no moment is one of which half is gone."""
+    going = folder / f"pending-removal-{step:08d}"
+    place(folder, step).rename(going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def forget_after(folder: Path, step: int) -> None:
     """Removes the checkpoints of later steps, before a run goes on from `step` on another path."""
     for later in checkpoint_steps(folder):
         if later > step:
-            shutil.rmtree(place(folder, later))
+            _remove(folder, later)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -9,8 +9,10 @@ from pathlib import Path
 from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import TowersDifferError
+from twotower.ground.files import DiskFullError
 from twotower.runs.failure import note_failure, read_failure
-from twotower.training.trainer import NonFiniteLossError
+from twotower.runs.journal import FolderGoneError
+from twotower.training.trainer import NonFiniteLossError, ToldElsewhereError
 
 HEAD_START_SECONDS = 2.0  # time that rank 0 gets to print an error before another rank ends
 
@@ -22,20 +24,30 @@ class AlreadyExplainedError(ChildProcessError):
     """A tower's process has failed, and has said why itself."""
 
 
+def _wait_for_others() -> None:
+    """Lets the process that has something to say print it, as torchrun ends all ranks as soon as one has ended."""
+    with suppress(KeyboardInterrupt):  # sent by torchrun once the other one has ended
+        time.sleep(HEAD_START_SECONDS)
+
+
 def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> None:
     """Says to a person why this process stops, and notes it in the run's folder where there is one."""
-    if isinstance(error, EXPLAINED):
+    if isinstance(error, ToldElsewhereError):
+        _wait_for_others()
+    elif isinstance(error, EXPLAINED):
         if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
-            # Every rank raises this error and only rank 0 prints it. The others wait, because torchrun kills all
-            # ranks as soon as one of them ends.
-            with suppress(KeyboardInterrupt):  # sent by torchrun once rank 0 has ended
-                time.sleep(HEAD_START_SECONDS)
+            _wait_for_others()  # every rank raises this error, and only rank 0 prints it
             return
         # failure.json is written before anything is printed, and an earlier entry is kept: that one is the cause, and
         # a lost peer only its effect.
-        if run_dir is not None and not (isinstance(error, TowerLostError) and read_failure(run_dir) is not None):
-            note_failure(run_dir, str(error))
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        is_effect = isinstance(error, TowerLostError) and run_dir is not None and read_failure(run_dir) is not None
+        if isinstance(error, DiskFullError):
+            text = f"{error} Once there is room, the same command with resume=auto goes on from the last checkpoint."
+        else:
+            text = str(error)
+        if run_dir is not None and not is_effect and not isinstance(error, FolderGoneError):
+            note_failure(run_dir, text)
+        print(f"error: {text}", file=sys.stderr, flush=True)
     else:
         if run_dir is not None:
             note_failure(run_dir, f"{type(error).__name__}: {error}")

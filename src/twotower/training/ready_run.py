@@ -18,6 +18,7 @@ from twotower.data.decoded_squares import check_cache, decode_squares
 from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
+from twotower.ground.files import remove_abandoned
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
 from twotower.runs.failure import forget_failure
@@ -83,6 +84,9 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
             return ReadyRun(config, home.run_dir, None, finished=True)
         if same_run:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
+    checkpoint.forget_pending(home.run_dir / "checkpoints")
+    for folder in (home.run_dir, *(path for path in home.run_dir.iterdir() if path.is_dir())):
+        remove_abandoned(folder)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
     forget_failure(home.run_dir)
     keep_mean(home.run_dir, dataset)

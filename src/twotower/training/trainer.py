@@ -28,7 +28,7 @@ from twotower.model.fused_steps import choose_fused
 from twotower.model.layer_table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
-from twotower.runs.journal import SilentJournal
+from twotower.runs.journal import FolderGoneError, SilentJournal
 from twotower.runs.mirrors.training_pictures import Handful, draw_kernels, first_kernels
 from twotower.training.identity import count_steps, identify
 from twotower.training.layer_scales import OutputScales, as_values, measure
@@ -38,6 +38,10 @@ from twotower.training.schedule import Rates, Schedule
 from twotower.training.stuck_loss import StuckLoss
 from twotower.training.validation import open_handful, validate
 from twotower.weights.transfer import Inheritance, inherit
+
+
+class ToldElsewhereError(RuntimeError):
+    """Another process has failed in what all do together, and says why."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -152,19 +156,25 @@ class Trainer:
         self.window.sums = Counts(torch.tensor(manifest.progress["window"], dtype=torch.float64))
         self.stuck.is_watching = manifest.progress["watching_loss"]
 
-    def save(self) -> None:
+    def save(self, journal: SilentJournal) -> None:
         """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all.
 
-        Raises: TowersDifferError rather than keep what was trained on different images.
+        Raises: TowersDifferError rather than keep what was trained on different images; in the process that it comes
+            from the OSError of a full disk or of a folder that is gone, and ToldElsewhereError in the others.
         """
         self._finish_checks()
         self._settle()
         self.world.catch_up()
         buffers, rates = self.optimiser.state()
-        if self.world.replica == 0:
-            checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
-            self.world.link.check_in([self.step])
-        if self.world.is_first:
+
+        def save_tower() -> None:
+            if self.world.replica == 0:
+                self.checkpoints.mkdir(exist_ok=True)  # and not the run's folder, which may have been removed
+                checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
+
+        def complete() -> None:
+            if not self.world.is_first:
+                return
             manifest = checkpoint.Manifest(
                 step=self.step,
                 network=asdict(self.config.network),
@@ -177,7 +187,33 @@ class Trainer:
                 input=checkpoint.read_scale(self.config.input),
             )
             checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep)
-        self.world.barrier()
+
+        self._together(journal.check_folder)
+        try:
+            self._together(save_tower)
+            self._together(complete)
+        except FileNotFoundError as error:  # the folder went at this very moment
+            raise FolderGoneError.of(self.run_dir, "the checkpoint that was being written") from error
+        except OSError:
+            checkpoint.forget_pending(self.checkpoints)
+            raise
+
+    def _together(self, work: Callable[[], None]) -> None:
+        """Does something that may fail in some processes, and ends in all of them if it did in one.
+
+        Raises: OSError in the first process in which it failed, ToldElsewhereError in the others.
+        """
+        failure: OSError | None = None
+        try:
+            work()
+        except OSError as error:
+            failure = error
+        flags = self.world.gather(torch.tensor([float(failure is not None)], dtype=torch.float64))
+        failed = [rank for rank, flag in enumerate(flags) if float(flag)]
+        if failure is not None and failed[0] == self.world.rank:
+            raise failure
+        if failed:
+            raise ToldElsewhereError(f"Rank {failed[0]} has failed, and says why.")
 
     @property
     def global_batch(self) -> int:
@@ -358,7 +394,7 @@ class Trainer:
                     self.end_epoch(journal)
                 every = config.checkpoint.every_steps
                 if ends_epoch or (every is not None and self.step % every == 0):
-                    self.save()
+                    self.save(journal)
                     path = checkpoint.place(self.checkpoints, self.step)
                     journal.mirrors.checkpoint(path, self.step, is_last=self.step == self.total_steps)
         finally:
