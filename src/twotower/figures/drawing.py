@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.ground.files import write_json, written_whole
+from twotower.ground.wording import on_one_line
 
 DOTS_PER_INCH = 120
 
@@ -16,6 +17,7 @@ def open_pyplot(name: str) -> Any:
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = name
+    matplotlib.rcParams["text.parse_math"] = False  # names of classes and runs may have dollar signs
     from matplotlib import pyplot
 
     return pyplot
@@ -62,7 +64,7 @@ def write_numbers(
     with written_whole(table) as pending, pending.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(heads)
-        writer.writerows(rows)
+        writer.writerows([on_one_line(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     if summary is None:
         return [table]
     write_json(numbers, summary)

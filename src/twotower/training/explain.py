@@ -9,7 +9,8 @@ from pathlib import Path
 from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import TowersDifferError
-from twotower.runs.failure import note_failure, read_failure
+from twotower.ground.wording import on_one_line
+from twotower.runs.failure import FAILURE, note_failure
 from twotower.training.trainer import NonFiniteLossError
 
 HEAD_START_SECONDS = 2.0  # time that rank 0 gets to print an error before another rank ends
@@ -33,9 +34,9 @@ def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> 
             return
         # failure.json is written before anything is printed, and an earlier entry is kept: that one is the cause, and
         # a lost peer only its effect.
-        if run_dir is not None and not (isinstance(error, TowerLostError) and read_failure(run_dir) is not None):
+        if run_dir is not None and not (isinstance(error, TowerLostError) and (run_dir / FAILURE).exists()):
             note_failure(run_dir, str(error))
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {on_one_line(str(error))}", file=sys.stderr, flush=True)
     else:
         if run_dir is not None:
             note_failure(run_dir, f"{type(error).__name__}: {error}")
