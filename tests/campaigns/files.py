@@ -30,12 +30,13 @@ from random import Random
 
 from campaigns.damage import TAKEN, damage_file
 
-LIMIT_SECONDS = 30.0  # for one use, also on a machine that has other work
-REPORT_SECONDS = 120.0  # a report draws pictures of all runs in it
+LIMIT_SECONDS = 60.0  # for one use, also on a machine that has other work
+REPORT_SECONDS = 300.0  # a report draws pictures of all runs in it
 START_SECONDS = 240.0  # until a child has imported everything
 ROOM = 4 << 30  # bytes of address space that a use may take beyond what is there at its beginning
-AT_ONCE = 12  # damaged runs in one report
-USES_AT_ONCE = 3  # of one damaged run, drawn from all, beside the report of several
+AT_ONCE = 24  # damaged runs in one report
+RUNS = 0.12  # probability of a batch of runs, so that about half of the files are a run's
+USES_AT_ONCE = 2  # of one damaged run, drawn from all, beside the report of several
 WENT_ON, SENTENCE = "went on", "sentence"
 _SIGNS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -53,14 +54,13 @@ class Case:
         return f"{self.file} ({self.damage})"
 
 
-def find_signs(text: str) -> str | None:
-    """What a terminal or a browser would obey in a text; None if there is nothing."""
+def find_signs(text: str, markup: bool = False) -> str | None:
+    """What a terminal would obey in a text, and a browser where it may be `markup`; None if there is nothing."""
     found = _SIGNS.search(text)
     if found is not None:
         return f"control character {found[0]!r} in {text[max(0, found.start() - 40) : found.end() + 40]!r}"
-    # In Markdown a backslash or an entity stands before what would otherwise begin an element.
-    markup = re.search(rf"(?<!\\)<[a-z]+[^<>]*{TAKEN}", text)
-    return None if markup is None else f"markup {markup[0]!r}"
+    element = re.search(rf"<[a-z]+[^<>]*{TAKEN}", text) if markup else None
+    return None if element is None else f"markup {element[0]!r}"
 
 
 def use(name: str, folder: Path) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def use(name: str, folder: Path) -> tuple[str, str]:
         return ("wrongly accepted" if in_subjects else "traceback"), "".join(traceback.format_exception(error)[-3:])
     except BaseException as error:
         return "traceback", "".join(traceback.format_exception(error)[-5:])
-    signs = find_signs(printed.getvalue()) or find_signs(text)
+    signs = find_signs(printed.getvalue()) or find_signs(text, markup=True)
     return (WENT_ON, "") if signs is None else ("signs reach the reader", signs)
 
 
@@ -206,7 +206,7 @@ def _draw_cases(stream: Random, subjects: object, scratch: Path, count: int) -> 
     number = 0
     while number < count:
         folder = scratch / f"batch-{number}"
-        if stream.random() < 0.25:  # a set alone is much quicker
+        if stream.random() < RUNS:
             batch = _draw_runs(stream, subjects, folder, min(AT_ONCE, count - number))
         else:
             batch = [_draw_set(stream, subjects, folder / str(i)) for i in range(min(4, count - number))]

@@ -44,8 +44,8 @@ def refuse_interpolations(content: Any, where: str | Path) -> None:
     for text in _texts(content):
         if "${" in text:
             raise ValueError(
-                f"{where} has {on_one_line(text, 100)!r}, which stands for a value from elsewhere; no run stores such, "
-                "so the file was changed and is not read."
+                f"{where} has {on_one_line(text, 100)!r}, which stands for a value from elsewhere; no run stores "
+                "such, so the file was changed and is not read."
             )
 
 

@@ -8,12 +8,13 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.config import DataConfig
 from twotower.config.paths import SHAPES_ROOT, from_here

@@ -1,11 +1,12 @@
 """Reads a prepared set, the folder that launch/prepare_data.py makes (`preparing/build_set.py`)."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le, Len
 from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.data.shards import ShardSplit, shard_name

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
@@ -21,6 +21,7 @@ from pydantic import ConfigDict, FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from twotower.config import Config, InputConfig
 from twotower.config.key_roles import Role, select_settings

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import StoredIdentity

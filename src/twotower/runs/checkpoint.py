@@ -15,13 +15,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, Len
 from pydantic import ConfigDict, FiniteFloat, StringConstraints, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of

@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.ground.files import write_whole
 from twotower.ground.stored_files import Count, damaged, parse_json, read_limited

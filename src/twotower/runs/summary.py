@@ -1,9 +1,10 @@
 """summary.json read back: what a training came to, written once at its end."""
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.ground.stored_files import Count, Percent, read_json
 

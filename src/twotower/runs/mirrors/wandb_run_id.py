@@ -12,9 +12,10 @@ import secrets
 import string
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from pydantic import StringConstraints, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.ground.files import write_whole
 from twotower.ground.stored_files import read_json

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.config import Config
 from twotower.ground.stored_files import read_json
