@@ -5,7 +5,6 @@ Sizes are limited, so that no file takes more memory than there is.
 """
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -30,8 +29,12 @@ Three = Annotated[list[FiniteFloat], Len(3, 3)]
 
 LARGEST_JSON = 1 << 30  # bytes; the index of ImageNet's 14 million files would take half of it
 ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-# What numpy raises for headers that are none.
-_NO_ARRAY = (ValueError, EOFError, zipfile.BadZipFile, MemoryError, OverflowError, TypeError, SyntaxError, KeyError)
+_NO_ARRAY = (
+    ValueError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+)  # what numpy raises for shapes and dtypes that are none
 
 
 def damaged(path: Path, reason: str, remedy: str) -> ValueError:
@@ -89,6 +92,22 @@ def read_json(path: Path, form: TypeAdapter[Form], remedy: str, most: int = LARG
     return parse_json(read_limited(path, most, remedy), form, path, remedy)
 
 
+def _read_header(path: Path, remedy: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape and dtype that a .npy file claims, and where its numbers begin. Raises: ValueError, OSError."""
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, kind = readers[version](file)
+        except OSError:
+            raise
+        except (
+            Exception
+        ) as error:  # numpy has Python's own tokenizer and parser read a header, with errors of any kind
+            raise damaged(path, str(error) or type(error).__name__, remedy) from None
+        return shape, kind, file.tell()
+
+
 def read_npy(path: Path, remedy: str, *, mapped: bool = False) -> Array:
     """The array of a .npy file, in memory or as a memory map.
 
@@ -99,16 +118,7 @@ def read_npy(path: Path, remedy: str, *, mapped: bool = False) -> Array:
     try:
         if not path.is_file():
             raise damaged(path, "it is missing" if not os.path.lexists(path) else "it is no file", remedy)
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            if read_header is None:
-                raise damaged(path, f"its version is {version}", remedy)
-            shape, _, kind = read_header(file)
-            begin = file.tell()
+        shape, kind, begin = _read_header(path, remedy)
         # Whole numbers of any size, because a claimed shape may exceed 64 bits.
         size = begin + kind.itemsize * int(np.prod(np.array(shape, object))) if shape else begin + kind.itemsize
         if kind.hasobject or any(side < 0 for side in shape) or size != path.stat().st_size:
@@ -116,7 +126,7 @@ def read_npy(path: Path, remedy: str, *, mapped: bool = False) -> Array:
         array: Array = np.load(path, mmap_mode="r" if mapped and size > begin else None, allow_pickle=False)
     except OSError as error:
         raise damaged(path, f"it cannot be read: {error.strerror or error}", remedy) from error
-    except (*_NO_ARRAY, RecursionError) as error:
+    except _NO_ARRAY as error:
         if str(error).startswith(f"{path} is damaged"):
             raise
         raise damaged(path, str(error) or type(error).__name__, remedy) from None

@@ -88,7 +88,7 @@ def as_text(tables: Iterable[Table], width: int, unbroken: Container[int] = ()) 
     console = Console(file=file, width=width, markup=False, emoji=False)
     for table in tables:
         numbers = table.number_columns()
-        drawn = rich.table.Table(title=table.title, title_justify="left")
+        drawn = rich.table.Table(title=on_lines(table.title), title_justify="left")
         for column, head in enumerate(table.heads):
             justify: Any = "right" if column in numbers else "left"
             # Heads may hold names of folders, which are folded and never cut.
@@ -103,7 +103,7 @@ def as_text(tables: Iterable[Table], width: int, unbroken: Container[int] = ()) 
 
 def escape_markdown(text: str) -> str:
     """A text in which nothing begins an HTML element, a link, code, or another cell of a table."""
-    return re.sub(r"([`|\[])", r"\\\1", on_one_line(text)).replace("<", "&lt;")
+    return re.sub(r"([`|]|\](?=[(\[:]))", r"\\\1", on_one_line(text)).replace("<", "&lt;")
 
 
 def as_markdown(table: Table) -> str:
@@ -128,6 +128,6 @@ def as_csv(table: Table) -> str:
     """Heads and texts as comma-separated values, without title and notes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table.heads)
+    writer.writerow([on_one_line(head) for head in table.heads])
     writer.writerows([cell.text for cell in row] for row in table.rows)
     return file.getvalue()
