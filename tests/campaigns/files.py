@@ -201,13 +201,13 @@ def _draw_set(stream: Random, subjects: object, folder: Path) -> Case:
     return Case(folder, file, damage_file(stream, folder / file), ("load_folder",))
 
 
-def _draw_cases(stream: Random, subjects: object, scratch: Path, count: int) -> Iterator[list[Case]]:
+def _draw_cases(stream: Random, subjects: object, scratch: Path, count: int, at_once: int) -> Iterator[list[Case]]:
     """Batches of cases: of runs, which share a report, and of single sets. The folders are removed afterwards."""
     number = 0
     while number < count:
         folder = scratch / f"batch-{number}"
-        if stream.random() < RUNS:
-            batch = _draw_runs(stream, subjects, folder, min(AT_ONCE, count - number))
+        if stream.random() < RUNS or not number:
+            batch = _draw_runs(stream, subjects, folder, min(at_once, count - number))
         else:
             batch = [_draw_set(stream, subjects, folder / str(i)) for i in range(min(4, count - number))]
         number += len(batch)
@@ -232,8 +232,12 @@ def _try_together(child: Child, batch: list[Case], tell: Callable[[Case, str, st
             tell(case, name, "one run ended it for others" if outcome == SENTENCE else outcome, detail)
 
 
-def run(count: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
-    """Tries `count` damaged files. Returns how often each outcome came, and under "failures" what must be 0."""
+def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONCE) -> dict[str, int]:
+    """Tries `count` damaged files. Returns how often each outcome came, and under "failures" what must be 0.
+
+    Args:
+        at_once: damaged runs in one report.
+    """
     from campaigns.subjects import make_subjects
 
     outcomes: Counter[str] = Counter()
@@ -251,7 +255,7 @@ def run(count: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
             subjects = make_subjects(scratch / "whole")
         child, done, began = Child(scratch), 0, time.monotonic()
         try:
-            for batch in _draw_cases(stream, subjects, scratch, count):
+            for batch in _draw_cases(stream, subjects, scratch, count, at_once):
                 if len(batch[0].uses) == USES_AT_ONCE:
                     _try_together(child, batch, tell)
                 for case in batch:

@@ -197,7 +197,7 @@ def show_labbook(run_dir: Path) -> str:
     return render(page, "markdown", 165) + render(page, "text", 165)
 
 
-def _find_config(runs: Path, **changes: Any) -> Config:
+def find_config(runs: Path, **changes: Any) -> Config:
     """As the command composes it that began these runs, with resume=auto."""
     content = json.loads((runs / WHOLE / "evaluation.json").read_text())
     config = _compose_once(Path(content["identity"]["data"]["root"]))
@@ -206,7 +206,7 @@ def _find_config(runs: Path, **changes: Any) -> Config:
 
 def resume(run_dir: Path) -> None:
     """Everything that a training does before its first step, and rank 0 and 1 with the checkpoint."""
-    config = _find_config(run_dir.parent, seed=int(run_dir.name.rpartition("-")[2]), run_dir=str(run_dir))
+    config = find_config(run_dir.parent, seed=int(run_dir.name.rpartition("-")[2]), run_dir=str(run_dir))
     with get_ready(config, 1) as ready:
         if ready.resume_from is None:
             return
@@ -223,7 +223,7 @@ def resume(run_dir: Path) -> None:
 
 def resume_another(runs: Path) -> None:
     """resume=auto without run_dir finds the interrupted run, whatever lies beside it."""
-    config = _find_config(runs, seed=1_000_001)
+    config = find_config(runs, seed=1_000_001)
     os.chdir(runs.parent)
     found = find_home(config)
     assert found.run_dir.name == INTERRUPTED, f"resume=auto chose {found.run_dir}"

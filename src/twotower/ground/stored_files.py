@@ -29,7 +29,7 @@ Three = Annotated[list[FiniteFloat], Len(3, 3)]
 
 LARGEST_JSON = 1 << 30  # bytes; the index of ImageNet's 14 million files would take half of it
 ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-_NO_ARRAY = (
+_NO_ARRAY = (ValueError, MemoryError, OverflowError, TypeError)  # of numpy, for impossible shapes and dtypes
     ValueError,
     MemoryError,
     OverflowError,
