@@ -30,11 +30,6 @@ Three = Annotated[list[FiniteFloat], Len(3, 3)]
 LARGEST_JSON = 1 << 30  # bytes; the index of ImageNet's 14 million files would take half of it
 ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _NO_ARRAY = (ValueError, MemoryError, OverflowError, TypeError)  # of numpy, for impossible shapes and dtypes
-    ValueError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-)  # what numpy raises for shapes and dtypes that are none
 
 
 def damaged(path: Path, reason: str, remedy: str) -> ValueError:
