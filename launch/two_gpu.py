@@ -16,6 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from twotower.command_line.arguments import quoted
+from twotower.command_line.command import describe_error
 from twotower.command_line.mistakes import explain_composition
 from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, list_groups_of, start, without_plus
 from twotower.config import register_schemas
@@ -45,7 +46,7 @@ def compose_and_run(composed: Any) -> None:
     except AlreadyExplainedError:
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {describe_error(error)}") from error
 
 
 def plan_sweep(arguments: list[str]) -> Sweep:
@@ -59,7 +60,7 @@ def plan_sweep(arguments: list[str]) -> Sweep:
     except COMPOSITION_ERRORS as error:
         raise SystemExit(f"error: {explain_composition(error)}") from error
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {describe_error(error)}") from error
 
 
 def main() -> None:
@@ -109,7 +110,7 @@ def hold_sweep() -> Iterator[None]:
             if sweep is not None:
                 stack.enter_context(sweep.alone())
         except (ValueError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
+            raise SystemExit(f"error: {describe_error(error)}") from error
         yield
 
 

@@ -38,7 +38,7 @@ SLOW_FILES = {
         "test_systems",
     },
     "reports": {"test_dashboard", "test_labbook_page", "test_page", "test_report"},
-    "runs": {"test_stored", "test_wandb"},
+    "runs": {"test_damaged_files", "test_stored", "test_wandb"},
     "training": {
         "test_host_reads",
         "test_one_tower",

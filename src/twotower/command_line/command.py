@@ -14,6 +14,12 @@ from twotower.command_line.start import start
 from twotower.config import arrange_layers, check_bounds
 from twotower.config.presets import CONF
 from twotower.ground.processes import STOPPED, catch_stops
+from twotower.ground.wording import on_lines
+
+
+def describe_error(error: BaseException) -> str:
+    """The text of an error for a terminal: it may quote the name or the content of a stranger's file."""
+    return on_lines(str(error))
 
 
 def _read_settings(composed: Any) -> Any:
@@ -52,7 +58,7 @@ def command(
             try:
                 work(_read_settings(composed))
             except (ValueError, OSError) as error:
-                raise SystemExit(f"error: {error}") from error
+                raise SystemExit(f"error: {describe_error(error)}") from error
 
         @wraps(compose_and_work)
         def run() -> None:

@@ -24,6 +24,7 @@ from twotower.data.prepared_set import is_prepared
 from twotower.ground.files import DiskFullError, written_whole
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
+from twotower.ground.stored_files import read_npy
 
 AT_ONCE = 256  # images that are decoded before their pixels are written: 50 MB
 CHANNELS = 3
@@ -81,16 +82,13 @@ def _find_file(dataset: DataSet, name: str) -> Path:
 
 
 def _open(path: Path, split: Split, size: int) -> NDArray[np.uint8]:
-    """The mapped pixels. Raises: ValueError if the file is another one, OSError if it cannot be read."""
+    """The mapped pixels. Raises: ValueError if the file is another one, or cannot be read."""
     shape = (len(split), size, size, CHANNELS)
-    try:
-        squares = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and the images are decoded again.") from error
+    squares = read_npy(path, "delete it, and the images are decoded again", mapped=True)
     if squares.shape != shape or squares.dtype != np.uint8:
         raise ValueError(
-            f"{path} holds {squares.dtype} {list(squares.shape)}, not uint8 {list(shape)}; delete it, and the images "
-            "are decoded again."
+            f"{path} is damaged (it holds {squares.dtype} {list(squares.shape)}, not uint8 {list(shape)}); delete "
+            "it, and the images are decoded again."
         )
     mapped: NDArray[np.uint8] = squares
     return mapped

@@ -8,7 +8,6 @@ then read from a memory map. Those of 4096 units take 21 GB for ILSVRC-2012's 1,
 for its 50,000 others; the folder can be deleted.
 """
 
-import json
 import os
 import shutil
 from contextlib import closing
@@ -32,8 +31,10 @@ from twotower.evaluation.subject import Subject, load_towers
 from twotower.ground.devices import choose_device
 from twotower.ground.files import write_json, written_whole
 from twotower.ground.progress import metered
+from twotower.ground.stored_files import ANYTHING, read_json, read_npy
 
 FOLDER = "features"
+REMEDY = "delete it, and the features are computed again"
 BATCH = 128  # images at a time
 
 
@@ -71,12 +72,14 @@ def locate_features(run_dir: Path, checkpoint_name: str, split: str, layer: str)
 def read(path: Path, identity: dict[str, Any]) -> NDArray[np.float32] | None:
     """A memory map of stored features; None unless they depend on exactly what `identity` says."""
     try:
-        if json.loads(path.with_suffix(".json").read_text()) != identity:
+        about = path.with_suffix(".json")
+        if not about.exists() or read_json(about, ANYTHING, REMEDY) != identity:
             return None
-        values: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+        values: NDArray[np.float32] = read_npy(path, REMEDY, mapped=True)
+    except ValueError:
         return None
-    return values if len(values) == identity["num_images"] else None
+    fits = values.dtype == np.float32 and values.ndim == 2 and len(values) == identity["num_images"]
+    return values if fits else None
 
 
 def make_features(subject: Subject, split: str, layer: str) -> Features:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.ground.files import write_json, write_text, write_whole
+from twotower.ground.wording import on_one_line
 
 DOTS_PER_INCH = 120
 
@@ -17,6 +18,7 @@ def open_pyplot(name: str) -> Any:
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = name
+    matplotlib.rcParams["text.parse_math"] = False  # names of classes and runs may have dollar signs
     from matplotlib import pyplot
 
     return pyplot
@@ -64,7 +66,7 @@ def write_numbers(
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(heads)
-    writer.writerows(rows)
+    writer.writerows([on_one_line(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     write_text(table, file.getvalue())
     if summary is None:
         return [table]

@@ -53,6 +53,17 @@ def _escape(sign: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def on_one_line(text: str, most: int = 2000) -> str:
+    """A text from elsewhere, perhaps of several lines, as one printable line; what is beyond `most` signs is cut."""
+    shown = printable(" ".join(text.split()) if "\n" in text else text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def on_lines(text: str) -> str:
+    """A text of several lines, each of them `printable`."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def split_common(paths: Sequence[Path]) -> tuple[str, list[str]]:
     """Splits paths into the folder that holds them all and the rest of each; the folder is "" if there is none.
 

@@ -27,7 +27,7 @@ from twotower.ground.files import Lines, write_json, write_text
 from twotower.ground.progress import Meter
 from twotower.ground.screen import print_table
 from twotower.ground.versions import read_versions
-from twotower.ground.wording import counted, format_duration
+from twotower.ground.wording import counted, format_duration, on_lines
 from twotower.runs.events import cut_back
 from twotower.runs.mirrors.mirror import Mirrors
 from twotower.runs.mirrors.open_mirrors import open_mirrors
@@ -117,7 +117,7 @@ class Journal(SilentJournal):
 
     def say(self, line: str) -> None:
         """Prints a line that stays, above the progress bar."""
-        self.console.print(line, markup=False)
+        self.console.print(on_lines(line), markup=False)
 
     def finish(self, step: int, summary: dict[str, Any]) -> None:
         """Writes summary.json and prints the last table."""

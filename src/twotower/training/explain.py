@@ -10,6 +10,7 @@ from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import TowersDifferError
 from twotower.ground.files import DiskFullError
+from twotower.ground.wording import on_one_line
 from twotower.runs.failure import note_failure, read_failure
 from twotower.runs.journal import FolderGoneError
 from twotower.training.trainer import NonFiniteLossError, ToldElsewhereError
@@ -47,7 +48,7 @@ def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> 
             text = str(error)
         if run_dir is not None and not is_effect and not isinstance(error, FolderGoneError):
             note_failure(run_dir, text)
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        print(f"error: {on_one_line(text)}", file=sys.stderr, flush=True)
     else:
         if run_dir is not None:
             note_failure(run_dir, f"{type(error).__name__}: {error}")

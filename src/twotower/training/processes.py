@@ -1,6 +1,5 @@
 """The processes of a run, one for each tower of each replica: started here, or by torchrun."""
 
-import json
 import os
 import signal
 import sys
@@ -30,6 +29,7 @@ from twotower.model.fused_steps import notice_steps
 from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal
+from twotower.runs.summary import read_summary
 from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.ready_run import ReadyRun, get_ready, receive_run
 from twotower.training.shared_folder import SEE_SECONDS, check_folder_is_shared
@@ -181,7 +181,14 @@ def start_towers(ready: ReadyRun) -> dict[str, Any]:
         )
         note_failure(ready.run_dir, reason)
         raise ChildProcessError(reason)
-    summary: dict[str, Any] = json.loads((ready.run_dir / "summary.json").read_text())
+    return _read_finished(ready.run_dir)
+
+
+def _read_finished(run_dir: Path) -> dict[str, Any]:
+    """The summary of a run that has finished. Raises: ValueError if it is missing or damaged."""
+    summary = read_summary(run_dir)
+    if summary is None:
+        raise ValueError(f"{run_dir} has no summary.json, though it finished; the same command writes it again.")
     return summary
 
 
@@ -196,8 +203,7 @@ def run(config: Config) -> dict[str, Any]:
     check_precision(config.machine.precision, device)
     with get_ready(config, config.machine.replicas) as ready:
         if ready.finished:
-            summary: dict[str, Any] = json.loads((ready.run_dir / "summary.json").read_text())
-            return summary
+            return _read_finished(ready.run_dir)
         return start_towers(ready)
 
 

@@ -33,6 +33,7 @@ from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished
 from twotower.data.preparing.examine_folder import choose_decoder, examine
 from twotower.data.preparing.rejects import check_remaining, refuse_file
 from twotower.data.shapes import draw_shapes
+from twotower.ground.screen import show
 from twotower.ground.wording import counted, printable
 
 MANY_IMAGES = 50_000  # least number of images that make a prepared set worth its space on the disk
@@ -58,7 +59,7 @@ def prepare(
     """
     if data.kind == "synthetic":
         return load(data)
-    say: Callable[[str], None] = print if progress else lambda line: None
+    say: Callable[[str], None] = show if progress else lambda line: None
     root, cache = find_root(data), find_cache(data)
     if data.kind == "shapes":
         if not root.exists():
