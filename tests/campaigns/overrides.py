@@ -1,16 +1,15 @@
 """Random command lines for every command: each is accepted or refused in one sentence, and none ends in a traceback.
 
 Keys, types and bounds are drawn from the schema, values within the bounds and far beyond, of other types, with odd
-characters, with interpolations; so are keys that do not exist and yamls that are not there. Each line goes through the
-whole command, from its arguments to where its work would begin. A training that is accepted must be able to begin: its
-configuration is stored and read back, and where its network is small both towers take a step.
+characters, with interpolations; so are keys that do not exist and yamls that are not there. Each line goes through
+the whole command, from its arguments to where its work would begin. A training that is accepted must be able to
+begin: its configuration is stored and read back, and where its network is small both towers take a step.
 
     python -m campaigns.overrides --count 2000 --seed 0      in the folder tests/
 """
 
 import contextlib
 import io
-import itertools
 import os
 import resource
 import shlex
@@ -39,7 +38,7 @@ from helpers.paths import ROOT
 from twotower.command_line import command
 from twotower.command_line.mistakes import list_keys_of
 from twotower.command_line.start import COMPOSITION_ERRORS, list_groups_of
-from twotower.config import SCHEMAS, Config
+from twotower.config import SCHEMAS
 from twotower.config.keys import Bounds
 from twotower.config.presets import CONF
 from twotower.config.stored_config import read_config
@@ -95,10 +94,25 @@ ODD_TEXTS = (
 )
 INTERPOLATIONS = (
     *("${seed}", "${nothing}", "${", "$", "${}", "${oc.env:HOME}", "${oc.env:NO_SUCH_VARIABLE}", "${name}"),
-    *("${oc.decode:x}", "${oc.env:NO_SUCH_VARIABLE,0.1}", "${no_resolver:1}", "${hydra:job.num}", "${.}", "${..seed}"),
-    *("${network.width}", "${optim}", "${oc.create:{a:1}}", "a${seed}b", "\\${seed}", "${now:%Y}"),
+    *(
+        "${oc.decode:x}",
+        "${oc.env:NO_SUCH_VARIABLE,0.1}",
+        "${no_resolver:1}",
+        "${hydra:job.num}",
+        "${.}",
+        "${..seed}",
+    ),
+    *("${..seed}", "${network.width}", "${optim}", "${oc.create:{a:1}}", "a${seed}b", "\\${seed}", "${now:%Y}"),
 )
-UNKNOWN = ("new", "optim.lr", "network.layers.conv9.kernels", "network.layers.conv1.sise", "seed.x", "input.std.0", "")
+UNKNOWN = (
+    "new",
+    "optim.lr",
+    "network.layers.conv9.kernels",
+    "network.layers.conv1.sise",
+    "seed.x",
+    "input.std.0",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -321,6 +335,8 @@ def _prepared() -> Iterator[pytest.MonkeyPatch]:
             module = script_of(name)
             if name == "two_gpu":
                 patch.setattr(module, "catch_stops", lambda: None)
+                # Hydra looks for conf/ from the file of a script, and from elsewhere for a module.
+                patch.setattr(module.compose_and_run.__wrapped__, "__module__", "__main__")
             elif name == "describe":  # so cheap that all of it is run, but for the drawing
                 patch.setattr(module, "draw_figure2", stop)
             else:
@@ -403,6 +419,8 @@ def run(count: int, seed: int, say: Say, show: tuple[str, ...] = ()) -> dict[str
     keys = {script: list(list_schema_keys(schema)) for script, schema in schemas.items()}
     counts: Counter[str] = Counter()
     with _prepared():
+        for script, given in GIVEN.items():
+            assert try_one([script, *given]) == (ACCEPTED, ""), f"launch/{script}.py takes nothing here"
         for number in range(count):
             arguments = Draw(seed, number).command_line(keys)
             outcome, said = try_one(arguments)

@@ -1,19 +1,53 @@
 """Refuses values that a key of the schema does not take, each in one sentence."""
 
+import unicodedata
+from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
 from twotower.config.keys import Bounds
 
+MOST_BYTES = 100  # of a text in a file's name, to which others are added
+
+
+def _check_text(name: str, text: str, bounds: Bounds) -> None:
+    """Refuses characters that files, screens and reports would show as something else."""
+    odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), None)
+    if odd is not None:
+        what = "bytes that are not UTF-8" if unicodedata.category(odd) == "Cs" else "a control character"
+        raise ValueError(f"{name}={text!r} has {what}; give a text without.")
+    if not bounds.names_files:
+        return
+    if not text.strip() or any(c in "/\\\n\t" for c in text) or len(text.encode()) > MOST_BYTES:
+        raise ValueError(
+            f"{name}={text!r} is not possible, because files are named after it; give one without slashes and line "
+            f"breaks, of at most {MOST_BYTES} bytes."
+        )
+
 
 def _check_value(name: str, value: Any, bounds: Bounds) -> None:
+    if isinstance(value, str):
+        _check_text(name, value, bounds)
     if bounds.choices and value not in bounds.choices:
         raise ValueError(f"{name}={value} is not known; choose one of {', '.join(map(str, bounds.choices))}.")
     if isinstance(value, int | float) and not isinstance(value, bool) and not bounds.contain(value):
         shown = f"{value:g}" if isinstance(value, float) else value
         raise ValueError(f"{name}={shown} is not possible; give {bounds.describe()}.")
+
+
+@cache
+def _list_groups(group: Hashable) -> frozenset[str]:
+    """The keys of a group that are groups themselves, or null."""
+    found = set()
+    for name, hint in get_type_hints(group).items():
+        options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if any(is_dataclass(option) for option in options):
+            found.add(name)
+    return frozenset(found)
 
 
 def check_bounds(group: Any, prefix: str = "") -> None:
@@ -25,10 +59,13 @@ def check_bounds(group: Any, prefix: str = "") -> None:
 
     Raises: ValueError naming the key, what was given, what is allowed.
     """
-    defaults = type(group)()
+    defaults, groups = type(group)(), _list_groups(type(group))
     for key in fields(group):
         value, name = getattr(group, key.name), f"{prefix}{key.name}"
         bounds = key.metadata.get("bounds", Bounds())
+        if key.name in groups and not (value is None or value == MISSING or is_dataclass(value)):
+            # An interpolation can put anything there.
+            raise ValueError(f"{name}={value!r} is not possible; it stands for several keys, {name}.KEY=VALUE.")
         if is_dataclass(value):
             check_bounds(value, f"{name}.")
         elif isinstance(value, dict):

@@ -1,5 +1,6 @@
 """Figure 2 as a table of layers: what each layer reads and how large it is, worked out from the rows of the yaml."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,8 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     rows: list[Row] = []
     maps, size = (IMAGE_MAPS,) * network.towers, network.image_size
     for name, layer in network.layers.items():
+        if not re.fullmatch(r"\w+", name, re.ASCII):
+            raise ValueError(f"network.layers.{name} cannot be called so; give it a name of letters, digits and _.")
         outputs = num_classes if layer.kernels is None else layer.kernels * network.width
         kernels = _cut(name, outputs, network, uneven_allowed=layer.kernels is None)
         if layer.groups > 1 and (layer.kind == "linear" or (layer.reads == "both" and network.towers == 2)):
