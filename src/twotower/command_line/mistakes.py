@@ -243,5 +243,5 @@ def _explain(error: BaseException) -> str:
         return f"{merged[1]} does not fit: {wanted}."
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
     sentence = ": ".join(dict.fromkeys(line.rstrip(".") for line in lines)) + "."
-    key = getattr(error, "full_key", None)  # of OmegaConf's own errors
-    return f"{key}: {sentence}" if key and str(key) not in sentence else sentence
+    key = re.search(r"full_key: (\S+)", text)  # in OmegaConf's own errors
+    return f"{key[1]}: {sentence}" if key is not None and key[1] not in sentence else sentence

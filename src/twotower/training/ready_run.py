@@ -20,6 +20,7 @@ from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
+from twotower.runs.changed_settings import check_changes
 from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import settle
@@ -75,6 +76,7 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
         step = check_resumable(
             home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset)
         ).step
+        check_changes(home.resume_from, home.run_dir, config, print)
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= count_steps(config, steps):
