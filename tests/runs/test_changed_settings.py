@@ -1,4 +1,4 @@
-"""A run goes on in its folder with the settings that its config.yaml has, but for its length; elsewhere as one likes."""
+"""A run goes on in its folder with the settings of its config.yaml, but for its length; elsewhere as one likes."""
 
 import shutil
 from pathlib import Path

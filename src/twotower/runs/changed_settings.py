@@ -1,7 +1,7 @@
 """What may differ when a run goes on from a checkpoint: in its own folder its length, in a new folder anything.
 
-A run's config.yaml speaks for all of its epochs. So within one folder nothing changes that would make it untrue, and a
-training that goes on otherwise has a folder of its own, whose `resume` names the checkpoint that it came from.
+A run's config.yaml speaks for all of its epochs. So within one folder nothing changes that would make it untrue, and
+a training that goes on otherwise has a folder of its own, whose `resume` names the checkpoint that it came from.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def check_changes(checkpoint: Path, run_dir: Path, config: Config, say: Callable
     refused = {key: change for key, change in changes.items() if key not in MAY_CHANGE}
     if refused and before.resolve() == run_dir.resolve():
         raise ValueError(
-            f"{run_dir} cannot go on with other settings ({_join(refused)}), because its config.yaml speaks for all of "
+            f"{run_dir} cannot go on with other settings ({_join(refused)}), because its config.yaml speaks for all "
             f"its epochs; use the run's own, or go on in a new folder with resume={before} run_dir=NEW."
         )
     if changes:
