@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin
@@ -30,12 +31,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from campaigns import FAILURES, Say, run_alone
 from helpers.command_checks import Reached, load_once, provide, script_of, stop, stop_where_it_works
 from helpers.paths import ROOT
-from twotower.command_line import command
+from twotower.command_line import command, start
 from twotower.command_line.mistakes import list_keys_of
 from twotower.command_line.start import COMPOSITION_ERRORS, list_groups_of
 from twotower.config import SCHEMAS
@@ -328,6 +331,9 @@ def _prepared() -> Iterator[pytest.MonkeyPatch]:
             patch.delenv(variable)
         patch.setenv("COLUMNS", "200")
         patch.setattr(ConfigRepository, "load_config", load_once)
+        # Hydra composes everything once more only to learn this.
+        patch.setattr(Hydra, "get_mode", lambda *_: RunMode.RUN)
+        patch.setattr(start, "_defaults_of", cache(start._defaults_of))
         patch.setattr(command, "catch_stops", lambda: None)
         patch.setattr(processes, "start_towers", _start)
         patch.setattr(ready_run, "prepare", _stand_in)

@@ -50,6 +50,24 @@ def _list_groups(group: Hashable) -> frozenset[str]:
     return frozenset(found)
 
 
+def check_groups(group: Any, prefix: str = "") -> None:
+    """Refuses a value in the place of a group, where an interpolation can put anything.
+
+    Args:
+        group, prefix: as of `check_bounds`.
+
+    Raises: ValueError naming the group.
+    """
+    for name in _list_groups(type(group)):
+        value = getattr(group, name)
+        if is_dataclass(value):
+            check_groups(value, f"{prefix}{name}.")
+        elif value is not None and value != MISSING:
+            raise ValueError(
+                f"{prefix}{name}={value!r} is not possible; it stands for several keys, {prefix}{name}.KEY=VALUE."
+            )
+
+
 def check_bounds(group: Any, prefix: str = "") -> None:
     """Refuses values outside of the bounds that the schema states at its keys.
 
@@ -59,13 +77,11 @@ def check_bounds(group: Any, prefix: str = "") -> None:
 
     Raises: ValueError naming the key, what was given, what is allowed.
     """
-    defaults, groups = type(group)(), _list_groups(type(group))
+    check_groups(group, prefix)
+    defaults = type(group)()
     for key in fields(group):
         value, name = getattr(group, key.name), f"{prefix}{key.name}"
         bounds = key.metadata.get("bounds", Bounds())
-        if key.name in groups and not (value is None or value == MISSING or is_dataclass(value)):
-            # An interpolation can put anything there.
-            raise ValueError(f"{name}={value!r} is not possible; it stands for several keys, {name}.KEY=VALUE.")
         if is_dataclass(value):
             check_bounds(value, f"{name}.")
         elif isinstance(value, dict):
