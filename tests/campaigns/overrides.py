@@ -332,7 +332,7 @@ def _prepared() -> Iterator[pytest.MonkeyPatch]:
         patch.setenv("COLUMNS", "200")
         patch.setattr(ConfigRepository, "load_config", load_once)
         # Hydra composes everything once more only to learn this.
-        patch.setattr(Hydra, "get_mode", lambda *_: RunMode.RUN)
+        patch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
         patch.setattr(start, "_defaults_of", cache(start._defaults_of))
         patch.setattr(command, "catch_stops", lambda: None)
         patch.setattr(processes, "start_towers", _start)

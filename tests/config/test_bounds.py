@@ -173,6 +173,10 @@ def test_one_value_is_no_group() -> None:
     network = SCHEMAS["config"].__annotations__["network"]
     with pytest.raises(ValueError, match=r"^network\.pool=0\.5 is not possible; it stands for several keys"):
         check_bounds(network(pool=0.5), "network.")
+    with pytest.raises(ValueError, match=r"^network\.layers\.conv1=3 is not possible; it stands for several keys"):
+        check_bounds(network(layers={"conv1": 3}), "network.")
+    with pytest.raises(ValueError, match=r"^x\.changes\[0\]=3 is not possible; it stands for several keys"):
+        check_bounds(ScheduleConfig(rule="recorded", changes=[3]), "x.")
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)

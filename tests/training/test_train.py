@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
-from twotower.distributed.place import Place
+from twotower.distributed.place import Place, check_room
 from twotower.runs import checkpoint
 from twotower.training.explain import explain
 
@@ -259,6 +259,25 @@ def test_an_update_that_only_the_validation_sees_to_be_ruinous_fails_the_run(ima
     assert not (tmp_path / "run" / "summary.json").exists()
     assert not checkpoint.checkpoint_steps(tmp_path / "run" / "checkpoints")
     assert "validation loss" in json.loads((tmp_path / "run" / "failure.json").read_text())["error"]
+
+
+def test_too_little_memory_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In whichever process it happens, because the others may have enough."""
+    with pytest.raises(RuntimeError) as torchs:
+        torch.empty(2**60)
+    for error in (torchs.value, MemoryError("Unable to allocate 9 TiB"), torch.OutOfMemoryError("CUDA\nfull")):
+        explain(error, Place(1, 2, 1, 2), tmp_path)
+        said = capsys.readouterr().err
+        assert said.startswith("error: There is not enough memory (")
+        assert said.endswith("network.image_size needs less.\n")
+        assert said.count("\n") == 1
+    assert "not enough memory" in json.loads((tmp_path / "failure.json").read_text())["error"]
+
+
+def test_more_processes_than_a_host_can_hold_are_refused() -> None:
+    check_room(64)
+    with pytest.raises(ValueError, match=r"machine\.replicas would start 4,000 processes on this host, which has "):
+        check_room(4000)
 
 
 def test_a_process_that_is_ended_while_another_explains_itself_says_nothing(

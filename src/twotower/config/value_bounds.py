@@ -40,14 +40,15 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
 
 
 @cache
-def _list_groups(group: Hashable) -> frozenset[str]:
-    """The keys of a group that are groups themselves, or null."""
-    found = set()
+def _list_groups(group: Hashable) -> dict[str, Any]:
+    """The keys of a group that hold further groups: one, or null (None), or a list or dictionary of them."""
+    found: dict[str, Any] = {}
     for name, hint in get_type_hints(group).items():
         options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if any(is_dataclass(option) for option in options):
-            found.add(name)
-    return frozenset(found)
+        for option in options:
+            if any(is_dataclass(kind) for kind in (option, *get_args(option))):
+                found[name] = get_origin(option)
+    return found
 
 
 def check_groups(group: Any, prefix: str = "") -> None:
@@ -58,14 +59,18 @@ def check_groups(group: Any, prefix: str = "") -> None:
 
     Raises: ValueError naming the group.
     """
-    for name in _list_groups(type(group)):
-        value = getattr(group, name)
-        if is_dataclass(value):
-            check_groups(value, f"{prefix}{name}.")
-        elif value is not None and value != MISSING:
-            raise ValueError(
-                f"{prefix}{name}={value!r} is not possible; it stands for several keys, {prefix}{name}.KEY=VALUE."
-            )
+    for name, outer in _list_groups(type(group)).items():
+        value, key = getattr(group, name), f"{prefix}{name}"
+        entries = {key: value}
+        if outer is dict and isinstance(value, dict):
+            entries = {f"{key}.{entry}": content for entry, content in value.items()}
+        elif outer is list and isinstance(value, list):
+            entries = {f"{key}[{index}]": content for index, content in enumerate(value)}
+        for full, entry in entries.items():
+            if is_dataclass(entry):
+                check_groups(entry, f"{full}.")
+            elif entry is not None and entry != MISSING:
+                raise ValueError(f"{full}={entry!r} is not possible; it stands for several keys, {full}.KEY=VALUE.")
 
 
 def check_bounds(group: Any, prefix: str = "") -> None:

@@ -6,6 +6,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import TowersDifferError
@@ -22,8 +24,21 @@ class AlreadyExplainedError(ChildProcessError):
     """A tower's process has failed, and has said why itself."""
 
 
+def _explain_memory(error: BaseException) -> BaseException:
+    """What torch or numpy say in many words where memory is short, as a sentence; any other error as it is."""
+    is_torchs = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if not (is_torchs or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+        return error
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return OSError(
+        f"There is not enough memory ({reason.rstrip('.')}); a smaller optim.batch_size, network.width or "
+        "network.image_size needs less."
+    )
+
+
 def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> None:
     """Says to a person why this process stops, and notes it in the run's folder where there is one."""
+    error = _explain_memory(error)
     if isinstance(error, EXPLAINED):
         if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
             # Every rank raises this error and only rank 0 prints it. The others wait, because torchrun kills all
