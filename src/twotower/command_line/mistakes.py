@@ -150,9 +150,8 @@ def check_overrides(
             _check_choice(override)
         group = key.partition(".")[0]
         if group != key and group in unchosen and group not in chosen:
-            raise ValueError(
-                f"{override.input_line} changes a part of {group}, and none is chosen; give {group}=NAME as well."
-            )
+            changed = on_one_line(f"{override.input_line} changes a part of {group}")
+            raise ValueError(f"{changed}, and none is chosen; give {group}=NAME as well.")
         if key.split(".")[0].split("/")[0] == "hydra" or key in groups or override.package is not None:
             continue
         reason = explain_key(key, schema, groups)

@@ -33,7 +33,8 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     if isinstance(value, str):
         _check_text(name, value, bounds)
     if bounds.choices and value not in bounds.choices:
-        raise ValueError(f"{name}={value} is not known; choose one of {', '.join(map(str, bounds.choices))}.")
+        shown = repr(value) if isinstance(value, str) and not value.isprintable() else value
+        raise ValueError(f"{name}={shown} is not known; choose one of {', '.join(map(str, bounds.choices))}.")
     if isinstance(value, int | float) and not isinstance(value, bool) and not bounds.contain(value):
         shown = f"{value:g}" if isinstance(value, float) else value
         raise ValueError(f"{name}={shown} is not possible; give {bounds.describe()}.")
