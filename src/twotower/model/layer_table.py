@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from twotower.config import LayerConfig, NetworkConfig, PoolConfig, check_bounds
 
 IMAGE_MAPS = 3  # R, G, B
+OF_MAPS = ("lrn", "spatial_norm", "pool")  # steps that need pixels, or maps beside each other
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
             raise ValueError(
                 f"network.layers.{name}.groups={layer.groups} does not divide the {maps[0]} maps that a tower reads "
                 f"and the {kernels[0]} that it puts out; choose a divisor of both."
+            )
+        steps = [step for step in layer.then if step in OF_MAPS]
+        if layer.kind == "linear" and steps:
+            raise ValueError(
+                f"network.layers.{name}.then has {steps[0]}, which is for the maps of a convolution; leave it out."
             )
         size_in = size
         if layer.kind == "linear":
