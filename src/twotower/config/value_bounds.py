@@ -1,9 +1,7 @@
 """Refuses values that a key of the schema does not take, each in one sentence."""
 
 import unicodedata
-from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
-from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -40,8 +38,7 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
         raise ValueError(f"{name}={shown} is not possible; give {bounds.describe()}.")
 
 
-@cache
-def _list_groups(group: Hashable) -> dict[str, Any]:
+def _list_groups(group: type) -> dict[str, Any]:
     """The keys of a group that hold further groups: one, or null (None), or a list or dictionary of them."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(group).items():
