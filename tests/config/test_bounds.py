@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from helpers.composing import compose
 from twotower.command_line.mistakes import list_keys_of
 from twotower.config import SCHEMAS, Config, LoggingConfig, ScheduleConfig, check_bounds
 from twotower.config.keys import Bounds
@@ -177,6 +178,21 @@ def test_one_value_is_no_group() -> None:
         check_bounds(network(layers={"conv1": 3}), "network.")
     with pytest.raises(ValueError, match=r"^x\.changes\[0\]=3 is not possible; it stands for several keys"):
         check_bounds(ScheduleConfig(rule="recorded", changes=[3]), "x.")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ("logging.tags=${optim}", "logging.tags takes a list; give it one."),
+        ("logging.tags=${seed}", "logging.tags takes a list; give it one."),
+        ("schedule.changes=${seed}", "schedule.changes=0 is not possible; it stands for several keys"),
+        ("network.pool=${network.width}", "network.pool=0.25 is not possible; it stands for several keys"),
+        ("network.layers.conv1=${seed}", "network.layers.conv1=0 is not possible; it stands for several keys"),
+    ],
+)
+def test_an_interpolation_puts_nothing_where_it_does_not_belong(overrides: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}"):
+        compose(overrides)
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)

@@ -38,37 +38,41 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
         raise ValueError(f"{name}={shown} is not possible; give {bounds.describe()}.")
 
 
-def _list_groups(group: type) -> dict[str, Any]:
-    """The keys of a group that hold further groups: one, or null (None), or a list or dictionary of them."""
-    found: dict[str, Any] = {}
-    for name, hint in get_type_hints(group).items():
-        options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        for option in options:
-            if any(is_dataclass(kind) for kind in (option, *get_args(option))):
-                found[name] = get_origin(option)
-    return found
+def _split(hint: Any) -> tuple[Any, Any]:
+    """A key's type without null: list, dict or None for neither, and the type of what it holds."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kind = next(option for option in options if option is not type(None))
+    outer = get_origin(kind)
+    return outer, get_args(kind)[-1] if outer in (list, dict) else kind
 
 
-def check_groups(group: Any, prefix: str = "") -> None:
-    """Refuses a value in the place of a group, where an interpolation can put anything.
+def check_kinds(group: Any, prefix: str = "") -> None:
+    """Refuses a group, a list or one value in each other's places, where an interpolation can put anything.
 
     Args:
         group, prefix: as of `check_bounds`.
 
-    Raises: ValueError naming the group.
+    Raises: ValueError naming the key.
     """
-    for name, outer in _list_groups(type(group)).items():
+    for name, hint in get_type_hints(type(group)).items():
         value, key = getattr(group, name), f"{prefix}{name}"
-        entries = {key: value}
-        if outer is dict and isinstance(value, dict):
-            entries = {f"{key}.{entry}": content for entry, content in value.items()}
-        elif outer is list and isinstance(value, list):
+        if value is None or value == MISSING:
+            continue
+        outer, inner = _split(hint)
+        entries: dict[str, Any] = {key: value}
+        if outer is list and isinstance(value, list):
             entries = {f"{key}[{index}]": content for index, content in enumerate(value)}
-        for full, entry in entries.items():
-            if is_dataclass(entry):
-                check_groups(entry, f"{full}.")
-            elif entry is not None and entry != MISSING:
-                raise ValueError(f"{full}={entry!r} is not possible; it stands for several keys, {full}.KEY=VALUE.")
+        elif outer is dict and isinstance(value, dict):
+            entries = {f"{key}.{entry}": content for entry, content in value.items()}
+        elif outer in (list, dict) and not is_dataclass(inner):
+            raise ValueError(f"{key} takes {'a list' if outer is list else 'keys with values'}; give it one.")
+        for full, content in entries.items():
+            if is_dataclass(inner) and is_dataclass(content):
+                check_kinds(content, f"{full}.")
+            elif is_dataclass(inner) and content is not None and content != MISSING:
+                raise ValueError(f"{full}={content!r} is not possible; it stands for several keys, {full}.KEY=VALUE.")
+            elif is_dataclass(content) or isinstance(content, list | dict):
+                raise ValueError(f"{full} takes one value, and several were given; give one.")
 
 
 def check_bounds(group: Any, prefix: str = "") -> None:
@@ -80,7 +84,7 @@ def check_bounds(group: Any, prefix: str = "") -> None:
 
     Raises: ValueError naming the key, what was given, what is allowed.
     """
-    check_groups(group, prefix)
+    check_kinds(group, prefix)
     defaults = type(group)()
     for key in fields(group):
         value, name = getattr(group, key.name), f"{prefix}{key.name}"
