@@ -18,7 +18,14 @@ from hydra.core.hydra_config import HydraConfig
 from twotower.command_line.arguments import quoted
 from twotower.command_line.command import describe_error
 from twotower.command_line.mistakes import explain_composition
-from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, list_groups_of, start, without_plus
+from twotower.command_line.start import (
+    COMPOSITION_ERRORS,
+    check_command_line,
+    explained,
+    list_groups_of,
+    start,
+    without_plus,
+)
 from twotower.config import register_schemas
 from twotower.distributed.place import Place
 from twotower.ground.processes import catch_stops
@@ -45,6 +52,8 @@ def compose_and_run(composed: Any) -> None:
         run(configure(composed, overrides))
     except AlreadyExplainedError:
         raise SystemExit(1) from None
+    except COMPOSITION_ERRORS as error:  # some of which are ValueErrors in several lines
+        raise SystemExit(f"error: {explain_composition(error)}") from error
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {describe_error(error)}") from error
 
@@ -55,7 +64,7 @@ def plan_sweep(arguments: list[str]) -> Sweep:
     try:
         check_launcher(overrides)
         check_command_line(overrides, "config")
-        with hydra.initialize(version_base="1.3", config_path="../conf"):
+        with hydra.initialize(version_base="1.3", config_path="../conf"), explained(overrides, "config"):
             return Sweep.plan(overrides)
     except COMPOSITION_ERRORS as error:
         raise SystemExit(f"error: {explain_composition(error)}") from error
@@ -77,7 +86,7 @@ def main() -> None:
     if place is not None and place.size > 1:
         try:
             check_command_line(sys.argv[1:], "config")
-            with hydra.initialize(version_base="1.3", config_path="../conf"):
+            with hydra.initialize(version_base="1.3", config_path="../conf"), explained(sys.argv[1:], "config"):
                 config = configure(hydra.compose("config", sys.argv[1:]), sys.argv[1:])
         except COMPOSITION_ERRORS as error:
             explain(ValueError(explain_composition(error)), place)

@@ -41,6 +41,11 @@ def print_outcomes(outcomes: Mapping[str, Mapping[str, int]]) -> None:
     Console().print(table)
 
 
+def say_at_once(line: str) -> None:
+    """Prints a line, also into a file, when it is known: the next attempt may be the one that never ends."""
+    print(line, flush=True)
+
+
 def run_alone(name: str, run: Callable[[int, int, Say], dict[str, int]], count: int) -> int:
     """The command of one campaign, started by itself. Returns its exit status.
 
@@ -51,7 +56,7 @@ def run_alone(name: str, run: Callable[[int, int, Say], dict[str, int]], count: 
     parser.add_argument("--count", type=int, default=count, help="attempts (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the random draws (%(default)s)")
     given = parser.parse_args()
-    counts = run(given.count, given.seed, print)
+    counts = run(given.count, given.seed, say_at_once)
     print_outcomes({name: counts})
     return 1 if counts[FAILURES] else 0
 
@@ -66,6 +71,6 @@ def run_all(arguments: Sequence[str]) -> int:
     for name, module in list_campaigns().items():
         count = getattr(module, "SHORT", SHORT) if given.short else getattr(module, "FULL", FULL)
         print(f"{name}: {count} attempts, seed {given.seed}", flush=True)
-        outcomes[name] = module.run(count, given.seed, print)
+        outcomes[name] = module.run(count, given.seed, say_at_once)
     print_outcomes(outcomes)
     return 1 if not outcomes or any(counts[FAILURES] for counts in outcomes.values()) else 0

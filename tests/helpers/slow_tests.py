@@ -30,6 +30,7 @@ SLOW_FILES = {
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
     "model": {"test_bf16", "test_every_network", "test_freeze", "test_fused_steps", "test_gpu_steps", "test_network"},
     "project": {
+        "test_campaigns",
         "test_printed_commands",
         "test_python_face",
         "test_quick",

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
-from twotower.distributed.place import Place
+from twotower.distributed.place import Place, check_room
 from twotower.runs import checkpoint
 from twotower.training.explain import explain
 
@@ -324,6 +324,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: Path
     assert "Traceback" not in output
 
 
+def test_an_update_that_only_the_validation_sees_to_be_ruinous_fails_the_run(images: Path, tmp_path: Path) -> None:
+    """The loss of the only step is that of the first weights; what became of them shows behind it."""
+    status, output = train(images, tmp_path, "run_dir=run", "optim.learning_rate=1e9", "schedule.max_steps=1")
+    assert status == 1
+    assert "error: The validation loss is nan after step 1. A lower optim.learning_rate than 1e+09" in output
+    assert output.count("error:") == 1
+    assert "Traceback" not in output
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not checkpoint.checkpoint_steps(tmp_path / "run" / "checkpoints")
+    assert "validation loss" in json.loads((tmp_path / "run" / "failure.json").read_text())["error"]
+
+
+def test_too_little_memory_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In whichever process it happens, because the others may have enough."""
+    with pytest.raises(RuntimeError) as torchs:
+        torch.empty(2**60)
+    for error in (torchs.value, MemoryError("Unable to allocate 9 TiB"), torch.OutOfMemoryError("CUDA\nfull")):
+        explain(error, Place(1, 2, 1, 2), tmp_path)
+        said = capsys.readouterr().err
+        assert said.startswith("error: There is not enough memory (")
+        assert said.endswith("network.image_size needs less.\n")
+        assert said.count("\n") == 1
+    assert "not enough memory" in json.loads((tmp_path / "failure.json").read_text())["error"]
+
+
+def test_more_processes_than_a_host_can_hold_are_refused() -> None:
+    check_room(64)
+    with pytest.raises(ValueError, match=r"machine\.replicas would start 4,000 processes on this host, which has "):
+        check_room(4000)
+
+
 def test_a_process_that_is_ended_while_another_explains_itself_says_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,7 +451,14 @@ def test_a_finished_run_is_not_run_again_but_can_be_prolonged(images: Path, refe
         assert (run_dir / "summary.json").read_text() == before
     status, output = train(images, tmp_path, f"run_dir={run_dir}", "resume=auto", "schedule.epochs=4")
     assert status == 0, output
-    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 12
+    assert "going on from" in output
+    assert "with a change: schedule.epochs was 3 and is 4 now" in output
+
+    def refuse_constant(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    summary = json.loads((run_dir / "summary.json").read_text(), parse_constant=refuse_constant)
+    assert summary["steps"] == 12
 
 
 def test_checkpoints_of_others_are_refused(images: Path, reference: Path, tmp_path: Path) -> None:
@@ -430,6 +468,15 @@ def test_checkpoints_of_others_are_refused(images: Path, reference: Path, tmp_pa
     status, output = train(images, tmp_path, f"run_dir={reference}")
     assert status == 1
     assert "already holds a run" in output
+    before = (reference / "config.yaml").read_bytes()
+    for resume in ("resume=auto", f"resume={reference}"):
+        changed = (f"run_dir={reference}", resume, "optim.momentum=0.5", "schedule.epochs=4")
+        status, output = train(images, tmp_path, *changed)
+        assert status == 1
+        assert "cannot go on with other settings (optim.momentum was 0.9 and is 0.5 now)" in output
+        assert output.count("error:") == 1
+        assert (reference / "config.yaml").read_bytes() == before
+        assert (reference / "summary.json").exists()
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in checkpoint.find(reference).iterdir():

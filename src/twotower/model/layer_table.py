@@ -1,11 +1,13 @@
 """Figure 2 as a table of layers: what each layer reads and how large it is, worked out from the rows of the yaml."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twotower.config import LayerConfig, NetworkConfig, PoolConfig, check_bounds
 
 IMAGE_MAPS = 3  # R, G, B
+OF_MAPS = ("lrn", "spatial_norm", "pool")  # steps that need pixels, or maps beside each other
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     rows: list[Row] = []
     maps, size = (IMAGE_MAPS,) * network.towers, network.image_size
     for name, layer in network.layers.items():
+        if not re.fullmatch(r"\w+", name, re.ASCII):
+            raise ValueError(f"network.layers.{name} cannot be called so; give it a name of letters, digits and _.")
         outputs = num_classes if layer.kernels is None else layer.kernels * network.width
         kernels = _cut(name, outputs, network, uneven_allowed=layer.kernels is None)
         if layer.groups > 1 and (layer.kind == "linear" or (layer.reads == "both" and network.towers == 2)):
@@ -98,6 +102,11 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
             raise ValueError(
                 f"network.layers.{name}.groups={layer.groups} does not divide the {maps[0]} maps that a tower reads "
                 f"and the {kernels[0]} that it puts out; choose a divisor of both."
+            )
+        steps = [step for step in layer.then if step in OF_MAPS]
+        if layer.kind == "linear" and steps:
+            raise ValueError(
+                f"network.layers.{name}.then has {steps[0]}, which is for the maps of a convolution; leave it out."
             )
         size_in = size
         if layer.kind == "linear":

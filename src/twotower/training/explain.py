@@ -6,6 +6,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import TowersDifferError
@@ -31,8 +33,21 @@ def _wait_for_others() -> None:
         time.sleep(HEAD_START_SECONDS)
 
 
+def _explain_memory(error: BaseException) -> BaseException:
+    """What torch or numpy say in many words where memory is short, as a sentence; any other error as it is."""
+    is_torchs = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if not (is_torchs or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+        return error
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return OSError(
+        f"There is not enough memory ({reason.rstrip('.')}); a smaller optim.batch_size, network.width or "
+        "network.image_size needs less."
+    )
+
+
 def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> None:
     """Says to a person why this process stops, and notes it in the run's folder where there is one."""
+    error = _explain_memory(error)
     if isinstance(error, ToldElsewhereError):
         _wait_for_others()
     elif isinstance(error, EXPLAINED):

@@ -18,7 +18,14 @@ from twotower.config import Config, check
 from twotower.config.frozen_config import freeze
 from twotower.data.choose_loader import describe_loader, notice_fallback
 from twotower.data.load_data import load
-from twotower.distributed.place import Place, check_even, choose_device, stay_on_this_host, threads_per_process
+from twotower.distributed.place import (
+    Place,
+    check_even,
+    check_room,
+    choose_device,
+    stay_on_this_host,
+    threads_per_process,
+)
 from twotower.distributed.transport import TowerSilentError
 from twotower.distributed.world import World, open_world
 from twotower.ground.precision import check_precision
@@ -199,6 +206,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     check(config)
     size = config.network.towers * config.machine.replicas
+    check_room(size)
     device, _ = choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
     check_precision(config.machine.precision, device)
     with get_ready(config, config.machine.replicas) as ready:

@@ -21,6 +21,7 @@ from twotower.distributed.world import World
 from twotower.ground.files import remove_abandoned
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
+from twotower.runs.changed_settings import check_changes
 from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import settle
@@ -76,6 +77,7 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
         step = check_resumable(
             home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset)
         ).step
+        check_changes(home.resume_from, home.run_dir, config, print)
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= count_steps(config, steps):

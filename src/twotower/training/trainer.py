@@ -339,11 +339,12 @@ class Trainer:
             journal.say(notice)
 
     def end_epoch(self, journal: SilentJournal) -> None:
-        """Validates, lets the schedule know, and leaves a line."""
+        """Validates, lets the schedule know, and leaves a line. Raises: NonFiniteLossError."""
         began = time.perf_counter()
         dataset, world = self.dataset, self.world
         handful = open_handful(dataset, self.config.input, world.num_replicas) if journal.mirrors.open else None
         counts = validate(self.tower, self.exchange, world, dataset, self.config.input, self.share, handful)
+        self._check_finite(counts.loss)
         trained = self.progress.epoch
         seconds = time.perf_counter() - began
         self.world.link.read_waited_ms()
@@ -355,6 +356,17 @@ class Trainer:
         journal.event("validation", self.step, epoch=epochs_done, **values)
         journal.say(describe_epoch(epochs_done, self.step, trained, counts, self._describe_rates(epochs_done)))
         self.window = Window(bytes_sent=self.world.link.bytes_sent)
+
+    def _check_finite(self, validation_loss: float) -> None:
+        """Raises: NonFiniteLossError in all processes alike, if the last validation shows that weights are ruined.
+
+        The last update of a run has no training loss behind it that would tell.
+        """
+        if not math.isfinite(validation_loss):
+            raise NonFiniteLossError(
+                f"The validation loss is {validation_loss} after step {self.step}. A lower optim.learning_rate than "
+                f"{self.config.optim.learning_rate:g} often helps."
+            )
 
     def _show_towers(self, journal: SilentJournal, handful: Handful | None) -> None:
         """Records each tower's memory and shows its first kernels, which all processes send, journal or not."""
@@ -375,7 +387,10 @@ class Trainer:
         return f"{rate}{dropped}" + (f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else "")
 
     def run(self, journal: SilentJournal) -> dict[str, Any]:
-        """Trains from the present step to the last one. Returns what summary.json holds."""
+        """Trains from the present step to the last one. Returns what summary.json holds, all of it finite.
+
+        Raises: NonFiniteLossError, TowersDifferError, TowerLostError.
+        """
         config = self.config
         feed = open_train(self.dataset, self.input, self.share, seed=config.seed, first_step=self.step)
         self.window.began = time.perf_counter()
@@ -399,6 +414,7 @@ class Trainer:
                     journal.mirrors.checkpoint(path, self.step, is_last=self.step == self.total_steps)
         finally:
             feed.close()
+        self._check_finite(self.progress.last["loss"])  # of a run that had nothing left to do
         return {
             **self.progress.last,
             **self.progress.best,
