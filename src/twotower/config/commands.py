@@ -167,8 +167,8 @@ class MemoryConfig:
 
     network: NetworkConfig = MISSING
     input: InputConfig = MISSING  # not used; each network brings its own
-    num_classes: int = key(1000, least=2)
-    batch_size: int = key(128, least=1)
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)
+    batch_size: int = key(128, least=1, most=65536)
     precision: str = key("fp32", choices=("fp32", "bf16"))  # as machine.precision
     fused_steps: str = key("auto", choices=YES_NO_AUTO)  # as machine.fused_steps
     measure: bool = False  # true: also trains for a step, in two processes and in one, and reads their peaks
