@@ -16,7 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 
 from twotower.command_line.arguments import quoted
-from twotower.command_line.mistakes import explain_composition
+from twotower.command_line.mistakes import explain_composition, on_one_line
 from twotower.command_line.start import (
     COMPOSITION_ERRORS,
     check_command_line,
@@ -54,7 +54,7 @@ def compose_and_run(composed: Any) -> None:
     except COMPOSITION_ERRORS as error:  # some of which are ValueErrors in several lines
         raise SystemExit(f"error: {explain_composition(error)}") from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {on_one_line(str(error))}") from error
 
 
 def plan_sweep(arguments: list[str]) -> Sweep:
