@@ -12,6 +12,7 @@ from helpers.composing import compose
 from twotower.command_line.mistakes import list_keys_of
 from twotower.config import SCHEMAS, Config, LoggingConfig, ScheduleConfig, check_bounds
 from twotower.config.keys import Bounds
+from twotower.training.configure import note_command
 
 INSIDE, OUTSIDE = True, False
 
@@ -170,7 +171,9 @@ def test_a_text_that_a_file_or_a_screen_cannot_hold_is_refused(text: str) -> Non
             check_bounds(group)
     with pytest.raises(ValueError, match=r"^name='a\\nb' is not possible, because it has a line break; give"):
         check_bounds(LoggingConfig(name="a\nb"))
-    check_bounds(LoggingConfig(notes="two lines\nand a tab\t, ü, 😀"))
+    notes = "two lines\nand a tab\t, ü, 😀"
+    check_bounds(LoggingConfig(notes=notes))
+    check_bounds(note_command(compose(), [f"logging.notes='{notes}'"]))
 
 
 def test_one_value_is_no_group() -> None:

@@ -293,4 +293,6 @@ class Config(Freezable):
     # None | auto (goes on where this run was interrupted) | a run or a checkpoint.
     resume: str = key("none", Role.PLACE)
     sweep_dir: str | None = key(None, Role.PLACE)  # null: sweeps/<name>-<what is swept>
-    command: str | None = key(None, Role.RECORD)  # what starts this run again; set by launch/two_gpu.py
+    command: str | None = key(
+        None, Role.RECORD, has_lines=True
+    )  # what starts this run again; set by launch/two_gpu.py
