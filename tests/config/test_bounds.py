@@ -12,6 +12,7 @@ from helpers.composing import compose
 from twotower.command_line.mistakes import list_keys_of
 from twotower.config import SCHEMAS, Config, LoggingConfig, ScheduleConfig, check_bounds
 from twotower.config.keys import Bounds
+from twotower.training.configure import note_command
 
 INSIDE, OUTSIDE = True, False
 
@@ -46,7 +47,7 @@ BOUNDED = [
     pytest.param(group, key, id=f"{group.__name__}.{key.name}")
     for group in GROUPS
     for key in fields(group)
-    if key.metadata.get("bounds", Bounds()) != Bounds(rules=key.metadata.get("bounds", Bounds()).rules)
+    if replace(key.metadata.get("bounds", Bounds()), rules=(), has_lines=False) != Bounds()
 ]
 
 
@@ -121,7 +122,7 @@ def test_a_value_at_its_limit_is_taken_and_one_beyond_is_not(group: type, key: F
         for limit in (bounds.least, bounds.above, bounds.most, bounds.below):
             assert limit is None or f"{limit if isinstance(limit, int) else format(limit, 'g')}" in str(caught.value)
     assert all(tried.values())
-    if type(None) in kinds:
+    if type(None) in get_args(get_type_hints(group)[key.name]):
         check_bounds(replace(usual, **{key.name: None}), "x.")
 
 
@@ -164,9 +165,15 @@ WRAPS: dict[type | None, tuple[str, Callable[[Any], Any]]] = {
 @pytest.mark.parametrize("text", ["a\x1b[31mb", "a\x00b", "a\x7f", "a\udcff"])
 def test_a_text_that_a_file_or_a_screen_cannot_hold_is_refused(text: str) -> None:
     for group, key in ((Config(run_dir=text), "run_dir"), (LoggingConfig(tags=["a", text]), "tags")):
-        with pytest.raises(ValueError, match=rf"^{key}='a\\.* has (a control character|bytes that are not UTF-8); "):
+        with pytest.raises(
+            ValueError, match=rf"^{key}='a\\.* has (a control character|bytes that are not UTF-8); give"
+        ):
             check_bounds(group)
-    check_bounds(LoggingConfig(notes="two lines\nand a tab\t, ü, 😀"))
+    with pytest.raises(ValueError, match=r"^name='a\\nb' is not possible, because it has a line break; give"):
+        check_bounds(LoggingConfig(name="a\nb"))
+    notes = "two lines\nand a tab\t, ü, 😀"
+    check_bounds(LoggingConfig(notes=notes))
+    check_bounds(note_command(compose(), [f"logging.notes='{notes}'"]))
 
 
 def test_one_value_is_no_group() -> None:
@@ -174,6 +181,8 @@ def test_one_value_is_no_group() -> None:
     network = SCHEMAS["config"].__annotations__["network"]
     with pytest.raises(ValueError, match=r"^network\.pool=0\.5 is not possible; it stands for several keys"):
         check_bounds(network(pool=0.5), "network.")
+    with pytest.raises(ValueError, match=r"^network\.leave_out=null is not possible; give a value\."):
+        check_bounds(network(leave_out=None), "network.")
     with pytest.raises(ValueError, match=r"^network\.layers\.conv1=3 is not possible; it stands for several keys"):
         check_bounds(network(layers={"conv1": 3}), "network.")
     with pytest.raises(ValueError, match=r"^x\.changes\[0\]=3 is not possible; it stands for several keys"):

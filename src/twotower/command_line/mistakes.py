@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
 from twotower.config.moved_keys import MOVED
+from twotower.ground.wording import on_one_line
 
 MOST = 3  # suggestions
 _ALIKE = 0.6  # similarity of two words: difflib's own threshold
@@ -166,12 +167,6 @@ def _check_choice(override: Override) -> None:
             f"{override.input_line} is not possible; give the name of a yaml, as {override.key_or_group}=NAME "
             "(--help lists them)."
         )
-
-
-def on_one_line(text: str) -> str:
-    """The text with blanks for its line breaks, and escapes such as \\x1b for what a terminal would obey."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
 def explain_null(overrides: Sequence[str], schema: type) -> str:

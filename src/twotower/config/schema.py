@@ -246,7 +246,7 @@ class LoggingConfig(Freezable):
     group: str | None = None  # null: WANDB_RUN_GROUP, else the sweep's name in a sweep, else the run's folder
     name: str | None = None  # of the W&B run; null: WANDB_NAME, else the run's folder
     tags: list[str] | None = None  # null: WANDB_TAGS, else none; network and ablation are always among them
-    notes: str | None = None  # null: WANDB_NOTES
+    notes: str | None = key(None, has_lines=True)  # null: WANDB_NOTES
     system: str = key("auto", choices=YES_NO_AUTO)  # whether W&B watches GPU and memory; auto: where a GPU trains
     tensorboard: bool = False  # also, or instead: event files in RUN/tensorboard
 
@@ -293,4 +293,6 @@ class Config(Freezable):
     # None | auto (goes on where this run was interrupted) | a run or a checkpoint.
     resume: str = key("none", Role.PLACE)
     sweep_dir: str | None = key(None, Role.PLACE)  # null: sweeps/<name>-<what is swept>
-    command: str | None = key(None, Role.RECORD)  # what starts this run again; set by launch/two_gpu.py
+    command: str | None = key(
+        None, Role.RECORD, has_lines=True
+    )  # what starts this run again; set by launch/two_gpu.py

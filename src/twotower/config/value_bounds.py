@@ -14,16 +14,18 @@ MOST_BYTES = 100  # of a text in a file's name, to which others are added
 
 def _check_text(name: str, text: str, bounds: Bounds) -> None:
     """Refuses characters that files, screens and reports would show as something else."""
-    odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), None)
+    allowed = "\n\t" if bounds.has_lines else "\t"
+    odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in allowed), None)
     if odd is not None:
         what = "bytes that are not UTF-8" if unicodedata.category(odd) == "Cs" else "a control character"
-        raise ValueError(f"{name}={text!r} has {what}; give a text without.")
+        what = "a line break" if odd in "\n\r" else what
+        raise ValueError(f"{name}={text!r} is not possible, because it has {what}; give a text without.")
     if not bounds.names_files:
         return
-    if not text.strip() or any(c in "/\\\n\t" for c in text) or len(text.encode()) > MOST_BYTES:
+    if not text.strip() or any(c in "/\\\t" for c in text) or len(text.encode()) > MOST_BYTES:
         raise ValueError(
-            f"{name}={text!r} is not possible, because files are named after it; give one without slashes and line "
-            f"breaks, of at most {MOST_BYTES} bytes."
+            f"{name}={text!r} is not possible, because files are named after it; give one without slashes, of "
+            f"at most {MOST_BYTES} bytes."
         )
 
 
@@ -56,6 +58,8 @@ def check_kinds(group: Any, prefix: str = "") -> None:
     """
     for name, hint in get_type_hints(type(group)).items():
         value, key = getattr(group, name), f"{prefix}{name}"
+        if value is None and type(None) not in get_args(hint):
+            raise ValueError(f"{key}=null is not possible; give a value.")
         if value is None or value == MISSING:
             continue
         outer, inner = _split(hint)
