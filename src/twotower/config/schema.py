@@ -24,7 +24,8 @@ YES_NO_AUTO = ("yes", "no", "auto")
 class LayerConfig(Freezable):
     """One row of Figure 2. Sizes and paddings in pixels of the layer's input."""
 
-    kind: str = key(MISSING, choices=("conv", "linear"))
+    # local: a convolution whose weights are not shared, so that each output pixel has kernels and biases of its own.
+    kind: str = key(MISSING, choices=("conv", "local", "linear"))
     kernels: int | None = key(MISSING, least=1)  # of all towers together; null: as many as there are classes
     # The image, the half that this tower computed, or both halves by the exchange (with one tower: its own).
     reads: str = key("own", choices=("image", "own", "both"))
@@ -39,6 +40,7 @@ class LayerConfig(Freezable):
     initial_bias: float = key(0.0, Role.TRAINING)
     # Learning rate in multiples of the schedule's; 0 freezes the layer.
     rate: float = key(1.0, Role.TRAINING, least=0)
+    weight_decay: float | None = key(None, Role.TRAINING, least=0)  # null: optim.weight_decay
     pooling: str = key("max", choices=("max", "average"))  # where `then` has a pool
     then: list[str] = key([], choices=STEPS)  # steps in their order
     after: str | None = key(None, Role.TRAINING)  # row behind which this one stands; null: where it is written
@@ -102,6 +104,10 @@ class NetworkConfig(Freezable):
     initial_bias: float | None = key(None, Role.TRAINING)  # of every layer; null: as its row says
     bias_rate: float = key(1.0, Role.TRAINING, least=0)  # first rate of the biases, in multiples of the weights'
     bias_decay: bool = key(True, Role.TRAINING)  # whether weight decay reaches the biases
+
+    def layer_decays(self) -> dict[str, float]:
+        """The weight decay of each layer that has one of its own."""
+        return {name: row.weight_decay for name, row in self.layers.items() if row.weight_decay is not None}
 
 
 @has_role(Role.NUMBERS)
