@@ -28,7 +28,15 @@ SLOW_FILES = {
     "distributed": {"test_exchange", "test_gpu_memory_link"},
     "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights"},
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
-    "model": {"test_bf16", "test_every_network", "test_freeze", "test_fused_steps", "test_gpu_steps", "test_network"},
+    "model": {
+        "test_bf16",
+        "test_cifar_2011",
+        "test_every_network",
+        "test_freeze",
+        "test_fused_steps",
+        "test_gpu_steps",
+        "test_network",
+    },
     "project": {
         "test_campaigns",
         "test_printed_commands",
@@ -42,6 +50,7 @@ SLOW_FILES = {
     "runs": {"test_damaged_files", "test_stored", "test_wandb"},
     "training": {
         "test_host_reads",
+        "test_local_layers",
         "test_one_tower",
         "test_photographs",
         "test_shared_folder",

@@ -1,6 +1,6 @@
 """Refuses configurations that compose and yet cannot be run, each in one sentence."""
 
-from twotower.config.schema import MOST_DROPS, Config, InputConfig, ScheduleConfig
+from twotower.config.schema import MOST_DROPS, Config, InputConfig, OptimConfig, ScheduleConfig
 from twotower.config.value_bounds import check_bounds
 
 
@@ -20,6 +20,17 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
                     f"schedule.changes[{number}].{key}={value} would replace a rate that schedule.rule=exponential "
                     "lowers by itself; give 0, which freezes, or choose schedule.rule=recorded."
                 )
+
+
+def _check_decay(config: Config) -> None:
+    """Refuses a weight decay that no layer would follow, as all have their own."""
+    layers, usual = config.network.layers, OptimConfig().weight_decay
+    if len(config.network.layer_decays()) == len(layers) and config.optim.weight_decay != usual:
+        raise ValueError(
+            f"optim.weight_decay={config.optim.weight_decay:g} reaches no layer of network={config.network.name}, "
+            f"whose rows have weight decays of their own; give network.layers.{next(iter(layers))}.weight_decay and "
+            "those of the other rows instead."
+        )
 
 
 def check_input(given: InputConfig) -> None:
@@ -45,6 +56,7 @@ def check(config: Config) -> None:
     check_input(config.input)
     check_bounds(config)
     _check_schedule(config.schedule)
+    _check_decay(config)
     if config.initial_weights.layers and config.initial_weights.path is None:
         raise ValueError(
             "initial_weights.layers names layers to take over, but not from where; give initial_weights.path=RUN."

@@ -34,10 +34,10 @@ MOST_THREADS = 1024
 class LayerConfig(Freezable):
     """One row of Figure 2. Sizes and paddings in pixels of the layer's input."""
 
-    kind: str = key(MISSING, choices=("conv", "linear"))
-    kernels: int | None = key(
-        MISSING, least=1, most=10**6
-    )  # of all towers together; null: as many as there are classes
+    # local: a convolution whose weights are not shared, so that each output pixel has kernels and biases of its own.
+    kind: str = key(MISSING, choices=("conv", "local", "linear"))
+    # Kernels of all towers together; null: as many as there are classes.
+    kernels: int | None = key(MISSING, least=1, most=10**6)
     # The image, the half that this tower computed, or both halves by the exchange (with one tower: its own).
     reads: str = key("own", choices=("image", "own", "both"))
     size: int = key(1, least=1, most=MOST_PIXELS)
@@ -51,6 +51,7 @@ class LayerConfig(Freezable):
     initial_bias: float = key(0.0, Role.TRAINING, least=-1e6, most=1e6)
     # Learning rate in multiples of the schedule's; 0 freezes the layer.
     rate: float = key(1.0, Role.TRAINING, least=0, most=MOST_FACTOR)
+    weight_decay: float | None = key(None, Role.TRAINING, least=0, most=1e6)  # null: optim.weight_decay
     pooling: str = key("max", choices=("max", "average"))  # where `then` has a pool
     then: list[str] = key([], choices=STEPS)  # steps in their order
     after: str | None = key(None, Role.TRAINING)  # row behind which this one stands; null: where it is written
@@ -118,6 +119,10 @@ class NetworkConfig(Freezable):
     # First rate of the biases, in multiples of the weights'.
     bias_rate: float = key(1.0, Role.TRAINING, least=0, most=MOST_FACTOR)
     bias_decay: bool = key(True, Role.TRAINING)  # whether weight decay reaches the biases
+
+    def layer_decays(self) -> dict[str, float]:
+        """The weight decay of each layer that has one of its own."""
+        return {name: row.weight_decay for name, row in self.layers.items() if row.weight_decay is not None}
 
 
 @has_role(Role.NUMBERS)

@@ -22,6 +22,7 @@ def _text(layer: LayerNumbers, tower: int) -> str:
     pooled = f", pooled to {layer.size_out} x {layer.size_out}" if layer.size_out != layer.size_conv else ""
     stride = f" stride {layer.stride}" if layer.stride > 1 else ""
     stride += f", {layer.groups} groups" if layer.groups > 1 else ""
+    stride += ", not shared" if layer.kind == "local" else ""
     return (
         f"{layer.name}: {layer.maps_out[tower]} maps {size}{pooled}\n{layer.kernel} x {layer.kernel} kernels{stride}"
     )

@@ -36,8 +36,14 @@ class Row:
         window = self.config.size**2
         return self.inputs(tower) // self.config.groups * window, readers // self.config.groups * window
 
+    @property
+    def is_local(self) -> bool:
+        """Whether each output pixel has kernels and biases of its own."""
+        return self.config.kind == "local"
+
     def num_parameters(self, tower: int) -> int:
-        return self.kernels[tower] * (self.fans(tower)[0] + 1)  # and one bias
+        pixels = self.size_conv**2 if self.is_local else 1
+        return pixels * self.kernels[tower] * (self.fans(tower)[0] + 1)  # and one bias
 
 
 def _cut(row: str, whole: float, network: NetworkConfig, uneven_allowed: bool) -> tuple[int, ...]:
@@ -76,6 +82,19 @@ def _check_towers(network: NetworkConfig) -> None:
         raise ValueError(f"network.leave_out={network.leave_out} was not heeded: {left[0]} is still in the table.")
 
 
+def _check_local(name: str, layer: LayerConfig, network: NetworkConfig) -> None:
+    """Raises: ValueError for a local layer of a kind that there is not."""
+    if layer.kind != "local":
+        return
+    for given, wrong, wanted in (
+        (f"network.towers={network.towers}", network.towers != 1, "network.towers=1"),
+        (f"network.layers.{name}.groups={layer.groups}", layer.groups != 1, "1"),
+        (f"network.layers.{name}.reads=image", layer.reads == "image", "own, and let a convolution read the image"),
+    ):
+        if wrong:
+            raise ValueError(f"{given} is not possible with a local layer such as {name}; give {wanted}.")
+
+
 def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     """Works out each layer's widths and sizes, e.g. 224-55-27-27-13-13-13-13-6 for the paper's network.
 
@@ -93,6 +112,7 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
             raise ValueError(f"network.layers.{name} cannot be called so; give it a name of letters, digits and _.")
         outputs = num_classes if layer.kernels is None else layer.kernels * network.width
         kernels = _cut(name, outputs, network, uneven_allowed=layer.kernels is None)
+        _check_local(name, layer, network)
         if layer.groups > 1 and (layer.kind == "linear" or (layer.reads == "both" and network.towers == 2)):
             raise ValueError(
                 f"network.layers.{name}.groups={layer.groups} is for convolutions that read one tower or the image; "

@@ -104,6 +104,7 @@ class Trainer:
             config.network.bias_rate,
             config.network.bias_decay,
             optim.rule,
+            config.network.layer_decays(),
         )
         self.share = Share(
             optim.batch_size,
