@@ -21,7 +21,8 @@ from twotower.model.volume import estimate_rows, measure_volume
 DOCS = Path(__file__).resolve().parent
 BENCHMARK = DOCS / "benchmark.json"  # as launch/benchmark.py part=towers wrote it
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-NUM_CLASSES = {"alexnet_cifar": 10, "cifar_four_layer": 10, "six_conv_bottleneck": 21_843}
+CIFAR = ("alexnet_cifar", "cifar_80sec", "cifar_18pct", "cifar_13pct", "cifar_11pct", "cifar_four_layer")
+NUM_CLASSES = dict.fromkeys(CIFAR, 10) | {"six_conv_bottleneck": 21_843}
 HEADS = {
     "network": "| `network=` | what it is | towers | parameters |\n|---|---|---|---|",
     "ablation": "| `ablation=` | what it changes |\n|---|---|",

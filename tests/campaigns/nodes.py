@@ -6,7 +6,6 @@ Each trial trains a small network to its end, with both nodes, or with what is l
 checkpoint with that of one machine: the same bits, or where the number of replicas has changed, to rounding.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from campaigns import run_alone
 from helpers.commands import NO_WANDB, SMALL, draw_images, train
 from helpers.nodes import Node, find_port, start_node
 from twotower.runs import checkpoint
@@ -139,10 +139,4 @@ def run(count: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m campaigns.nodes")
-    parser.add_argument("--count", type=int, default=FULL)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    found = run(given.count, given.seed, lambda line: print(line, flush=True))
-    print(found)
-    sys.exit(found["failures"] > 0)
+    sys.exit(run_alone("nodes", run, FULL))

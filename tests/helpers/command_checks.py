@@ -65,6 +65,7 @@ WORK = {
     "export": ["twotower.weights.export.open_run", "twotower.weights.read_weights.read_merged"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "labbook": ["twotower.reports.own_results.read_config", "render"],
+    "memory": ["list_memory"],
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
     "report": ["twotower.reports.collect.read_run"],
@@ -149,7 +150,8 @@ def script_of(name: str) -> ModuleType:
 
 def task_of(module: ModuleType) -> Any:
     """The function that hydra.main was put around."""
-    return next(one for one in vars(module).values() if getattr(one, "__wrapped__", one) is not one)
+    own = [one for one in vars(module).values() if getattr(one, "__module__", None) == module.__name__]
+    return next(one for one in own if getattr(one, "__wrapped__", one) is not one)
 
 
 def stop(*args: Any, **kwargs: Any) -> None:

@@ -172,8 +172,10 @@ def test_a_host_that_does_not_keep_the_run_never_begins_it_anew(tmp_path: Path) 
     assert find_kept_step(config) == -2, "so that even a host without any folder would come first"
     with pytest.raises(ValueError, match=r"kept_elsewhere\.json says that host4 keeps this run on its disk; start"):
         check_kept_here(run_dir)
-    (run_dir / "checkpoints" / "step-00000007").mkdir(parents=True)
-    assert find_kept_step(config) == 7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "find_whole", lambda folder: folder / "checkpoints" / "step-00000007")
+        patch.setattr(checkpoint, "read_manifest", lambda path: SimpleNamespace(step=int(path.name[-8:])))
+        assert find_kept_step(config) == 7
     forget_elsewhere(run_dir)
     check_kept_here(run_dir)
     assert find_kept_step(replace(config, run_dir=str(tmp_path / "none"))) == -1

@@ -22,6 +22,7 @@ from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
 
 POLL_SECONDS = 0.05
+NOT_LOOKED = -3  # the step of a process that leaves the look at checkpoints to the first one of its node
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Choice:
         gpu: the model of its GPU, empty on a CPU.
         node: number of the torchrun that started the process.
         network, address: see `interfaces`.
-        kept_step: of the newest checkpoint that the process's host has of the run that is to go on; -1: none.
+        kept_step: of the newest checkpoint that the process's host has of the run that is to go on; -1: none;
+            -2: none, as another host keeps it.
     """
 
     host: str
@@ -42,7 +44,7 @@ class Choice:
     node: int = 0
     network: str = ""
     address: str = ""
-    kept_step: int = -1
+    kept_step: int = NOT_LOOKED
 
     @staticmethod
     def of_this_process(transport: str, device: torch.device) -> "Choice":

@@ -97,6 +97,16 @@ def check_distributed() -> None:
         )
 
 
+def check_room(size: int) -> None:
+    """Raises: ValueError if so many processes of torch would only fill this host."""
+    most = max(64, 8 * cores())
+    if size > most:
+        raise ValueError(
+            f"machine.replicas would start {counted(size, 'process', 'processes')} on this host, which has "
+            f"{counted(cores(), 'core')}; give as many replicas as take {most} at most."
+        )
+
+
 NEEDS = {
     "gloo": "is for towers on the CPU",
     "nccl": "needs NCCL and a GPU for each process",

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from twotower.config import MachineConfig
-from twotower.distributed.agreement import Choice, agree_on_attempt, check_same_gpus, deal_ranks, share_choice
+from twotower.distributed.agreement import (
+    NOT_LOOKED,
+    Choice,
+    agree_on_attempt,
+    check_same_gpus,
+    deal_ranks,
+    share_choice,
+)
 from twotower.distributed.first_contact import GLOO_HINT, open_link
 from twotower.distributed.interfaces import choose_interface, find_own_address, name_network
 from twotower.distributed.place import (
@@ -346,14 +353,13 @@ def _meet(place: Place, rendezvous: str | None, timeout: float) -> "dist.Store":
 
 @contextmanager
 def open_world(
-    machine: MachineConfig, place: Place, rendezvous: str | None = None, kept_step: int = -1
+    machine: MachineConfig, place: Place, rendezvous: str | None = None, kept_step: int = NOT_LOOKED
 ) -> Iterator[World]:
     """Meets the other processes, and takes leave of them.
 
     Args:
         rendezvous: a file that all can reach and that does not exist yet; None: as torchrun says.
-        kept_step: of the newest checkpoint that this host has of the run that is to go on; -1: none. Ranks are dealt
-            anew if another node than the first has the newest.
+        kept_step: as in `Choice`. Ranks are dealt anew if another node than the first has the newest checkpoint.
 
     Raises: ValueError for towers that would be apart or a device that is not there, TowerLostError.
     """

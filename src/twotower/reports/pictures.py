@@ -17,6 +17,7 @@ from twotower.figures.prepare_figure import (
     prepare_figure3,
     prepare_figure4,
 )
+from twotower.ground.files import write_whole
 from twotower.reports.compare import Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
@@ -150,7 +151,7 @@ def _copy(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
             continue
         name = f"{picture.stem}-{name_file(f'{group.label},seed={run.config.seed}')}"
         for file in picture.parent.glob(f"{picture.stem}.*"):
-            (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
+            write_whole(folder / f"{name}{file.suffix}", file.read_bytes())
         figures.append(_make_figure(folder, name, f"{picture.stem}: {group.label}", f"Run {run.name}."))
     return figures
 

@@ -66,7 +66,9 @@ def mean_of(windows: list[TrainWindow]) -> dict[str, float]:
 
 def _window(event: dict[str, Any], last_step: int) -> TrainWindow:
     train = {key: event[key] for key in QUANTITIES}
-    return TrainWindow(event["step"], event["epoch"], event["step"] - last_step, train, event["learning_rate"])
+    return TrainWindow(
+        event["step"], event["epoch"], max(1, event["step"] - last_step), train, event["learning_rate"]
+    )
 
 
 def read_history(run_dir: Path) -> History:

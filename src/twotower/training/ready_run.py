@@ -18,8 +18,10 @@ from twotower.data.decoded_squares import check_cache, decode_squares
 from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
+from twotower.ground.files import remove_abandoned
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
+from twotower.runs.changed_settings import check_changes
 from twotower.runs.elsewhere import check_kept_here, forget_elsewhere
 from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors
@@ -79,6 +81,7 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
         step = check_resumable(
             home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset)
         ).step
+        check_changes(home.resume_from, home.run_dir, config, print)
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= count_steps(config, steps):
@@ -87,6 +90,9 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
             return ReadyRun(config, home.run_dir, None, finished=True)
         if same_run:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
+    checkpoint.forget_pending(home.run_dir / "checkpoints")
+    for folder in (home.run_dir, *(path for path in home.run_dir.iterdir() if path.is_dir())):
+        remove_abandoned(folder)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
     forget_failure(home.run_dir)
     forget_elsewhere(home.run_dir)
