@@ -30,7 +30,7 @@ TRIAL_SECONDS = 600.0
 # What happens to which node; the others go on, or all begin again where the store was lost.
 DEATHS = ("node dies", "worker dies", "worker stalls", "host dies", "node leaves for good", "node joins late")
 ELASTIC = DEATHS[-2:]  # with --nnodes=1:2
-ROUNDING = 0.05  # relative difference of a parameter or a velocity after STEPS steps
+ROUNDING = 0.01  # relative difference of all weights after STEPS steps; 0.002 was seen
 
 
 def read_weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -43,7 +43,10 @@ def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], same
         return False
     if same_bits:
         return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-    return all(float((t - theirs[name]).norm()) <= ROUNDING * float(theirs[name].norm()) for name, t in ours.items())
+    # Velocities are sums of the last gradients, of which rounding changes far more: single ReLUs flip.
+    names = [name for name in ours if "velocity" not in name]
+    change = torch.cat([(ours[name] - theirs[name]).flatten() for name in names])
+    return bool(change.norm() <= ROUNDING * torch.cat([theirs[name].flatten() for name in names]).norm())
 
 
 def find_workers(node: Node) -> list[int]:
