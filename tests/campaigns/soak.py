@@ -40,9 +40,11 @@ MOST_GROWTH = Measured(megabytes=40, descriptors=2, threads=2)
 
 
 def measure(pid: int) -> Measured:
-    """Raises: OSError if the process has ended."""
+    """Raises: ProcessLookupError if the process has ended, OSError."""
     folder = Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    if "VmRSS" not in status:
+        raise ProcessLookupError(f"process {pid} has ended")
     descriptors = len(list((folder / "fd").iterdir()))
     return Measured(int(status["VmRSS"].split()[0]) / 1024, descriptors, int(status["Threads"]))
 
