@@ -22,7 +22,7 @@ from helpers.marked import TRAINING, Marked
 from twotower.runs import checkpoint
 
 SHORT, FULL = 1, 60
-START_SECONDS = 120.0
+START_SECONDS = 600.0
 EVERY_SECONDS = 5.0  # between measurements, of which the highest of a fifth counts
 END_SECONDS = 30.0
 
