@@ -57,13 +57,14 @@ def run(count: int, seed: int, say: Say) -> dict[str, int]:
     """Trains for `count` minutes. Returns steps, checkpoints that are whole, and failures."""
     root = Path(tempfile.mkdtemp(prefix="campaign-soak-"))
     images = draw_images(root / "images")
-    settings = [part for part in TRAINING if not part.startswith(("schedule.", "checkpoint."))]
+    settings = [part for part in TRAINING if not part.startswith(("schedule.", "checkpoint.", "optim.l"))]
     command = Marked(
         (
             "two_gpu.py",
             *settings,
             f"data.root={images}",
             f"seed={seed}",
+            "optim.learning_rate=0.000001",  # 26 images again and again would else drive the loss to infinity
             "logging=no_wandb",
             "run_dir=run",
             "schedule.epochs=1000000",
