@@ -114,19 +114,31 @@ def test_the_command_times_all_inputs(root: Path, tmp_path: Path) -> None:
     assert medians["preparing_ratio"] > 0
 
 
-def test_the_command_times_training_from_every_input(root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=training", "rounds=1", "steps=1"]
+def time_small(part: str, folder: Path, *more: str) -> dict[str, float]:
+    """The medians of one round of a part, on a narrow network in small batches."""
+    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), f"part={part}", "rounds=1", "steps=1"]
     small = ["network=alexnet_2012", "network.width=0.0625", "optim.batch_size=4", "num_classes=10", "input_steps=1"]
     done = subprocess.run(
-        [*command, *small, "precisions=[fp32]", "output=found.json", "machine.device=cpu", f"data_root={root}"],
-        cwd=tmp_path,
+        [*command, *small, "precisions=[fp32]", "output=found.json", "machine.device=cpu", *more],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    medians = json.loads((tmp_path / "found.json").read_text())["training"]["medians"]
+    medians: dict[str, float] = json.loads((folder / "found.json").read_text())[part]["medians"]
+    return medians
+
+
+def test_the_command_times_replicas(tmp_path: Path) -> None:
+    medians = time_small("replicas", tmp_path)
+    ratio = medians["fp32_replicas2_images_per_second"] / medians["fp32_replicas1_images_per_second"]
+    assert medians["fp32_replicas2_over_replicas1"] == pytest.approx(ratio)
+
+
+def test_the_command_times_training_from_every_input(root: Path, tmp_path: Path) -> None:
+    medians = time_small("training", tmp_path, f"data_root={root}")
     for name in FEEDS:
         key = f"fp32_{name.replace(' ', '_decoded_')}"
         share = 100 * medians[f"{key}_images_per_second"] / medians["fp32_synthetic_images_per_second"]
@@ -210,4 +222,7 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "part=everything"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
-    assert "error: part=everything is not known; choose one of all, towers, input, training, batches." in done.stderr
+    assert (
+        "error: part=everything is not known; choose one of all, towers, input, training, batches, replicas."
+        in done.stderr
+    )

@@ -72,6 +72,8 @@ def test_each_gradient_is_the_mean_over_the_replicas(tmp_path: Path) -> None:
             for name, gradient in found.items():
                 assert torch.equal(gradient, four[rank % 2][step][name]), "the replicas have the same bits"
                 assert oracle.deviation(gradient, true[name]) < 1e-4, (step, name)
+        other = oracle.deviation(four[rank][0]["conv1.weight"], two[rank % 2][-1]["conv1.weight"])
+        assert other > 0.1, "gradients of other images would have been noticed"
 
 
 def train(images: Path, folder: Path, *overrides: str) -> tuple[int, str]:

@@ -220,20 +220,18 @@ def test_torchrun_with_a_world_of_one_starts_both_towers(images: Path, tmp_path:
 def test_two_replicas_are_one_with_the_double_batch(images: Path, tmp_path: Path) -> None:
     """The same images, crops, noise and dropout masks: gradients differ by rounding, and not by more.
 
-    After one step, as rounding then flips single ReLUs and grows. Half of the batch alone must be far off.
+    After one step, as rounding then flips single ReLUs and grows. How far off other images are, test_replicas shows.
     """
-    for run_dir, batch_size, torchrun in (("one", 8, 0), ("two", 4, 4), ("half", 4, 0)):
+    for run_dir, batch_size, torchrun in (("one", 8, 0), ("two", 4, 4)):
         overrides = (f"run_dir={run_dir}", f"optim.batch_size={batch_size}", "schedule.max_steps=1")
         status, output = train(images, tmp_path, *overrides, torchrun=torchrun)
         assert status == 0, output
         assert ("2 replicas of 2 towers" in output) == (torchrun == 4)
-    one, two, half = (weights(tmp_path / run_dir) for run_dir in ("one", "two", "half"))
+    one, two = (weights(tmp_path / run_dir) for run_dir in ("one", "two"))
     velocities = [name for name in one if "velocity" in name]
     assert len(velocities) == 40
     for name in velocities:
         assert (two[name] - one[name]).norm() < 1e-4 * one[name].norm(), name
-    conv1 = "0/velocity/conv1.weight"
-    assert (half[conv1] - one[conv1]).norm() > 0.1 * one[conv1].norm()
     validation = [
         next(event for event in events(tmp_path / run_dir) if event["event"] == "validation")
         for run_dir in ("one", "two")

@@ -43,6 +43,6 @@ def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str
         files = make_files(settings, Path(scratch), say) if needs_files else {}
         if settings.part in ("all", "input"):
             results["input"] = add_medians(benchmark_input(settings, files, say))
-        if settings.part in ("all", "towers", "batches", "training"):
+        if settings.part in ("all", "towers", "batches", "replicas", "training"):
             results |= benchmark_towers(settings, files, Path(scratch), say)
     return results

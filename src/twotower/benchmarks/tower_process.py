@@ -49,11 +49,15 @@ def describe_synthetic(settings: BenchmarkConfig | DoctorConfig) -> DataConfig:
 
 
 def run_tower(
-    tower: int, settings: BenchmarkConfig, files: dict[str, DataConfig], rendezvous: str, pipe: Connection
+    rank: int, size: int, settings: BenchmarkConfig, files: dict[str, DataConfig], rendezvous: str, pipe: Connection
 ) -> None:
-    """Answers `synthetic`, `training` and `parts` with a Turn, until `end`."""
+    """Answers `synthetic`, `training` and `parts` with a Turn, until `end`.
+
+    Args:
+        size: processes, which are the towers of one replica or of several.
+    """
     die_with_parent()
-    with open_world(settings.machine, Place(tower, TOWERS, tower, TOWERS), rendezvous) as world:
+    with open_world(settings.machine, Place(rank, size, rank, size), rendezvous) as world:
         datasets = {name: load(data) for name, data in {"synthetic": describe_synthetic(settings), **files}.items()}
         # One network serves all inputs, so that memory is that of one training.
         config = configure_trainer(settings, describe_synthetic(settings))

@@ -22,6 +22,7 @@ from twotower.ground.precision import check_precision
 from twotower.ground.processes import cores
 
 BATCHES = (32, 64, 128, 256)
+REPLICAS = 2
 Say = Callable[[str], None]
 
 
@@ -44,11 +45,14 @@ def _in_precision(settings: BenchmarkConfig, precision: str) -> BenchmarkConfig:
     return replace(settings, machine=replace(settings.machine, precision=precision))
 
 
-def _start_towers(settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, name: str) -> Contestant:
+def _start_towers(
+    settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, name: str, replicas: int = 1
+) -> Contestant:
+    size, rendezvous = TOWERS * replicas, str(scratch / f"rendezvous-{name}")
     return Contestant(
         run_tower,
-        [(t, settings, files, str(scratch / f"rendezvous-{name}")) for t in range(TOWERS)],
-        threads_per_process(settings.machine, TOWERS),
+        [(rank, size, settings, files, rendezvous) for rank in range(size)],
+        threads_per_process(settings.machine, size),
     )
 
 
@@ -65,7 +69,7 @@ def _ending(contestants: dict[str, Contestant]) -> Iterator[None]:
 def benchmark_towers(
     settings: BenchmarkConfig, files: dict[str, DataConfig], scratch: Path, say: Say
 ) -> dict[str, Any]:
-    """Rounds and medians of the parts that settings.part asks for: towers, parts_ms, batches, training."""
+    """Rounds and medians of what settings.part asks for: towers, parts_ms, batches, replicas, training."""
     stay_on_this_host()
     results: dict[str, Any] = {}
     precisions = list_precisions(settings, say)
@@ -79,6 +83,8 @@ def benchmark_towers(
         results["towers"] = add_medians(rounds) | {"gigaflops_an_image": count_flops(settings) / 1e9}
     if settings.part in ("all", "batches"):
         results["batches"] = add_medians(_compare_batches(settings, precisions, scratch, say))
+    if settings.part in ("all", "replicas"):
+        results["replicas"] = add_medians(_compare_replicas(settings, precisions, scratch, say))
     if settings.part in ("all", "training"):
         rounds = [{} for _ in range(settings.rounds)]
         for precision in precisions:
@@ -188,6 +194,34 @@ def _compare_batches(
                     result[f"{precision}_batch{batch}_images_per_second"] = speed
                     result[f"{precision}_batch{batch}_peak_megabytes"] = max(turn.peak_megabytes for turn in pair)
                     say(f"{precision}, batch {batch}: {speed:.1f} images/s")
+    return rounds
+
+
+def _compare_replicas(
+    settings: BenchmarkConfig, precisions: list[str], scratch: Path, say: Say
+) -> list[dict[str, float]]:
+    """Two processes, and four as two replicas that share each batch, in turn on the same cores or GPUs."""
+    rounds: list[dict[str, float]] = [{} for _ in range(settings.rounds)]
+    batch = settings.optim.batch_size
+    shared = replace(settings, optim=replace(settings.optim, batch_size=batch // REPLICAS))
+    for precision in precisions:
+        contestants: dict[str, Contestant] = {}
+        with _ending(contestants):
+            for replicas, sized in ((1, settings), (REPLICAS, shared)):
+                contestants[f"replicas{replicas}"] = _start_towers(
+                    _in_precision(sized, precision), {}, scratch, f"{precision}-replicas{replicas}", replicas
+                )
+            for number, result in enumerate(rounds):
+                speeds = {}
+                for name, contestant in contestants.items():
+                    speeds[name] = batch / max(turn.seconds_per_step for turn in contestant.turn("synthetic"))
+                    result[f"{precision}_{name}_images_per_second"] = speeds[name]
+                one, more = speeds.values()
+                result[f"{precision}_replicas{REPLICAS}_over_replicas1"] = more / one
+                say(
+                    f"{precision}, round {number + 1}/{settings.rounds}: one replica {one:.1f} images/s, {REPLICAS} "
+                    f"{more:.1f}"
+                )
     return rounds
 
 

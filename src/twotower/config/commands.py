@@ -111,8 +111,8 @@ class BenchmarkConfig:
     optim: OptimConfig = MISSING
     machine: MachineConfig = MISSING
     # The towers beside one process and the floor, the input beside a DataLoader, the training with each input,
-    # batches of several sizes, or all of these.
-    part: str = key("all", choices=("all", "towers", "input", "training", "batches"))
+    # batches of several sizes, one replica beside two, or all of these.
+    part: str = key("all", choices=("all", "towers", "input", "training", "batches", "replicas"))
     precisions: list[str] = key([], choices=PRECISIONS)  # of the towers, in turn; none: all that the machine has
     rounds: int = key(3, least=1)
     steps: int = key(4, least=1)  # of training, timed in each turn, after one that is not
