@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
+from twotower.config.presets import preset
 from twotower.distributed.place import Place, check_room
+from twotower.model.volume import measure_volume
 from twotower.runs import checkpoint
 from twotower.training.explain import explain
 
@@ -80,6 +83,8 @@ def test_exchanged_bytes_are_those_of_the_arithmetic(reference: Path) -> None:
     halves = {2 * 4 * 8, 1 * 4 * 8}  # tower 0 has two of the three classes; float32, batch 8
     sent = events(reference)[0]["exchange_bytes"] - per_image * 4 * 8
     assert sent in halves
+    network = replace(preset("alexnet_2012"), width=0.0625)  # and those of launch/volume.py
+    assert measure_volume(network, 3, 8, 1).exchange_bytes == events(reference)[0]["exchange_bytes"]
 
 
 def test_wandb_is_there_offline(reference: Path) -> None:
@@ -313,6 +318,27 @@ def test_two_replicas_are_one_with_the_double_batch(images: Path, tmp_path: Path
     ]
     assert validation[0]["top1_error"] == validation[1]["top1_error"]
     assert validation[0]["loss"] == pytest.approx(validation[1]["loss"], rel=1e-4)
+
+
+def test_a_run_goes_on_with_fewer_replicas_on_the_same_batch(images: Path, reference: Path, tmp_path: Path) -> None:
+    """Two replicas, then one: the images and steps of the whole run, from which sums differ in their order alone."""
+    status, output = train(
+        images, tmp_path, "run_dir=run", "optim.global_batch_size=8", "machine.replicas=2", "schedule.max_steps=2"
+    )
+    assert status == 0, output
+    assert "2 replicas of 2 towers" in output
+    # Without the key the batch would be another one.
+    status, output = train(images, tmp_path, "run_dir=run", "optim.batch_size=4", "resume=auto")
+    assert status == 1
+    assert "global_batch_size was 8 and is 4 now" in output
+    assert "optim.global_batch_size=8" in output
+    status, output = train(images, tmp_path, "run_dir=run", "optim.global_batch_size=8", "resume=auto")
+    assert status == 0, output
+    assert "9 steps of 8 images, from step 2" in output
+    ours, theirs = weights(tmp_path / "run"), weights(reference)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert (tensor - theirs[name]).norm() <= 0.02 * theirs[name].norm(), name
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from twotower.config.commands import (
     PrepareConfig,
     ReportConfig,
     SourceConfig,
+    VolumeConfig,
 )
 from twotower.config.compose import SCHEMAS, arrange_layers, register_schemas, resolve
 from twotower.config.schema import (
@@ -74,6 +75,7 @@ __all__ = [
     "ScheduleConfig",
     "SourceConfig",
     "SpatialNormConfig",
+    "VolumeConfig",
     "arrange_layers",
     "check",
     "check_bounds",

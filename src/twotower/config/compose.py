@@ -19,6 +19,7 @@ from twotower.config.commands import (
     PredictConfig,
     PrepareConfig,
     ReportConfig,
+    VolumeConfig,
 )
 from twotower.config.frozen_config import freeze
 from twotower.config.lazy_help import allow_lazy_help
@@ -40,6 +41,7 @@ SCHEMAS = {
     "predict": PredictConfig,
     "prepare_data": PrepareConfig,
     "report": ReportConfig,
+    "volume": VolumeConfig,
 }
 
 

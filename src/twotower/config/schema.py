@@ -172,6 +172,8 @@ class OptimConfig(Freezable):
     # The rate inside the velocity, as the paper has it, or torch.optim.SGD as it is.
     rule: str = key("paper", choices=("paper", "torch"))
     batch_size: int = key(128, least=1, most=65536)  # images per step and replica
+    # Images per step of all replicas, in place of batch_size: stays what it is with fewer or more replicas.
+    global_batch_size: int | None = key(None, least=1, most=2**30)
     learning_rate: float = key(0.01, least=0, most=MOST_FACTOR)
     momentum: float = key(0.9, least=0, below=1)
     weight_decay: float = key(5e-4, least=0, most=1e6)
@@ -263,6 +265,8 @@ class MachineConfig(Freezable):
     transport: str = key("auto", choices=("auto", "gloo", "nccl", "shared_gpu", "pinned"))
     # Replicas of all towers, each in its own processes, that are started.
     replicas: int = key(1, Role.TRAINING, least=1, most=MOST_THREADS)
+    # Whether the towers of a replica may be on two nodes, where every layer's exchange crosses the network.
+    towers_apart: bool = False
     threads: int = key(0, least=0, most=MOST_THREADS)  # of torch per process; 0: cores / processes on this host
     loader_device: str = key("auto", Role.NUMBERS, choices=("auto", "cpu", "gpu"))  # where DALI decodes
     # Of the loader per process; 0: the process's share of the cores. Where DALI decodes on a GPU, 8 at most.

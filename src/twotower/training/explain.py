@@ -17,7 +17,7 @@ from twotower.runs.failure import note_failure, read_failure
 from twotower.runs.journal import FolderGoneError
 from twotower.training.trainer import NonFiniteLossError, ToldElsewhereError
 
-HEAD_START_SECONDS = 2.0  # time that rank 0 gets to print an error before another rank ends
+HEAD_START_SECONDS = 2.0  # time that a node's first process gets to print an error before another one ends
 
 # Errors that a person can understand and mend. All others are ours and are shown with their traceback.
 EXPLAINED = (ValueError, OSError, TowerLostError, TowersDifferError, NonFiniteLossError)
@@ -51,8 +51,8 @@ def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> 
     if isinstance(error, ToldElsewhereError):
         _wait_for_others()
     elif isinstance(error, EXPLAINED):
-        if place.rank != 0 and not isinstance(error, TowerLostError | OSError):
-            _wait_for_others()  # every rank raises this error, and only rank 0 prints it
+        if place.local_rank != 0 and not isinstance(error, TowerLostError | OSError):
+            _wait_for_others()  # every rank raises this error, and only the first of each node prints it
             return
         # failure.json is written before anything is printed, and an earlier entry is kept: that one is the cause, and
         # a lost peer only its effect.

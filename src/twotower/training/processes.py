@@ -15,9 +15,9 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from twotower.config import Config, check
-from twotower.config.frozen_config import freeze
 from twotower.data.choose_loader import describe_loader, notice_fallback
 from twotower.data.load_data import load
+from twotower.distributed.agreement import NOT_LOOKED
 from twotower.distributed.place import (
     Place,
     check_even,
@@ -36,8 +36,10 @@ from twotower.model.fused_steps import notice_steps
 from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal
+from twotower.runs.rundir import find_kept_step
 from twotower.runs.summary import read_summary
 from twotower.training.explain import AlreadyExplainedError, explain
+from twotower.training.identity import share_batch
 from twotower.training.ready_run import ReadyRun, get_ready, receive_run
 from twotower.training.shared_folder import SEE_SECONDS, check_folder_is_shared
 from twotower.training.trainer import Trainer
@@ -59,6 +61,7 @@ def _describe_start(trainer: Trainer, ready: ReadyRun) -> list[str]:
     begin = f"from step {trainer.step}" if trainer.step else begin
     lines = [
         f"{trainer.world.describe()}, {images}",
+        trainer.world.notice_return(),
         notice,
         notice_steps() if trainer.world.device.type == "cpu" and trainer.tower.fuses_steps() else None,
         f"{network.name}, width {network.width:g}, {count_parameters(trainer.tower.rows):,} parameters, "
@@ -205,6 +208,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises: ValueError, OSError, ChildProcessError.
     """
     check(config)
+    config = share_batch(config, config.machine.replicas)
     size = config.network.towers * config.machine.replicas
     check_room(size)
     device, _ = choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
@@ -224,14 +228,17 @@ def run_as_worker(config: Config, place: Place) -> int:
         check_even(place.size, place.num_towers)
         die_with_parent()
         catch_stops(DEAF_SECONDS)
-        machine = replace(config.machine, replicas=place.size // place.num_towers)
-        config = freeze(replace(config, machine=machine))
-        with ExitStack() as stack, open_world(config.machine, place) as world:
+        config = share_batch(config, place.size // place.num_towers)
+        # One process of a node looks for all, since a look reads whole checkpoints.
+        kept_step = find_kept_step(config) if place.local_rank == 0 and not place.is_alone else NOT_LOOKED
+        with ExitStack() as stack, open_world(config.machine, place, kept_step=kept_step) as world:
             ready = receive_run(config, world, stack)
             run_dir = ready.run_dir
             if not ready.finished:
-                check_folder_is_shared(ready.run_dir, world, min(SEE_SECONDS, machine.timeout_seconds / 2))
+                check_folder_is_shared(ready.run_dir, world, min(SEE_SECONDS, config.machine.timeout_seconds / 2))
                 _train(ready, world)
+                if place.local_rank == 0:  # where the node's folder is its own
+                    forget_failure(ready.run_dir)
         return 0
     except KeyboardInterrupt:
         return STOPPED

@@ -1,6 +1,6 @@
 """A run that is ready to start: everything that can be refused has been, and its folder is held.
 
-Rank 0 gets it ready for all processes.
+Rank 0 gets it ready for all processes. Each other node gets the images ready on its own disk, and says what it has.
 """
 
 import json
@@ -22,11 +22,13 @@ from twotower.ground.files import remove_abandoned
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
 from twotower.runs.changed_settings import check_changes
+from twotower.runs.elsewhere import check_kept_here, forget_elsewhere
 from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import settle
 from twotower.runs.rundir import Home, check_resumable, hold_home, keep_mean
 from twotower.training.identity import count_steps, identify
+from twotower.training.node import check_nodes
 from twotower.training.schedule import Schedule
 from twotower.weights.transfer import locate, plan_inheritance
 
@@ -58,6 +60,8 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[ReadyRun]:
         path = locate(config.initial_weights.path)
         config = freeze(replace(config, initial_weights=replace(config.initial_weights, path=path)))
     with hold_home(config) as home:
+        if home.resume_from is None:
+            check_kept_here(home.run_dir)
         yield _make_ready(config, home, num_replicas)
 
 
@@ -91,6 +95,7 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
         remove_abandoned(folder)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
     forget_failure(home.run_dir)
+    forget_elsewhere(home.run_dir)
     keep_mean(home.run_dir, dataset)
     return ReadyRun(config, home.run_dir, home.resume_from)
 
@@ -121,6 +126,8 @@ def receive_run(config: Config, world: World, stack: ExitStack) -> ReadyRun:
     answer = json.loads(world.from_first("job", make))
     if "error" in answer:
         raise ValueError(answer["error"])
+    if len(world.nodes) > 1:
+        check_nodes(own[0] if own else config, world)
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
     config = own[0] if own else config
     weights = replace(config.initial_weights, path=answer["initial_weights"])

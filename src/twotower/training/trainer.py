@@ -3,6 +3,7 @@
 Files -> feed -> tower <-> exchange -> loss -> update -> counts -> journal.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -86,10 +87,12 @@ class Trainer:
         optim, num_classes = config.optim, len(dataset.classes)
         tower = Tower(config.network, num_classes, world.tower, config.seed)
         self.inheritance: Inheritance | None = None
-        if resume_from is None:
+        if resume_from is None and world.replica == 0:
             self.inheritance = inherit(
                 config.initial_weights, config.network, dataset.classes, tower, config.input.std
             )
+        if resume_from is None and config.initial_weights.path is not None:
+            world.copy_from_first_replica(tower.paper_named_parameters().values())
         self.tower = tower.on(world.device, world.memory_format)
         self.tower.precision = config.machine.precision
         self.tower.fuse_steps(choose_fused(config.machine.fused_steps), overwrite=True)
@@ -148,8 +151,23 @@ class Trainer:
         return self.run_dir / "checkpoints"
 
     def _resume(self, path: Path) -> None:
-        manifest = checkpoint.read_manifest(path)  # which was verified before the processes started
-        buffers = checkpoint.load_tower(path, self.tower)
+        """Replica 0 reads the checkpoint, and the others get from it what they need: they may be on other disks."""
+
+        manifest = checkpoint.Manifest(
+            **json.loads(
+                # It was verified before the processes started.
+                self.world.from_first("manifest", lambda: json.dumps(asdict(checkpoint.read_manifest(path))))
+            )
+        )
+        parameters = self.tower.paper_named_parameters()
+        buffers = checkpoint.load_tower(path, self.tower) if self.world.replica == 0 else {}
+        has_moved = torch.tensor([float(name in buffers) for name in parameters])
+        self.world.copy_from_first_replica([*parameters.values(), has_moved])
+        for moved, (name, parameter) in zip(has_moved.tolist(), parameters.items(), strict=True):
+            if moved:
+                buffer = buffers.get(name, torch.empty_like(parameter.detach(), device="cpu"))
+                self.world.copy_from_first_replica([buffer])
+                buffers[name] = buffer
         self.optimiser.load_state(buffers, manifest.rates)
         self.schedule.load_state(manifest.schedule)
         self.step = manifest.step
