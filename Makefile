@@ -3,7 +3,7 @@
 # make train TORCH=cpu   the same on the CPU, with torch's build for it: 0.6 GB to download instead of 3.2
 # make test              lint, types, layers and all tests
 # make test-gpu          the tests that need one GPU, or two
-# make campaigns         random attempts to break it, thousands of them; make test makes a few
+# make campaigns         thousands of random attempts to break it, of which the tests try a few
 # make quick             the same as test without the slow tests: under a minute
 # Each makes .venv and installs what it needs, if that has not been done: training less than the tests.
 

@@ -34,6 +34,7 @@ LIMIT_SECONDS = 60.0  # for one use, also on a machine that has other work
 REPORT_SECONDS = 300.0  # a report draws pictures of all runs in it
 START_SECONDS = 240.0  # until a child has imported everything
 ROOM = 4 << 30  # bytes of address space that a use may take beyond what is there at its beginning
+SHORT, FULL = 40, 1000  # damaged files
 AT_ONCE = 24  # damaged runs in one report
 RUNS = 0.12  # probability of a batch of runs, so that about half of the files are a run's
 USES_AT_ONCE = 2  # of one damaged run, drawn from all, beside the report of several
@@ -270,7 +271,7 @@ def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONC
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000, help="damaged files")
+    parser.add_argument("--count", type=int, default=FULL, help="damaged files")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     outcomes = run(given.count, given.seed, lambda line: print(line, flush=True))

@@ -252,7 +252,7 @@ class Attacker:
         sent, victim, moment = how
         if moment is not None:
             command.wait_until(lambda: any(True for _ in folder.glob(moment)), WHOLE_SECONDS)
-        elif victim in ("tower", "worker"):
+        if victim in ("tower", "worker"):
             command.wait_until(lambda: len(command.towers()) == 2, WHOLE_SECONDS)
         time.sleep(delay)
         if command.process.poll() is not None:

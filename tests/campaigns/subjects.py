@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
 from helpers.archives import Here, tree_files, write_tree
 from helpers.fake_runs import NUM_CLASSES, draw_images, fake_config
@@ -55,7 +56,7 @@ RUN_FILES = (
     *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "mean_image.npy", "evaluation.json"),
     *("wandb.json", "failure.json", "not_applicable.json", "checkpoints/step-00000002/manifest.json"),
     *("checkpoints/step-00000002/tower0.safetensors", "checkpoints/step-00000002/tower1.safetensors"),
-    *("predictions/step-00000002-val-centre.safetensors",),
+    *("predictions/step-00000002-val-centre.safetensors", "figures/figure4.png"),
 )
 
 
@@ -136,6 +137,8 @@ def _leave_run(run_dir: Path, config: Config, dataset: DataSet) -> None:
     lines += [{"event": "end", "step": 2, **summary}]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(run_dir / "summary.json", summary)
+    (run_dir / "figures").mkdir()
+    Image.new("RGB", (40, 30), "red").save(run_dir / "figures" / "figure4.png")
     evaluate(run_dir)
 
 

@@ -1,6 +1,7 @@
 """Stored files of another form are refused in one sentence that names them, whatever they claim."""
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_json_of_another_form(tmp_path: Path, content: bytes, reason: str) -> No
     assert len(sentence) < 1000
     path.write_bytes(b'{"a": 3}')
     assert read_json(path, TypeAdapter(dict[str, Count]), REMEDY) == {"a": 3}
+
+
+def test_names_of_files_that_are_no_utf8_are_read_back(tmp_path: Path) -> None:
+    path, name = tmp_path / "names.json", os.fsdecode(b"a\xff")
+    path.write_text(json.dumps({name: name}))
+    assert read_json(path, TypeAdapter(dict[str, str]), REMEDY) == {name: name}
+    path.write_text(json.dumps({name: name}).replace("}", ""))
+    with pytest.raises(ValueError, match=r"names\.json is damaged"):
+        read_json(path, TypeAdapter(dict[str, str]), REMEDY)
+    path.write_text('{"a": "\\udcff", "b": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=r"names\.json is damaged"):
+        read_json(path, ANYTHING, REMEDY)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Marked:
         largest_file: int | None = None,
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.mark = uuid4().hex
+        self.mark, self.torchrun = uuid4().hex, torchrun
         (folder / "tmp").mkdir(exist_ok=True)
         python = [sys.executable]
         if torchrun:
@@ -83,11 +83,17 @@ class Marked:
         return find_marked(self.mark)
 
     def towers(self) -> list[int]:
-        """Its towers' processes, whoever has started them."""
-        lines = self.processes()
-        spawned = [pid for pid, line in lines.items() if "spawn_main" in line]
-        workers = [pid for pid, line in lines.items() if "two_gpu.py" in line and "torch.distributed.run" not in line]
-        return sorted(spawned or [pid for pid in workers if pid != self.process.pid])
+        """Its towers' processes, or the workers of a preparation, whoever has started them."""
+        lines = self.processes().items()
+        if not self.torchrun:
+            return sorted(pid for pid, line in lines if "spawn_main" in line)
+        # A process that was just forked has its parent's command line still, and is no tower.
+        return sorted(pid for pid, line in lines if "two_gpu.py" in line and self._parent(pid) == self.process.pid)
+
+    def _parent(self, pid: int) -> int | None:
+        with suppress(OSError):
+            return int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        return None
 
     def wait(self, seconds: float) -> int | None:
         """Its exit status; None if it still runs after so long."""

@@ -105,7 +105,7 @@ ALIASES = "a0: &a0 [x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}
         ("{", "damaged"),
         (ALIASES, "it has aliases, which no run stores"),
         ("a: &a [*a]", "it has aliases"),
-        ("a: " + "[" * 100_000, "nested more than 20 deep"),
+        ("a: " + "[" * 100_000, "nested more than 20 deep|is damaged"),
         ("a: !!timestamp x", "it has the tag"),
         ("a: !!python/object/apply:os.system ['true']", "it has the tag"),
         ("x" * (2 << 20), "are the most"),

@@ -40,14 +40,11 @@ REMEDY = "evaluate the run again with fresh=true"
 _CHUNK = 8192  # images that are counted at a time
 
 
-class _Data(TypedDict, total=False):
+class _Data(TypedDict):
     """The images of an identity."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     source: str | None
-
-
-class _DataNow(_Data):
     kind: str
     root: str
     num_images: Positive
@@ -60,7 +57,7 @@ class StoredIdentity(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     checkpoint: dict[str, str]
     width: Annotated[FiniteFloat, Gt(0)]
-    data: _DataNow
+    data: _Data
     split: str
 
 

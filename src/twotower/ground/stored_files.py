@@ -4,6 +4,7 @@ Each reader knows the form that it expects, and refuses everything else in one s
 Sizes are limited, so that no file takes more memory than there is.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -70,9 +71,18 @@ def parse_json(text: bytes | str, form: TypeAdapter[Form], path: Path, remedy: s
     try:
         return form.validate_json(text, strict=True)
     except ValidationError as error:
-        raise damaged(path, _describe(error), remedy) from None
-    except ValueError as error:  # a text that is none
+        if "surrogate" in (reason := _describe(error)):  # a file's name whose bytes are no UTF-8, as json writes it
+            return _parse_with_surrogates(text, form, path, remedy)
+        raise damaged(path, reason, remedy) from None
+
+
+def _parse_with_surrogates(text: bytes | str, form: TypeAdapter[Form], path: Path, remedy: str) -> Form:
+    """The same by Python's own parser, which takes halves of a pair. Raises: ValueError as `check_form`."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise damaged(path, str(error), remedy) from None
+    return check_form(content, form, path, remedy)
 
 
 def read_json(path: Path, form: TypeAdapter[Form], remedy: str, most: int = LARGEST_JSON) -> Form:
@@ -148,6 +158,22 @@ def read_numbers(path: Path, kind: Any, shape: tuple[int | None, ...], remedy: s
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise damaged(path, "not all of its numbers are finite", remedy)
     return array
+
+
+def check_length(path: Path, remedy: str) -> None:
+    """Checks that a safetensors file is as long as its header says, without reading the tensors.
+
+    Raises: ValueError naming the file if it is missing, another file or cut short.
+    """
+    try:
+        if not path.is_file():
+            raise damaged(path, "it is missing" if not os.path.lexists(path) else "it is no file", remedy)
+        with safe_open(path, framework="pt"):
+            pass
+    except OSError as error:
+        raise damaged(path, f"it cannot be read: {error.strerror or error}", remedy) from error
+    except (SafetensorError, RuntimeError, MemoryError, OverflowError) as error:
+        raise damaged(path, str(error) or type(error).__name__, remedy) from None
 
 
 def read_tensors(path: Path, remedy: str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from twotower.config import LayerConfig, NetworkConfig, PoolConfig, check_bounds
 
@@ -105,6 +106,15 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     _check_towers(network)
     if num_classes < 2:
         raise ValueError(f"The data has {num_classes} class; a network needs at least 2.")
+    kinds = [(name, layer.kind) for name, layer in network.layers.items()]
+    for (before, kind), (name, next_kind) in pairwise(kinds):
+        if kind == "linear" and next_kind == "conv":
+            raise ValueError(
+                f"network.layers.{name}.kind=conv cannot follow {before}, which is linear and leaves no pixels; give "
+                "linear."
+            )
+    if kinds and kinds[-1][1] == "conv":
+        raise ValueError(f"network.layers.{kinds[-1][0]}.kind=conv cannot give the classes; give linear.")
     rows: list[Row] = []
     maps, size = (IMAGE_MAPS,) * network.towers, network.image_size
     for name, layer in network.layers.items():

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
 from twotower.ground.files import hash_file, write_json
-from twotower.ground.stored_files import ANYTHING, Count, check_form, damaged, read_json, read_tensors
+from twotower.ground.stored_files import ANYTHING, Count, check_form, check_length, damaged, read_json, read_tensors
 from twotower.ground.tensor_files import write_tensors
 from twotower.ground.wording import on_one_line
 from twotower.model.tower import Tower
@@ -295,18 +295,21 @@ def load_tower(path: Path, tower: Tower) -> dict[str, Tensor]:
 
 
 def find_whole(run_dir: Path) -> Path | None:
-    """A run's last checkpoint of which nothing is missing or changed; None if there is none.
+    """A run's last checkpoint of which nothing is missing or cut short; None if there is none.
 
-    A line is printed for each later one that is passed over.
+    A line is printed for each later one that is passed over. Nothing is hashed here, because that takes seconds, and
+    is done when the run goes on.
     """
     folder = run_dir / "checkpoints"
     for step in reversed(checkpoint_steps(folder)):
         try:
-            verify_checkpoint(place(folder, step))
+            path = place(folder, step)
+            for name in read_manifest(path).sha256:
+                check_length(path / name, REMEDY)
         except (ValueError, OSError) as error:
             print(f"passed over: {on_one_line(str(error))}")
         else:
-            return place(folder, step)
+            return path
     return None
 
 

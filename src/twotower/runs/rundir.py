@@ -86,7 +86,7 @@ def _go_on_in(run_dir: Path) -> Home:
     """Its last whole checkpoint. Raises: ValueError if there are some, and none is whole."""
     path = checkpoint.find_whole(run_dir)
     if path is None and checkpoint.checkpoint_steps(run_dir / "checkpoints"):
-        checkpoint.verify_checkpoint(checkpoint.find(run_dir))  # says what is wrong with the last one
+        checkpoint.verify_checkpoint(checkpoint.find(run_dir))  # raises what is wrong with the last one
     return Home(run_dir, path)
 
 
@@ -239,7 +239,6 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
     """
     manifest = checkpoint.verify_checkpoint(path)
     checkpoint.check_fits(path, manifest, config.network, len(classes))
-    checkpoint.check_can_go_on(path, manifest, len(config.network.layers))
     if manifest.classes != classes:
         raise ValueError(f"{path} was trained on other classes than the data has.")
     for key, ours in identity.items():

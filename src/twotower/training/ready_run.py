@@ -78,10 +78,10 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
         plan_inheritance(config.initial_weights, config.network, dataset.classes)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
-        step = check_resumable(
-            home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset)
-        ).step
+        manifest = check_resumable(home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset))
+        checkpoint.check_can_go_on(home.resume_from, manifest, len(config.network.layers))
         check_changes(home.resume_from, home.run_dir, config, print)
+        step = manifest.step
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= count_steps(config, steps):

@@ -7,14 +7,18 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from twotower.config import PrepareConfig
 from twotower.data.decode import SUBSAMPLING
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.files import Lines
 from twotower.ground.progress import metered
+from twotower.ground.stored_files import Count, parse_json, read_json
 from twotower.ground.wording import counted
 
 PLAN = "plan.json"
+_ENTRIES = TypeAdapter(list[tuple[str, Count, Count, str, str, str, str]])  # fields of `Entry`
 SHARD_BYTES = 128 * 2**20  # most bytes of a source for one shard, because those of compressed archives are in memory
 HOPELESS_REJECTS, HOPELESS_TOTAL = 10_000, 10_000_000  # too many rejects, even for the largest set imaginable
 
@@ -40,6 +44,9 @@ class Plan:
     images: dict[str, int]
     shards: dict[str, int]
     ignored: int
+
+
+_FORM = TypeAdapter(Plan)
 
 
 def list_settings(config: PrepareConfig, source: Source) -> dict[str, Any]:
@@ -149,8 +156,8 @@ def _check_listing(config: PrepareConfig, images: dict[str, int]) -> None:
 def read_plan(work: Path) -> Plan | None:
     """Reads the plan; None if there is no complete one."""
     try:
-        return Plan(**json.loads((work / PLAN).read_text()))
-    except (OSError, ValueError, TypeError):
+        return read_json(work / PLAN, _FORM, "delete it")
+    except ValueError:
         return None
 
 
@@ -158,4 +165,5 @@ def read_entries(work: Path, split: str) -> Iterator[list[Entry]]:
     """Reads the entries of each shard of a split."""
     with (work / f"{split}.jsonl").open() as file:
         for line in file:
-            yield [Entry(*values) for values in json.loads(line)]
+            entries = parse_json(line, _ENTRIES, work / f"{split}.jsonl", f"delete {work}, and run the command again")
+            yield [Entry(*values) for values in entries]
