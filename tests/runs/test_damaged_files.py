@@ -157,6 +157,19 @@ def test_one_damaged_run_ends_nothing_for_the_others(runs: Path, file: str, cont
     resume_another(runs)
 
 
+def test_a_report_goes_without_what_is_damaged_in_its_own_run(runs: Path) -> None:
+    """Predictions that say the right identity and hold something else, and a figure that is none."""
+    run = runs / subjects.WHOLE
+    with safe_open(run / PREDICTIONS, framework="pt") as file:
+        about = file.metadata()
+    save_file({"labels": torch.zeros(3, dtype=torch.int64)}, run / PREDICTIONS, about)
+    (run / "figures" / "figure4.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (run / "figures" / "figure4.html").write_text("<script>")
+    report(runs)
+    assert not list(runs.parent.glob("report-runs/figure4*"))
+    assert not list(runs.parent.glob("report-runs/confusion*"))
+
+
 def test_a_report_of_several_names_the_damaged_run_and_spells_out_what_it_says(runs: Path) -> None:
     (runs / "damaged-0" / "failure.json").write_text(json.dumps({"error": HOSTILE}))
     path, command = runs / subjects.WHOLE / "config.yaml", "python launch/two_gpu.py 'odd"
