@@ -1,9 +1,8 @@
 """Times the two towers against the same network in one process, and the parts of a step.
 
-python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training|batches] [rounds=3] [data_root=DIR]
+python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training|batches|replicas] [data_root=DIR]
 """
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from twotower.benchmarks.benchmark import benchmark
 from twotower.benchmarks.draw_parts import draw_parts
 from twotower.command_line.command import command
 from twotower.config import BenchmarkConfig
+from twotower.ground.files import write_json
 from twotower.ground.screen import print_table
 
 
@@ -20,7 +20,7 @@ from twotower.ground.screen import print_table
 def main(settings: BenchmarkConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
     results = benchmark(settings, console.print)
-    for part in ("input", "towers", "batches", "training"):
+    for part in ("input", "towers", "batches", "replicas", "training"):
         if part in results:
             table = Table(f"{part}, median of the rounds", "")
             for name, value in results[part]["medians"].items():
@@ -34,7 +34,7 @@ def main(settings: BenchmarkConfig) -> None:
     if settings.picture is not None and results.get("parts_ms"):
         draw_parts(results["parts_ms"], Path(settings.picture))
         console.print(f"drawn: {settings.picture}")
-    Path(settings.output).write_text(json.dumps(results, indent=1) + "\n")
+    write_json(Path(settings.output), results)
     console.print(f"written to {settings.output}")
 
 

@@ -21,7 +21,7 @@ from twotower.config.paths import SHAPES_ROOT, from_here
 from twotower.data.dataset import MEAN_IMAGE, PREPARED_SIZE
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared_set import PICTURE
-from twotower.ground.files import write_npy, write_whole
+from twotower.ground.files import DiskFullError, write_npy, write_whole
 from twotower.ground.stored_files import ANYTHING, Three, check_form, read_json, read_numbers
 from twotower.ground.wording import on_one_line
 
@@ -103,6 +103,8 @@ def store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32],
         remedy = "choose another folder for the index with data.cache=DIR"
         if key != TRAINING:
             remedy = f"its index is written beside the images, so copy them to a writable folder, and give {key}=DIR"
+        if isinstance(error, DiskFullError):
+            raise ValueError(f"{error} Make room, or {remedy}.") from error
         raise ValueError(f"{cache} cannot be written ({error.strerror}); {remedy}.") from error
 
 

@@ -93,7 +93,8 @@ def draw_shapes(root: Path, num_train: int, num_val: int) -> None:
             (unfinished / MARKER).write_text(json.dumps(wanted) + "\n")
     except OSError as error:
         raise ValueError(
-            f"The shapes cannot be drawn into {root} ({error.strerror}); choose a writable folder with data.root."
+            f"The shapes cannot be drawn into {root} ({error.strerror or error}); choose a writable folder with "
+            "data.root."
         ) from error
 
 

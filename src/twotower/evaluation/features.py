@@ -8,6 +8,7 @@ then read from a memory map. Those of 4096 units take 21 GB for ILSVRC-2012's 1,
 for its 50,000 others; the folder can be deleted.
 """
 
+import os
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -117,8 +118,10 @@ def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path
             outputs = read_outputs(towers, [layer], batch.images, exchange)[layer]
             rows = torch.cat([output.flatten(1) for output in outputs], dim=1).float().cpu().numpy()
             if table is None:
-                _check_room(path, len(images) * rows.shape[1] * rows.itemsize)
+                needed = len(images) * rows.shape[1] * rows.itemsize
+                _check_room(path, needed)
                 table = open_memmap(path, "w+", np.float32, (len(images), rows.shape[1]))
+                _reserve(path)
             table[done : done + len(rows)] = rows
             done += len(rows)
             meter.advance(len(rows))
@@ -131,6 +134,13 @@ def _check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise ValueError(
-            f"{path.parent} has {free / 1e9:.1f} GB free, and the features of all images take {needed / 1e9:.1f} GB; "
-            "make room, or copy the run to a larger disk."
+            f"{path.parent} has {free:,} bytes free, and the features of all images take {needed:,}; make room, or "
+            "copy the run to a larger disk."
         )
+
+
+def _reserve(path: Path) -> None:
+    """Takes the room, as others may fill the disk before the pages of the map are written. Raises: OSError."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -19,7 +19,6 @@ import torch
 from annotated_types import Gt
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -31,8 +30,8 @@ from twotower.data.dataset import DataSet
 from twotower.data.folder_cache import INDEX, find_cache, find_root
 from twotower.data.prepared_set import DATASET, is_prepared, read_dataset_json
 from twotower.evaluation.metrics import Counts, count
-from twotower.ground.files import written_whole
 from twotower.ground.stored_files import Positive, parse_json, read_tensors
+from twotower.ground.tensor_files import write_tensors
 from twotower.runs.checkpoint import Manifest, read_scale
 
 VIEWS = ("centre", "ten")
@@ -169,8 +168,7 @@ def store(path: Path, predictions: Predictions, identity: dict[str, Any]) -> Non
         "pass_crops": predictions.pass_crops,
     }
     tensors = {"log_probabilities": predictions.log_probabilities.contiguous(), "labels": predictions.labels}
-    with written_whole(path, shared=True) as pending:
-        save_file(tensors, pending, metadata=about)
+    write_tensors(path, tensors, about, shared=True)
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from twotower.figures.prepare_figure import (
     prepare_figure3,
     prepare_figure4,
 )
+from twotower.ground.files import write_whole
 from twotower.reports.compare import Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
@@ -171,7 +172,7 @@ def _copy(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
         for suffix in _COPIED:
             file = picture.with_suffix(suffix)
             if file.is_file() and file.stat().st_size <= LARGEST:
-                (folder / f"{name}{suffix}").write_bytes(file.read_bytes())
+                write_whole(folder / f"{name}{suffix}", file.read_bytes())
         figures.append(_make_figure(folder, name, f"{picture.stem}: {group.label}", f"Run {run.name}."))
     return figures
 

@@ -8,7 +8,6 @@ safetensors holds numbers and nothing that could run. A checkpoint is written in
 renamed when all of it is on disk, so a killed run leaves the last one whole.
 """
 
-import json
 import os
 import re
 import shutil
@@ -20,14 +19,14 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt, Len
 from pydantic import ConfigDict, FiniteFloat, StringConstraints, TypeAdapter
-from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
-from twotower.ground.files import hash_file
+from twotower.ground.files import hash_file, write_json
 from twotower.ground.stored_files import ANYTHING, Count, check_form, check_length, damaged, read_json, read_tensors
+from twotower.ground.tensor_files import write_tensors
 from twotower.ground.wording import on_one_line
 from twotower.model.tower import Tower
 
@@ -161,31 +160,40 @@ def place(folder: Path, step: int) -> Path:
 
 
 def save_tower(folder: Path, step: int, tower: Tower, velocity_buffers: Mapping[str, Tensor]) -> None:
-    """First part of saving, by each tower's process: its tensors, into a temporary folder beside the place."""
+    """First part of saving, by each tower's process: its tensors, into a temporary folder beside the place.
+
+    Raises: OSError, DiskFullError.
+    """
     pending = folder / f"pending-{step:08d}"
     pending.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().contiguous() for name, p in tower.paper_named_parameters().items()}
     tensors |= {VELOCITY + name: buffer.contiguous() for name, buffer in velocity_buffers.items()}
-    save_file(tensors, pending / tower_file(tower.tower))
-    _sync(pending / tower_file(tower.tower))
+    write_tensors(pending / tower_file(tower.tower), tensors)
 
 
 def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
-    """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed."""
+    """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed.
+
+    Raises: OSError, DiskFullError.
+    """
     pending, final = folder / f"pending-{manifest.step:08d}", place(folder, manifest.step)
     files = [tower_file(tower) for tower in range(manifest.network["towers"])]
     manifest.sha256 = {name: hash_file(pending / name) for name in files}
-    (pending / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
-    _sync(pending / "manifest.json")
+    write_json(pending / "manifest.json", asdict(manifest))
     if final.exists():  # so that there is no moment without one of the two
         final.rename(folder / f"pending-old-{manifest.step:08d}")
     pending.rename(final)
     _sync(folder)
     for step in checkpoint_steps(folder)[:-keep]:
         _remove(folder, step)
-    for leftover in folder.glob("pending-*"):
-        shutil.rmtree(leftover)
+    forget_pending(folder)
     return final
+
+
+def forget_pending(folder: Path) -> None:
+    """Removes what is half written or half removed; nobody else may be writing there."""
+    for leftover in folder.glob("pending-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _remove(folder: Path, step: int) -> None:

@@ -20,6 +20,7 @@ from twotower.ground.files import write_npy
 from twotower.ground.locks import HeldError, held
 from twotower.ground.stored_files import damaged, read_numbers
 from twotower.runs import checkpoint
+from twotower.runs.elsewhere import is_elsewhere
 
 RUNS = Path("runs")
 LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
@@ -27,6 +28,8 @@ LOCK = ".lock"  # held by the one process that trains in the folder, or has a sw
 # A run goes on only with these settings as they were; all others may change without changing its numbers.
 TWIN = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.IMAGES, Role.NAME)
 
+
+GLOBAL_BATCH = "global_batch_size"  # in a run's identity, and a key of optim
 
 # What a run was whose version did not note it.
 BEFORE = {"precision": "fp32"}
@@ -44,9 +47,17 @@ def _has_run(run_dir: Path) -> bool:
     return (run_dir / "metrics.jsonl").exists() or (run_dir / "checkpoints").exists()
 
 
+def _select_twin(config: Config) -> dict[str, Any]:
+    """What must be the same in a run for it to be this one, with whatever number of replicas that share its batch."""
+    settings = select_settings(config, TWIN)
+    if config.optim.global_batch_size is not None:
+        settings = {k: v for k, v in settings.items() if k not in ("optim.batch_size", "machine.replicas")}
+    return settings
+
+
 def _interrupted_twin(config: Config) -> Path | None:
     """The newest unfinished run under runs/ with the same configuration and a checkpoint."""
-    wanted = select_settings(config, TWIN)
+    wanted = _select_twin(config)
     candidates = sorted(RUNS.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in candidates:
         run_dir = path.parent
@@ -57,7 +68,7 @@ def _interrupted_twin(config: Config) -> Path | None:
             stored = make_absolute(read_config(run_dir))
         except (ValueError, OSError):
             continue  # a run of this version could not go on there
-        if select_settings(stored, TWIN) == wanted and checkpoint.find_whole(run_dir) is not None:
+        if _select_twin(stored) == wanted and checkpoint.find_whole(run_dir) is not None:
             return run_dir
     return None
 
@@ -77,6 +88,29 @@ def _go_on_in(run_dir: Path) -> Home:
     if path is None and checkpoint.checkpoint_steps(run_dir / "checkpoints"):
         checkpoint.verify_checkpoint(checkpoint.find(run_dir))  # raises what is wrong with the last one
     return Home(run_dir, path)
+
+
+def find_kept_step(config: Config) -> int:
+    """The step of the checkpoint on this host's disk from which the run would go on.
+
+    -1: there is none; -2: there is none, because another host keeps the run.
+
+    Looks and neither writes nor refuses anything: whoever gets the run ready does.
+    """
+    try:
+        if config.resume == "none":
+            return -1
+        if config.resume != "auto":
+            return checkpoint.read_manifest(checkpoint.find(from_here(config.resume))).step
+        run_dir = _interrupted_twin(config) if config.run_dir is None else from_here(config.run_dir)
+        if run_dir is None:
+            return -1
+        path = checkpoint.find_whole(run_dir)
+        if path is None:
+            return -2 if is_elsewhere(run_dir) else -1
+        return checkpoint.read_manifest(path).step
+    except (ValueError, OSError, TypeError):
+        return -1
 
 
 def find_home(config: Config) -> Home:
@@ -210,8 +244,9 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
     for key, ours in identity.items():
         theirs = manifest.identity.get(key, BEFORE.get(key))
         if theirs != ours:
+            keep = f", or keep it on any number of processes by optim.{key}={theirs}" if key == GLOBAL_BATCH else ""
             raise ValueError(
-                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."
+                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings{keep}."
             )
     fed = manifest.scale()
     for key, ours in checkpoint.read_scale(config.input).items():

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from twotower.config import PrepareConfig
 from twotower.data.decode import SUBSAMPLING
 from twotower.data.sources.source import Entry, Source
+from twotower.ground.files import Lines
 from twotower.ground.progress import metered
 from twotower.ground.stored_files import Count, parse_json, read_json
 from twotower.ground.wording import counted
@@ -70,7 +71,7 @@ class _SplitPlan:
     """Groups the entries of a split into shards, in the order in which they are added."""
 
     def __init__(self, path: Path, images_per_shard: int) -> None:
-        self._file, self._per_shard = path.open("w"), images_per_shard
+        self._file, self._per_shard = Lines(path, append=False), images_per_shard
         self._group: list[Entry] = []
         self._bytes = 0
         self.images, self.shards, self.problems = 0, 0, 0
@@ -87,12 +88,11 @@ class _SplitPlan:
 
     def flush(self) -> None:
         if self._group:
-            self._file.write(json.dumps([astuple(entry) for entry in self._group]) + "\n")
+            self._file.write(json.dumps([astuple(entry) for entry in self._group]))
             self.shards += 1
         self._group, self._bytes = [], 0
 
     def close(self) -> None:
-        self.flush()
         self._file.close()
 
 
@@ -115,6 +115,8 @@ def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], w
                         f"{config.source.root} holds more than {HOPELESS_REJECTS:,} entries that are no usable "
                         f"files, like {entry.name} ({entry.problem}); this is not the data set it should be."
                     )
+        for part in splits.values():
+            part.flush()
     finally:
         for part in splits.values():
             part.close()
