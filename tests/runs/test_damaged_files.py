@@ -17,6 +17,7 @@ from twotower.config import Config
 from twotower.config.stored_config import read_config, read_yaml
 from twotower.reports.collect import find_runs
 from twotower.reports.compare import compare
+from twotower.reports.data_sets import check_one_data_set, leave_out_odd_images
 from twotower.reports.tables import make_repeating_command
 from twotower.runs.rundir import find_home
 
@@ -169,16 +170,36 @@ def test_a_report_goes_without_what_is_damaged_in_its_own_run(runs: Path) -> Non
     (run / "figures" / "figure4.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (run / "figures" / "figure4.html").write_text("<script>")
     report(runs)
-    assert not list(runs.parent.glob("report-runs/figure4*"))
+    assert not list(runs.parent.glob("report-runs/figure4*seed=1000000*"))
     assert not list(runs.parent.glob("report-runs/confusion*"))
+
+
+def test_a_mean_image_with_one_bit_changed_leaves_its_run_out(runs: Path) -> None:
+    path = runs / "damaged-0" / "mean_image.npy"
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    found = {run.name: run for run in leave_out_odd_images(find_runs([str(runs)]))}
+    assert {name: run.status for name, run in found.items()} == {
+        "damaged-0": "damaged",
+        subjects.INTERRUPTED: "unfinished",
+        subjects.WHOLE: "finished",
+    }
+    assert "damaged-0/mean_image.npy is of other images" in found["damaged-0"].remark
+    check_one_data_set(list(found.values()))
+    two = [run for run in find_runs([str(runs)]) if run.name != subjects.INTERRUPTED]
+    with pytest.raises(ValueError, match="different mean images"):
+        check_one_data_set(leave_out_odd_images(two))
 
 
 def test_a_report_of_several_names_the_damaged_run_and_spells_out_what_it_says(runs: Path) -> None:
     (runs / "damaged-0" / "failure.json").write_text(json.dumps({"error": HOSTILE}))
+    shutil.rmtree(runs / subjects.INTERRUPTED)  # a group shows the command of its first run
     path, command = runs / subjects.WHOLE / "config.yaml", "python launch/two_gpu.py 'odd"
     text = path.read_text()
     assert COMMAND in text
-    path.write_text(text.replace(COMMAND, f"command: {json.dumps(command)}"))
+    for each in (path, runs / "damaged-0" / "config.yaml"):
+        each.write_text(each.read_text().replace(COMMAND, f"command: {json.dumps(command)}"))
     shown = report(runs)
     assert files.find_signs(shown, markup=True) is None
     assert "pwn" in shown, "the reason stands there"
@@ -187,7 +208,8 @@ def test_a_report_of_several_names_the_damaged_run_and_spells_out_what_it_says(r
 
 
 def test_a_command_that_does_something_else_is_not_offered_for_copying(runs: Path) -> None:
-    shutil.rmtree(runs / "damaged-0")
+    for name in ("damaged-0", subjects.INTERRUPTED):
+        shutil.rmtree(runs / name)
     path = runs / subjects.WHOLE / "config.yaml"
     kept = path.read_text()
     for command, shown in (
