@@ -163,6 +163,7 @@ def test_one_damaged_run_ends_nothing_for_the_others(runs: Path, file: str, cont
 
 def test_a_report_goes_without_what_is_damaged_in_its_own_run(runs: Path) -> None:
     """Predictions that say the right identity and hold something else, and a figure that is none."""
+    shutil.rmtree(runs / "damaged-0")
     run = runs / subjects.WHOLE
     with safe_open(run / PREDICTIONS, framework="pt") as file:
         about = file.metadata()
