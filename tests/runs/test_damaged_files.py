@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from campaigns import files, subjects
 from campaigns.damage import HOSTILE, TAKEN
@@ -14,6 +17,7 @@ from twotower.config import Config
 from twotower.config.stored_config import read_config, read_yaml
 from twotower.reports.collect import find_runs
 from twotower.reports.compare import compare
+from twotower.reports.data_sets import check_one_data_set, leave_out_odd_images
 from twotower.reports.tables import make_repeating_command
 from twotower.runs.rundir import find_home
 
@@ -157,12 +161,46 @@ def test_one_damaged_run_ends_nothing_for_the_others(runs: Path, file: str, cont
     resume_another(runs)
 
 
+def test_a_report_goes_without_what_is_damaged_in_its_own_run(runs: Path) -> None:
+    """Predictions that say the right identity and hold something else, and a figure that is none."""
+    shutil.rmtree(runs / "damaged-0")
+    run = runs / subjects.WHOLE
+    with safe_open(run / PREDICTIONS, framework="pt") as file:
+        about = file.metadata()
+    save_file({"labels": torch.zeros(3, dtype=torch.int64)}, run / PREDICTIONS, about)
+    (run / "figures" / "figure4.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (run / "figures" / "figure4.html").write_text("<script>")
+    report(runs)
+    assert not list(runs.parent.glob("report-runs/figure4*seed=1000000*"))
+    assert not list(runs.parent.glob("report-runs/confusion*"))
+
+
+def test_a_mean_image_with_one_bit_changed_leaves_its_run_out(runs: Path) -> None:
+    path = runs / "damaged-0" / "mean_image.npy"
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    found = {run.name: run for run in leave_out_odd_images(find_runs([str(runs)]))}
+    assert {name: run.status for name, run in found.items()} == {
+        "damaged-0": "damaged",
+        subjects.INTERRUPTED: "unfinished",
+        subjects.WHOLE: "finished",
+    }
+    assert "damaged-0/mean_image.npy is of other images" in found["damaged-0"].remark
+    check_one_data_set(list(found.values()))
+    two = [run for run in find_runs([str(runs)]) if run.name != subjects.INTERRUPTED]
+    with pytest.raises(ValueError, match="different mean images"):
+        check_one_data_set(leave_out_odd_images(two))
+
+
 def test_a_report_of_several_names_the_damaged_run_and_spells_out_what_it_says(runs: Path) -> None:
     (runs / "damaged-0" / "failure.json").write_text(json.dumps({"error": HOSTILE}))
+    shutil.rmtree(runs / subjects.INTERRUPTED)  # a group shows the command of its first run
     path, command = runs / subjects.WHOLE / "config.yaml", "python launch/two_gpu.py 'odd"
     text = path.read_text()
     assert COMMAND in text
-    path.write_text(text.replace(COMMAND, f"command: {json.dumps(command)}"))
+    for each in (path, runs / "damaged-0" / "config.yaml"):
+        each.write_text(each.read_text().replace(COMMAND, f"command: {json.dumps(command)}"))
     shown = report(runs)
     assert files.find_signs(shown, markup=True) is None
     assert "pwn" in shown, "the reason stands there"
@@ -171,7 +209,8 @@ def test_a_report_of_several_names_the_damaged_run_and_spells_out_what_it_says(r
 
 
 def test_a_command_that_does_something_else_is_not_offered_for_copying(runs: Path) -> None:
-    shutil.rmtree(runs / "damaged-0")
+    for name in ("damaged-0", subjects.INTERRUPTED):
+        shutil.rmtree(runs / name)
     path = runs / subjects.WHOLE / "config.yaml"
     kept = path.read_text()
     for command, shown in (

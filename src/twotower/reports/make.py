@@ -17,7 +17,7 @@ from twotower.ground.files import filled_whole, write_json, write_text
 from twotower.reports.collect import find_runs
 from twotower.reports.compare import Comparison, compare
 from twotower.reports.contents import Contents, gather_contents
-from twotower.reports.data_sets import check_one_data_set
+from twotower.reports.data_sets import check_one_data_set, leave_out_odd_images
 from twotower.reports.page import MARK, render
 from twotower.reports.pictures import draw_of_run, draw_pictures
 from twotower.reports.run_records import Run, Trace, list_finished
@@ -43,13 +43,13 @@ def make_report(settings: ReportConfig) -> Path:
     if folder.exists() and not _may_be_written(folder):
         raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
     folders = _without_files(settings.folders)
-    runs = find_runs(folders, settings.data_root)
+    runs = leave_out_odd_images(find_runs(folders, settings.data_root))
     check_one_data_set(runs)
     compare(runs, settings.baseline)  # raises for runs that cannot be compared, before anything is computed
     undone = _complete(runs, settings)
     if settings.evaluate or settings.figures:
         verified = {run.run_dir: run.manifest for run in runs if isinstance(run, Run)}
-        runs = find_runs(folders, settings.data_root, verified)
+        runs = leave_out_odd_images(find_runs(folders, settings.data_root, verified))
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / PAGE).exists():

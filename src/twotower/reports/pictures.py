@@ -140,7 +140,8 @@ def _draw_confusion(folder: Path, group: Group, run: FinishedRun) -> list[Figure
     if identity is None or identity["checkpoint"] != manifest.sha256:
         return []
     centre = predictions.read(file, identity)
-    assert centre is not None
+    if centre is None or centre.log_probabilities.shape[1] != len(manifest.classes):
+        return []  # damaged; an evaluation computes them again
     name, title = f"confusion-{name_file(group.label)}", f"{run.name}, centre crop"
     confusion = prepare_confusion(title, centre.log_probabilities, centre.labels, manifest.classes)
     confusion.write(folder / f"{name}.png")
