@@ -174,9 +174,8 @@ class VolumeConfig:
     replicas_per_node: int = key(4, least=1, most=1024)  # of two GPUs each
     # Of one replica's arithmetic; 50 was measured on two cores (docs/performance.md).
     images_per_second: float = key(50.0, least=0.001, most=1e9)
-    nvlink: float = key(
-        300.0, least=0.001, most=1e9
-    )  # NVLink 3 of an A100: 600 both ways together (NVIDIA's data sheet)
+    # NVLink 3 of an A100: 600 both ways together (NVIDIA's data sheet).
+    nvlink: float = key(300.0, least=0.001, most=1e9)
     pcie: float = key(31.5, least=0.001, most=1e9)  # PCIe 4.0 x16: 16 GT/s, 16 lanes, 128 of 130 bits
     ethernet: float = key(12.5, least=0.001, most=1e9)  # 100 Gbit/s Ethernet
     reached: float = key(0.8, least=0.001, most=1)  # share of the peak that a link attains: assumed
