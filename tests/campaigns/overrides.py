@@ -78,9 +78,11 @@ GIVEN = {
     "export": ["RUN"],
     "figure": ["figure3", "RUN"],
     "labbook": ["RUN"],
+    "memory": ["network.width=0.0625"],
     "predict": ["RUN", "cat.jpg"],
     "prepare_data": ["source=folder", "source.root=DIR", "output=set"],
     "report": ["RUN"],
+    "volume": ["network.width=0.0625"],
     "two_gpu": ["network.width=0.0625", "optim.batch_size=2", "machine.device=cpu"],
 }
 SHARE_OF_TRAINING = 0.5  # of all attempts, because most keys are those of the training

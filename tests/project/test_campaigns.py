@@ -38,10 +38,12 @@ def counted(output: str, outcome: str) -> int:
     return int(line.strip("│ ").rpartition("│")[2])
 
 
-def test_every_module_is_a_campaign() -> None:
-    modules = {path.stem for path in Path(campaigns.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    assert "overrides" in modules
-    assert set(list_campaigns()) == modules
+def test_every_campaign_is_found() -> None:
+    """Modules without `run` are what campaigns have in common."""
+    files = [path for path in Path(campaigns.__file__).parent.glob("*.py") if not path.stem.startswith("_")]
+    found = {path.stem for path in files if "\ndef run(" in path.read_text()}
+    assert {"overrides", "files", "kills"} <= found
+    assert set(list_campaigns()) == found
     assert "python -m campaigns" in (ROOT / "Makefile").read_text()
 
 

@@ -173,11 +173,12 @@ class VolumeConfig:
     replicas: list[int] = key([1, 2, 8, 64, 1000], least=1, most=10**6)
     replicas_per_node: int = key(4, least=1, most=1024)  # of two GPUs each
     # Of one replica's arithmetic; 50 was measured on two cores (docs/performance.md).
-    images_per_second: float = key(50.0, above=0, most=1e9)
-    nvlink: float = key(300.0, above=0, most=1e9)  # NVLink 3 of an A100: 600 both ways together (NVIDIA's data sheet)
-    pcie: float = key(31.5, above=0, most=1e9)  # PCIe 4.0 x16: 16 GT/s, 16 lanes, 128 of 130 bits
-    ethernet: float = key(12.5, above=0, most=1e9)  # 100 Gbit/s Ethernet
-    reached: float = key(0.8, above=0, most=1)  # share of the peak that a link attains: assumed
+    images_per_second: float = key(50.0, least=0.001, most=1e9)
+    # NVLink 3 of an A100: 600 both ways together (NVIDIA's data sheet).
+    nvlink: float = key(300.0, least=0.001, most=1e9)
+    pcie: float = key(31.5, least=0.001, most=1e9)  # PCIe 4.0 x16: 16 GT/s, 16 lanes, 128 of 130 bits
+    ethernet: float = key(12.5, least=0.001, most=1e9)  # 100 Gbit/s Ethernet
+    reached: float = key(0.8, least=0.001, most=1)  # share of the peak that a link attains: assumed
     latency_within: float = key(10e-6, least=0, most=60)  # seconds of a message within a node: assumed
     latency_between: float = key(30e-6, least=0, most=60)  # and between nodes: assumed
 
