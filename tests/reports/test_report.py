@@ -239,7 +239,7 @@ def test_runs_of_one_name_in_two_sweeps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "remark"),
     [
-        ("summary.json", "{}", "summary.json is damaged .top1_error: Field required"),
+        ("summary.json", "{}", "summary.json is damaged .it has no top1_error"),
         ("summary.json", '{"top1_error": 3', "summary.json is damaged .Invalid JSON"),
         ("summary.json", '{"top1_error": NaN, "top5_error": 3}', "top1_error: Input should be a finite number"),
         ("summary.json", "[3]", "should be an object"),

@@ -20,6 +20,8 @@ from twotower.runs.rundir import own_mean
 from twotower.runs.status import Status
 from twotower.runs.summary import read_summary
 
+_NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # keys of summary.json
+
 
 def read_run(
     run_dir: Path, name: str, data_root: str | None = None, verified: checkpoint.Manifest | None = None
@@ -56,7 +58,7 @@ def _read_trace(run_dir: Path, name: str) -> Trace | None:
 
 
 def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: checkpoint.Manifest | None) -> Run:
-    config, summary = read_config(run_dir), read_summary(run_dir)
+    config, summary = read_config(run_dir), read_summary(run_dir, _NEEDED)
     events = read_events(run_dir / "metrics.jsonl")
     memory, last = _find_last(events, "memory") or {}, _find_last(events, "train")
     reached = "before its first steps"
