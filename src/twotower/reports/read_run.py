@@ -14,11 +14,13 @@ from twotower.ground.wording import epochs_done, on_one_line
 from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.stored_results import read_stored_results
 from twotower.runs import checkpoint, failure
-from twotower.runs.events import read_events
+from twotower.runs.events import check_values, read_events
 from twotower.runs.history import read_history
 from twotower.runs.rundir import own_mean
 from twotower.runs.status import Status
 from twotower.runs.summary import read_summary
+
+_NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # keys of summary.json
 
 
 def read_run(
@@ -56,11 +58,12 @@ def _read_trace(run_dir: Path, name: str) -> Trace | None:
 
 
 def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: checkpoint.Manifest | None) -> Run:
-    config, summary = read_config(run_dir), read_summary(run_dir)
+    config, summary = read_config(run_dir), read_summary(run_dir, _NEEDED)
     events = read_events(run_dir / "metrics.jsonl")
     memory, last = _find_last(events, "memory") or {}, _find_last(events, "train")
     reached = "before its first steps"
     if last is not None:
+        check_values(run_dir / "metrics.jsonl", last, ("epoch",))
         reached = f"at epoch {epochs_done(last['epoch'])} of {config.schedule.epochs}"
     mean_image = run_dir / MEAN_IMAGE
     own_mean(run_dir)  # raises for a damaged image, which would be taken for that of another data set

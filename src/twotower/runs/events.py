@@ -1,6 +1,7 @@
 """metrics.jsonl read back: its events, and what is left of it when a run goes on from an earlier step."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ class _Event(TypedDict):
     step: Count
 
 
-class _Errors(_Event):
+class _Errors(_Event, total=False):
     epoch: FiniteFloat
     loss: float  # infinite or no number where a training has diverged
     top1_error: FiniteFloat
     top5_error: FiniteFloat
 
 
-class _Training(_Errors):
+class _Training(_Errors, total=False):
     learning_rate: FiniteFloat
 
 
@@ -67,6 +68,13 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             raise ValueError(str(error).replace("is damaged (", f"is damaged (line {number}: ", 1)) from None
         events.append(event)
     return events
+
+
+def check_values(path: Path, event: dict[str, Any], names: Iterable[str]) -> None:
+    """Raises: ValueError if an event of metrics.jsonl has not all of these values."""
+    missing = [name for name in names if name not in event]
+    if missing:
+        raise damaged(path, f"{event['event']} of step {event['step']} has no {missing[0]}", REMEDY)
 
 
 def cut_back(path: Path, step: int) -> None:

@@ -218,19 +218,17 @@ class Sweep:
         table = Table("job", "", "top-1 %", "top-5 %", "best %", "images/s", "time")
         for job in self.jobs:
             outcome = self.outcome(job)
-            s = outcome.summary
-            numbers = (
-                [f"{s[k]:.2f}" for k in ("top1_error", "top5_error", "best_top1_error")]
-                + [f"{s['images_per_second']:.0f}", format_duration(s["seconds"])]
-                if s is not None
-                else ["", "", "", "", ""]
-            )
+            s = outcome.summary or {}
+            errors = (s.get(key) for key in ("top1_error", "top5_error", "best_top1_error"))
+            numbers = ["" if error is None else f"{error:.2f}" for error in errors]
+            numbers.append(f"{s['images_per_second']:.0f}" if "images_per_second" in s else "")
+            numbers.append(format_duration(s["seconds"]) if "seconds" in s else "")
             table.add_row(job.name, outcome.status, *numbers)
         print_table(table, f"runs in {self.folder}")
 
     def exit_status(self) -> int:
         """0 if all jobs are finished, or at least one is and the others are not applicable."""
         statuses = {self.outcome(job).status for job in self.jobs}
-        if statuses & {Status.FAILED, Status.UNFINISHED}:
+        if statuses & {Status.FAILED, Status.UNFINISHED, Status.DAMAGED}:
             return 1
         return 0 if statuses & {Status.FINISHED, Status.SKIPPED} else 1
