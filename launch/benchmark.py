@@ -1,6 +1,6 @@
 """Times the two towers against the same network in one process, and the parts of a step.
 
-python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training|batches] [rounds=3] [data_root=DIR]
+python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training|batches|replicas] [data_root=DIR]
 """
 
 import json
@@ -20,7 +20,7 @@ from twotower.ground.screen import print_table
 def main(settings: BenchmarkConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
     results = benchmark(settings, console.print)
-    for part in ("input", "towers", "batches", "training"):
+    for part in ("input", "towers", "batches", "replicas", "training"):
         if part in results:
             table = Table(f"{part}, median of the rounds", "")
             for name, value in results[part]["medians"].items():
