@@ -3,6 +3,7 @@
 # make train TORCH=cpu   the same on the CPU, with torch's build for it: 0.6 GB to download instead of 3.2
 # make test              lint, types, layers and all tests
 # make test-gpu          the tests that need one GPU, or two
+# make campaigns         thousands of random attempts to break it, of which the tests try a few
 # make quick             the same as test without the slow tests: under a minute
 # Each makes .venv and installs what it needs, if that has not been done: training less than the tests.
 
@@ -20,7 +21,7 @@ ifeq ($(filter $(TORCH),default cuda12 cpu),)
 $(error TORCH=$(TORCH) is not known; TORCH=cpu takes torch's build for CPUs, TORCH=cuda12 that for older NVIDIA drivers, and without it pip chooses)
 endif
 
-.PHONY: train test test-gpu quick lint install clean
+.PHONY: train test test-gpu quick campaigns lint install clean
 
 train: install
 	$(BIN)/python launch/two_gpu.py $(DEVICE)
@@ -34,6 +35,9 @@ test-gpu: $(VENV)/installed-dev
 
 quick: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" -q
+
+campaigns: $(VENV)/installed-dev
+	cd tests && ../$(BIN)/python -m campaigns
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

@@ -1,4 +1,5 @@
-"""Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), and speeds.
+"""Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), speeds and
+volumes.
 
     python docs/tables.py
 
@@ -11,13 +12,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from twotower.config import VolumeConfig
 from twotower.config.presets import CONF, preset
 from twotower.model.layer_table import count_parameters, plan
+from twotower.model.volume import HEADS as VOLUME_HEADS
+from twotower.model.volume import estimate_rows, measure_volume
 
 DOCS = Path(__file__).resolve().parent
 BENCHMARK = DOCS / "benchmark.json"  # as launch/benchmark.py part=towers wrote it
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-NUM_CLASSES = {"alexnet_cifar": 10, "cifar_four_layer": 10, "six_conv_bottleneck": 21_843}
+CIFAR = ("alexnet_cifar", "cifar_80sec", "cifar_18pct", "cifar_13pct", "cifar_11pct", "cifar_four_layer")
+NUM_CLASSES = dict.fromkeys(CIFAR, 10) | {"six_conv_bottleneck": 21_843}
 HEADS = {
     "network": "| `network=` | what it is | towers | parameters |\n|---|---|---|---|",
     "ablation": "| `ablation=` | what it changes |\n|---|---|",
@@ -99,9 +104,47 @@ def write_speeds() -> str:
     return "\n".join(lines) + "\n"
 
 
+VOLUME_SPEEDS = (50.0, 4000.0)  # images/s of a replica: measured on two cores, and assumed
+
+
+def write_volume() -> str:
+    """What `python launch/volume.py network=alexnet` prints, for a slow and for a fast replica."""
+    networks = {"network": preset("alexnet")}
+    slow, fast = (estimate_rows(VolumeConfig(**networks, images_per_second=speed)) for speed in VOLUME_SPEEDS)
+    heads = [*VOLUME_HEADS[:-1], *(f"images/s at {speed:,.0f} a replica" for speed in VOLUME_SPEEDS)]
+    rows = [[*first, second[-1]] for first, second in zip(slow, fast, strict=True)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]]) + "\n"
+
+
+def write_swaps() -> str:
+    """The measured swaps of benchmark.json, over gloo and loopback: bytes, milliseconds, GB/s."""
+    lines = ["| swap | fp32: MB, ms, GB/s | bf16 |", "|---|---|---|"]
+    parts, batch = read_benchmark()["parts_ms"], 128
+    crossing = [row for row in plan(preset("alexnet"), 1000) if row.reads_both]
+    for row in crossing:
+        cells = []
+        for precision, size in (("fp32", 4), ("bf16", 2)):
+            pixels = row.size_in**2 if row.config.kind == "conv" else 1
+            sent = batch * row.maps_in[0] * pixels * size
+            took = parts[precision][f"swap before {row.name}, nothing to overlap"]
+            cells.append(f"{sent / 1e6:.2f}, {took:.1f}, {sent / took / 1e6:.2f}")
+        lines.append(f"| before {row.name} | {cells[0]} | {cells[1]} |")
+    for title, key in (("all of a step", "step: exchange"),):
+        cells = []
+        for precision in ("fp32", "bf16"):
+            sent = measure_volume(preset("alexnet"), 1000, batch, 1, precision).exchange_bytes
+            cells.append(f"{sent / 1e6:.2f}, {parts[precision][key]:.1f} of waiting")
+        lines.append(f"| {title} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+WRITERS = {"speed": write_speeds, "volume": write_volume, "swaps": write_swaps}
+
+
 def write_marked(name: str) -> str:
     """The table of a marker's name."""
-    return write_speeds() if name == "speed" else write_table(name)
+    return WRITERS[name]() if name in WRITERS else write_table(name)
 
 
 def fill_tables(text: str) -> str:

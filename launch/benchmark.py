@@ -3,7 +3,6 @@
 python launch/benchmark.py [network=alexnet_2012] [part=towers|input|training|batches|replicas] [data_root=DIR]
 """
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from twotower.benchmarks.benchmark import benchmark
 from twotower.benchmarks.draw_parts import draw_parts
 from twotower.command_line.command import command
 from twotower.config import BenchmarkConfig
+from twotower.ground.files import write_json
 from twotower.ground.screen import print_table
 
 
@@ -34,7 +34,7 @@ def main(settings: BenchmarkConfig) -> None:
     if settings.picture is not None and results.get("parts_ms"):
         draw_parts(results["parts_ms"], Path(settings.picture))
         console.print(f"drawn: {settings.picture}")
-    Path(settings.output).write_text(json.dumps(results, indent=1) + "\n")
+    write_json(Path(settings.output), results)
     console.print(f"written to {settings.output}")
 
 

@@ -16,7 +16,7 @@ from twotower.model.layer_numbers import READS, LayerNumbers, describe, totals
 
 
 def _row(layer: LayerNumbers) -> list[str]:
-    convolution = layer.kind == "conv"
+    convolution = layer.kind != "linear"
     pixels = f" x {layer.size_in} x {layer.size_in}" if convolution else ""
     sizes = [layer.size_conv] + ([layer.size_out] if layer.size_out != layer.size_conv else [])
     put_out = "+".join(str(maps) for maps in layer.maps_out)
@@ -24,7 +24,8 @@ def _row(layer: LayerNumbers) -> list[str]:
         layer.name,
         f"{layer.maps_in}{pixels}",
         READS[layer.reads] + (f", {layer.groups} groups" if layer.groups > 1 else ""),
-        f"{layer.kernel} / {layer.stride}" if convolution else "",
+        (f"{layer.kernel} / {layer.stride}" if convolution else "")
+        + (", not shared" if layer.kind == "local" else ""),
         put_out + (" x " + " -> ".join(str(size) for size in sizes) if convolution else ""),
         f"{layer.units:,}",
         f"{layer.parameters[0]:,}",

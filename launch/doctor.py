@@ -3,7 +3,6 @@
 python launch/doctor.py [machine.device=cpu] [output=doctor.md]
 """
 
-import tempfile
 from pathlib import Path
 
 from twotower.command_line.command import command
@@ -11,7 +10,9 @@ from twotower.config import DoctorConfig
 from twotower.doctor.images import examine_images
 from twotower.doctor.machine import examine_builds, examine_gpus, examine_machine
 from twotower.doctor.towers import check_settings, examine_towers
+from twotower.ground.files import write_text
 from twotower.ground.gpu_check import explain_unseen
+from twotower.ground.scratch import scratch_folder
 
 
 def check_output(output: str | None) -> None:
@@ -34,8 +35,7 @@ def main(settings: DoctorConfig) -> None:
     check_settings(settings)
     check_output(settings.output)
     say("# What twotower's doctor found")
-    with tempfile.TemporaryDirectory(prefix="twotower-doctor-", ignore_cleanup_errors=True) as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         sections = {
             "Machine": examine_machine(Path.cwd()),
             "Builds": examine_builds(),
@@ -53,7 +53,7 @@ def main(settings: DoctorConfig) -> None:
                 num_problems += not finding.is_ok
     say("\nAll is well." if not num_problems else f"\n{num_problems} to look at: the lines in bold say what to do.")
     if settings.output is not None:
-        Path(settings.output).write_text("\n".join(lines) + "\n")
+        write_text(Path(settings.output), "\n".join(lines) + "\n")
         print(f"written to {settings.output}")
     if num_problems:
         raise SystemExit(1)

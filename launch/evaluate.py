@@ -20,7 +20,7 @@ from twotower.evaluation.ensemble import evaluate_ensemble
 from twotower.evaluation.evaluate import evaluate_run, evaluate_weights
 from twotower.evaluation.predictions import VIEWS
 from twotower.ground.files import write_json
-from twotower.ground.screen import print_table
+from twotower.ground.screen import print_table, show
 from twotower.ground.wording import counted, split_common
 
 CROPS = {"centre": "centre", "ten": "ten, mean"}
@@ -52,26 +52,26 @@ def _evaluate_one(settings: EvaluateConfig) -> None:
     _print_views(result["split"], results)
     stored = " and ".join(view for view, of_view in results.items() if of_view["stored"])
     if stored:
-        print(f"{stored}: from stored predictions, images/s of the first time; fresh=true computes again")
+        show(f"{stored}: from stored predictions, images/s of the first time; fresh=true computes again")
     if "ten" not in results:
         chosen = f" checkpoint={settings.checkpoint}" if settings.checkpoint is not None else ""
         run = shlex.quote(str(settings.run))
-        print(f"the mean of ten crops: python launch/evaluate.py {run}{chosen} crops=ten")
-    print(f"{result['checkpoint']}, written to {result['report']}")
+        show(f"the mean of ten crops: python launch/evaluate.py {run}{chosen} crops=ten")
+    show(f"{result['checkpoint']}, written to {result['report']}")
 
 
 def _evaluate_file(settings: EvaluateConfig) -> None:
     """Prints a row for each view of a file of weights."""
     result = evaluate_weights(settings)
     _print_views(result["split"], {view: result[view] for view in VIEWS if view in result})
-    print(f"{result['weights']}, network {result['network']}")
+    show(f"{result['weights']}, network {result['network']}")
     _write(settings, result)
 
 
 def _write(settings: EvaluateConfig, result: dict[str, Any]) -> None:
     if settings.output is not None:
         write_json(Path(settings.output), result)
-        print(f"written to {settings.output}")
+        show(f"written to {settings.output}")
 
 
 def _evaluate_several(settings: EvaluateConfig) -> None:
@@ -93,8 +93,8 @@ def _evaluate_several(settings: EvaluateConfig) -> None:
     print_table(table, f"{title}; runs in {folder}" if folder else title)
     if searched:
         given = ",".join(f"{coefficient:g}" for coefficient in weighted["coefficients"])
-        print("The coefficients were searched on the same images, so their error is optimistic.")
-        print(f"On other images, e.g. split=test: 'coefficients=[{given}]'")
+        show("The coefficients were searched on the same images, so their error is optimistic.")
+        show(f"On other images, e.g. split=test: 'coefficients=[{given}]'")
     _write(settings, result)
 
 

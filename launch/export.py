@@ -9,6 +9,7 @@ from pathlib import Path
 from twotower.command_line.arguments import name_paths, quote_paths
 from twotower.command_line.command import command
 from twotower.config import ExportConfig
+from twotower.ground.screen import show
 from twotower.ground.wording import counted
 from twotower.weights.export import export_run
 from twotower.weights.verify import Verified, verify
@@ -16,22 +17,22 @@ from twotower.weights.verify import Verified, verify
 
 def _show(path: Path, checked: Verified) -> None:
     network = checked.network
-    print(
+    show(
         f"{path}: {network.name}, width {network.width:g}, {checked.num_parameters:,} parameters, "
         f"{counted(len(checked.classes), 'class', 'classes')} ({checked.classes[0]} ... {checked.classes[-1]}), "
         f"step {checked.step}"
     )
     if checked.errors:
-        print(
+        show(
             f"validation: top-1 error {checked.errors['top1_error']:.2f} %, top-5 error "
             f"{checked.errors['top5_error']:.2f} %, loss {checked.errors['loss']:.4f}"
         )
     else:
-        print("warning: no epoch was finished, so there is no validation error")
-    print(f"names, shapes and SHA-256 are as written ({checked.sha256[:16]}...)")
-    print(f"known answer: the logits differ by {checked.deviation:.1g} of the largest")
+        show("warning: no epoch was finished, so there is no validation error")
+    show(f"names, shapes and SHA-256 are as written ({checked.sha256[:16]}...)")
+    show(f"known answer: the logits differ by {checked.deviation:.1g} of the largest")
     if checked.untrained:
-        print(f"warning: {', '.join(checked.untrained)} look untrained: weights and biases are as they were drawn")
+        show(f"warning: {', '.join(checked.untrained)} look untrained: weights and biases are as they were drawn")
 
 
 def to_overrides(arguments: list[str]) -> list[str]:
@@ -49,7 +50,7 @@ def main(settings: ExportConfig) -> None:
     files = export_run(settings)
     if settings.to == "merged":
         _show(files[0], verify(files[0]))
-    print(f"written: {', '.join(str(file) for file in files)}")
+    show(f"written: {', '.join(str(file) for file in files)}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from rich.console import Console
 from twotower.command_line.arguments import name_paths, quote_paths
 from twotower.command_line.command import command
 from twotower.config import LabbookConfig
+from twotower.ground.files import write_text
 from twotower.reports.labbook_page import make_page
 from twotower.reports.labbook_tables import render
 
@@ -27,7 +28,7 @@ def main(settings: LabbookConfig) -> None:
     if settings.output is None:
         print(text, end="")
     else:
-        Path(settings.output).write_text(text)
+        write_text(Path(settings.output), text)
         print(f"written to {settings.output}")
 
 

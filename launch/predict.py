@@ -16,14 +16,16 @@ from twotower.evaluation.predict import (
     predict_photographs,
 )
 from twotower.figures.predicted import MOST_DRAWN, write_predictions
+from twotower.ground.screen import show
+from twotower.ground.wording import on_lines
 
 
 def _print(predictions: list[Prediction], names: list[str]) -> None:
     widest = max((len(names[index]) for prediction in predictions for index in prediction.classes), default=0)
     for prediction in predictions:
-        print(prediction.file)
+        show(prediction.file)
         for index, probability in zip(prediction.classes, prediction.probabilities, strict=True):
-            print(f"  {names[index]:<{widest}}  {100 * probability:5.1f} %")
+            show(f"  {names[index]:<{widest}}  {100 * probability:5.1f} %")
 
 
 def to_overrides(arguments: list[str]) -> list[str]:
@@ -49,9 +51,9 @@ def main(settings: PredictConfig) -> None:
     if predictions:
         drawing, table = write_predictions(predictions, network, output)
         drawn = f" (of the first {MOST_DRAWN})" if len(predictions) > MOST_DRAWN else ""
-        print(f"drawn: {drawing}{drawn}, and beside it {table.name}")
+        show(f"drawn: {drawing}{drawn}, and beside it {table.name}")
     if problems:
-        raise SystemExit("\n".join(f"error: {problem}" for problem in problems))
+        raise SystemExit("\n".join(f"error: {on_lines(str(problem))}" for problem in problems))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ DIR is the folder of a sweep or of a run, or one that holds several.
 from twotower.command_line.arguments import name_paths, quote_paths
 from twotower.command_line.command import command
 from twotower.config import ReportConfig
+from twotower.ground.screen import show
 from twotower.reports.make import make_report
 
 
@@ -20,8 +21,8 @@ def to_overrides(arguments: list[str]) -> list[str]:
 @command("report", to_overrides=to_overrides)
 def main(settings: ReportConfig) -> None:
     page = make_report(settings)
-    print((page.parent / "table.md").read_text(encoding="utf-8").split("### All runs")[0].rstrip())
-    print(f"\nwritten: {page}, and beside it table.md, table.csv, runs.csv, summary.json and the pictures")
+    show((page.parent / "table.md").read_text(encoding="utf-8").split("### All runs")[0].rstrip())
+    show(f"\nwritten: {page}, and beside it table.md, table.csv, runs.csv, summary.json and the pictures")
 
 
 if __name__ == "__main__":

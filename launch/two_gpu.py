@@ -17,10 +17,18 @@ from hydra.core.hydra_config import HydraConfig
 
 from twotower.command_line.arguments import quoted
 from twotower.command_line.mistakes import explain_composition
-from twotower.command_line.start import COMPOSITION_ERRORS, check_command_line, list_groups_of, start, without_plus
+from twotower.command_line.start import (
+    COMPOSITION_ERRORS,
+    check_command_line,
+    explained,
+    list_groups_of,
+    start,
+    without_plus,
+)
 from twotower.config import register_schemas
 from twotower.distributed.place import Place
 from twotower.ground.processes import catch_stops
+from twotower.ground.wording import on_one_line
 from twotower.training.configure import configure
 from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.launcher import check_launcher
@@ -44,8 +52,10 @@ def compose_and_run(composed: Any) -> None:
         run(configure(composed, overrides))
     except AlreadyExplainedError:
         raise SystemExit(1) from None
+    except COMPOSITION_ERRORS as error:  # some of which are ValueErrors in several lines
+        raise SystemExit(f"error: {explain_composition(error)}") from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {on_one_line(str(error))}") from error
 
 
 def plan_sweep(arguments: list[str]) -> Sweep:
@@ -54,12 +64,12 @@ def plan_sweep(arguments: list[str]) -> Sweep:
     try:
         check_launcher(overrides)
         check_command_line(overrides, "config")
-        with hydra.initialize(version_base="1.3", config_path="../conf"):
+        with hydra.initialize(version_base="1.3", config_path="../conf"), explained(overrides, "config"):
             return Sweep.plan(overrides)
     except COMPOSITION_ERRORS as error:
         raise SystemExit(f"error: {explain_composition(error)}") from error
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {on_one_line(str(error))}") from error
 
 
 def main() -> None:
@@ -76,7 +86,7 @@ def main() -> None:
     if place is not None and place.size > 1:
         try:
             check_command_line(sys.argv[1:], "config")
-            with hydra.initialize(version_base="1.3", config_path="../conf"):
+            with hydra.initialize(version_base="1.3", config_path="../conf"), explained(sys.argv[1:], "config"):
                 config = configure(hydra.compose("config", sys.argv[1:]), sys.argv[1:])
         except COMPOSITION_ERRORS as error:
             explain(ValueError(explain_composition(error)), place)
@@ -109,7 +119,7 @@ def hold_sweep() -> Iterator[None]:
             if sweep is not None:
                 stack.enter_context(sweep.alone())
         except (ValueError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
+            raise SystemExit(f"error: {on_one_line(str(error))}") from error
         yield
 
 

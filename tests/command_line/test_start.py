@@ -189,7 +189,7 @@ def test_the_help_of_the_training(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     printed = capsys.readouterr().out
     assert "network.name=alexnet\n" in printed
     assert "schedule.drop_epochs=[2,5]" in printed
-    assert "`fixed`: epochs after which the rate is divided" in printed
+    assert "`fixed`: Epochs after which the rate is divided" in printed
     assert "network.layers.NAME.KEY, with NAME one of conv1, conv2," in printed
     assert printed.count("Learning rate in multiples of the schedule's") == 1
     assert "source=" not in printed

@@ -250,6 +250,18 @@ def test_values_out_of_range_name_their_key(override: str) -> None:
     assert value in str(error.value)
 
 
+def test_a_weight_decay_that_reaches_no_layer_is_refused() -> None:
+    """Each row of this network has its own; a network in which one row has none follows the key."""
+    check(compose("experiment=cifar_80sec", "data.root=images"))
+    with pytest.raises(ValueError, match=r"optim\.weight_decay=0 reaches no layer of network=cifar_80sec"):
+        check(compose("experiment=cifar_80sec", "data.root=images", "optim.weight_decay=0"))
+    rest = compose(
+        "experiment=cifar_80sec", "data.root=images", "optim.weight_decay=0", "network.layers.conv1.weight_decay=null"
+    )
+    check(rest)
+    assert "conv1" not in rest.network.layer_decays()
+
+
 def test_folder_needs_a_root() -> None:
     with pytest.raises(ValueError, match=r"data\.root"):
         check(compose("data=folder"))

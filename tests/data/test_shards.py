@@ -39,7 +39,7 @@ def sharded(folder: Path, jpegs: list[bytes], labels: list[int], per_shard: int)
         (folder / shard_name(number)).write_bytes(content)
         indices.append(index)
     np.save(folder / INDEX_FILE, np.concatenate(indices))
-    return ShardSplit(folder)
+    return ShardSplit(folder, max(labels) + 1)
 
 
 @dataclass

@@ -55,7 +55,7 @@ def test_verify_passes_a_sound_set(finished: Path) -> None:
         (lambda root: _flip(root / "mean_image.npy", -1), r"mean_image\.npy has been changed"),
         (lambda root: (root / "mean_image.npy").unlink(), r"mean_image\.npy is missing"),
         (lambda root: (root / "train" / "index.npy").unlink(), r"train/index\.npy is missing"),
-        (lambda root: (root / "dataset.json").write_text("{"), r"dataset\.json cannot be read"),
+        (lambda root: (root / "dataset.json").write_text("{"), r"dataset\.json is damaged"),
         (lambda root: (root / "dataset.json").write_text('{"format": 0}'), r"has format 0, not 1"),
     ],
 )
@@ -114,6 +114,6 @@ def test_loading_notices_what_is_missing_or_cut_short(finished: Path, damage: st
     else:
         (finished / "mean_image.npy").unlink()
     with pytest.raises(
-        ValueError, match=r"(train is damaged|mean_image\.npy cannot be read) .*prepare the data set again"
+        ValueError, match=r"(00001\.tar|index\.npy|mean_image\.npy) is damaged .*prepare the data set again"
     ):
         load_prepared(finished)

@@ -20,6 +20,7 @@ from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation import evaluate, predictions
 from twotower.evaluation.evaluate import evaluate_run, make_predictions, predict
 from twotower.evaluation.subject import load_towers, open_subject
+from twotower.ground import tensor_files
 from twotower.model.tower import forward
 
 CPU = torch.device("cpu")
@@ -158,7 +159,7 @@ def test_storing_is_complete_or_absent(run: Path, monkeypatch: pytest.MonkeyPatc
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(predictions, "save_file", cut_short)
+    monkeypatch.setattr(tensor_files, "save_file", cut_short)
     with pytest.raises(OSError, match="No space"):
         make_predictions(open_subject(str(run), settings(run)), settings(run))
     assert list((run / "predictions").iterdir()) == []

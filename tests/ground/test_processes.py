@@ -46,3 +46,25 @@ def test_other_errors_of_finalisers_are_still_told() -> None:
     said, told = run_program(stop, "SIGTERM")
     assert said == "stopped"
     assert "ZeroDivisionError" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits by a function of Linux's C library")
+def test_a_process_that_waits_in_a_library_ends_after_a_stop_that_it_cannot_hear() -> None:
+    """A signal that is no stop does not end it."""
+
+    def end(name: str) -> int:
+        program = f"""
+import ctypes, os, signal, threading
+from twotower.ground.processes import catch_stops
+catch_stops(0.3)
+signal.signal(signal.SIGUSR1, lambda number, frame: None)
+library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(200)
+library.pthread_mutex_lock(mutex)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.{name})).start()
+threading.Timer(2.0, library.pthread_mutex_unlock, (mutex,)).start()
+library.pthread_mutex_lock(mutex)  # no signal ends this wait
+"""
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60).returncode
+
+    assert end("SIGUSR1") == 0
+    assert end("SIGTERM") == 130

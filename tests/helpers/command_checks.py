@@ -3,6 +3,7 @@
 import copy
 import glob
 import importlib.util
+import itertools
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from torch.distributed.run import parse_args as parse_torchrun
 
 from helpers.printed_commands import ROOT, Printed
 from helpers.shell_lines import NotUnderstoodError, variants
@@ -63,13 +65,30 @@ WORK = {
     "export": ["twotower.weights.export.open_run", "twotower.weights.read_weights.read_merged"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "labbook": ["twotower.reports.own_results.read_config", "render"],
+    "memory": ["list_memory"],
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
     "report": ["twotower.reports.collect.read_run"],
+    "volume": ["estimate_rows"],
     "two_gpu": [],  # composed and checked as by its main()
 }
 # Programs that are not ours: their arguments are only read, and quoted rightly.
-OTHERS = {"cd", "curl", "export", "find", "git", "mkdir", "sed", "sha256sum", "sort", "tar", "."}
+OTHERS = {
+    "cd",
+    "curl",
+    "docker",
+    "export",
+    "find",
+    "git",
+    "kubectl",
+    "mkdir",
+    "sbatch",
+    "sed",
+    "sha256sum",
+    "sky",
+    "sort",
+}
+OTHERS |= {"tar", "."}
 
 
 class Reached(BaseException):
@@ -131,7 +150,8 @@ def script_of(name: str) -> ModuleType:
 
 def task_of(module: ModuleType) -> Any:
     """The function that hydra.main was put around."""
-    return next(one for one in vars(module).values() if getattr(one, "__wrapped__", one) is not one)
+    own = [one for one in vars(module).values() if getattr(one, "__module__", None) == module.__name__]
+    return next(one for one in own if getattr(one, "__wrapped__", one) is not one)
 
 
 def stop(*args: Any, **kwargs: Any) -> None:
@@ -261,15 +281,40 @@ def check_pip(words: list[str]) -> None:
         assert set(words[1:]) <= packages, f"{' '.join(words[1:])} is neither -e '.[EXTRA]' nor packages we depend on"
 
 
+# Of several nodes; torchrun itself reads them.
+NODE_FLAGS = (
+    "--nnodes",
+    "--max-restarts",
+    "--rdzv-backend",
+    "--rdzv-id",
+    "--rdzv-endpoint",
+    "--rdzv-conf",
+    "--local-addr",
+)
+
+
+def check_torchrun(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun's own parser takes the flags, and the training composes."""
+    flags = list(itertools.takewhile(lambda word: word.startswith("--"), words))
+    given = dict(flag.split("=", 1) for flag in flags)
+    assert set(given) <= {"--nproc-per-node", *NODE_FLAGS}, f"{' '.join(flags)} has a flag that is not known here"
+    assert "--nproc-per-node" in given, f"{' '.join(flags)} lacks --nproc-per-node=N"
+    parsed = parse_torchrun(words)
+    if "--nnodes" in given:
+        assert parsed.rdzv_backend == "c10d", "several nodes meet by c10d"
+        assert parsed.rdzv_endpoint, "all nodes must be told where they meet"
+        assert parsed.rdzv_id, "all nodes must be told under which name they meet"
+    size = int(given["--nproc-per-node"]) * int(given.get("--nnodes", "1").split(":")[-1])
+    check_python(words[len(flags) :], is_whole, monkeypatch, size=size)
+
+
 def check_command(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raises: anything but nothing, if the command cannot be run as it is."""
     program, rest = words[0], words[1:]
     if program == "python":
         check_python(rest, is_whole, monkeypatch)
     elif program == "torchrun":
-        match = re.fullmatch(r"--nproc-per-node=(\d+)", rest[0])
-        assert match, f"{rest[0]} is not --nproc-per-node=N"
-        check_python(rest[1:], is_whole, monkeypatch, size=int(match[1]))
+        check_torchrun(rest, is_whole, monkeypatch)
     elif program == "make":
         assert re.search(rf"(?m)^{rest[0]}:", (ROOT / "Makefile").read_text()), f"make has no target {rest[0]}"
     elif program == "pip":

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,12 +57,20 @@ def command(
     *arguments: str,
     cwd: Path,
     torchrun: int = 0,
+    options: Sequence[str] = (),
     script: str = "two_gpu.py",
     variables: Mapping[str, str] = MappingProxyType({}),
+    largest_file: int | None = None,
 ) -> subprocess.Popen[str]:
+    """Starts a command of launch/, by torchrun if that starts processes.
+
+    Args:
+        options: of torchrun.
+        largest_file: limit on the size of each file that it writes, in bytes; not on Windows.
+    """
     python = [sys.executable]
     if torchrun:
-        python += ["-m", "torch.distributed.run", f"--nproc-per-node={torchrun}"]
+        python += ["-m", "torch.distributed.run", f"--nproc-per-node={torchrun}", *options]
     return subprocess.Popen(
         [*python, str(ROOT / "launch" / script), *arguments],
         cwd=cwd,
@@ -71,7 +79,15 @@ def command(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=None if largest_file is None else lambda: limit_files(largest_file),
     )
+
+
+def limit_files(largest: int) -> None:
+    """Lets this process and its children write no file that is larger, as on a disk that is full."""
+    import resource  # Windows has none
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

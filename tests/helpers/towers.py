@@ -52,7 +52,8 @@ def run_towers(
     """One test pass, then a training step for each rate, always on the same images."""
     named = [tower.paper_named_parameters() for tower in towers]
     optim = OptimConfig()
-    rules = [VelocitySGD(p, optim.momentum, optim.weight_decay, network.bias_rate, network.bias_decay) for p in named]
+    decays = optim.weight_decay, network.bias_rate, network.bias_decay, optim.rule, network.layer_decays()
+    rules = [VelocitySGD(p, optim.momentum, *decays) for p in named]
     for tower in towers:
         tower.eval()
     with torch.no_grad():

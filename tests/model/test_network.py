@@ -286,6 +286,16 @@ def test_dropout_can_be_switched_off():
         ({"width": 0}, r"network\.width=0 is not possible; give more than 0"),
         ({"pool": {"size": 0}}, r"network\.pool\.size=0 is not possible; give at least 1"),
         ({"pool": {"stride": 0}}, r"network\.pool\.stride=0 is not possible; give at least 1"),
+        (
+            {"layers": {"fc7": {"kind": "conv"}}},
+            r"network\.layers\.fc7\.kind=conv cannot follow fc6, which is",
+        ),
+        (
+            {"layers": {"fc6": {"kind": "conv"}, "fc7": {"kind": "conv"}, "fc8": {"kind": "conv"}}},
+            r"give the classes",
+        ),
+        ({"layers": {"fc8": {"then": ["activation", "lrn"]}}}, r"network\.layers\.fc8\.then has lrn, which is for"),
+        ({"layers": {"a-b": {"kind": "linear", "kernels": 2}}}, r"network\.layers\.a-b cannot be called so; give"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(changes, sentence):

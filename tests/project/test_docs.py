@@ -50,7 +50,7 @@ def test_the_index_names_every_page() -> None:
     assert {page for page in pages if f"({page})" not in text} == set()
 
 
-@pytest.mark.parametrize("name", ["data", "networks", "training"])
+@pytest.mark.parametrize("name", ["clusters", "data", "networks", "training"])
 def test_tables_are_those_of_conf(name: str) -> None:
     """python docs/tables.py writes them anew."""
     text = (ROOT / "docs" / f"{name}.md").read_text()

@@ -239,15 +239,19 @@ def test_runs_of_one_name_in_two_sweeps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "remark"),
     [
-        ("summary.json", "{}", "no finite top1_error"),
-        ("summary.json", '{"top1_error": 3', "summary.json cannot be read"),
-        ("summary.json", '{"top1_error": NaN, "top5_error": 3}', "no finite top1_error"),
-        ("summary.json", "[3]", "it is no object"),
-        ("metrics.jsonl", '{"event": "train", "step": 1}\n', "lack something"),
-        ("metrics.jsonl", '{"event": "train"\n{"step": 1}\n', "line 1, cannot be read"),
-        ("failure.json", "{}", "It stopped|lack something"),
+        ("summary.json", "{}", "summary.json is damaged .it has no top1_error"),
+        ("summary.json", '{"top1_error": 3', "summary.json is damaged .Invalid JSON"),
+        ("summary.json", '{"top1_error": NaN, "top5_error": 3}', "top1_error: Input should be a finite number"),
+        ("summary.json", "[3]", "should be an object"),
+        (
+            "metrics.jsonl",
+            '{"event": "train", "step": 1}\n',
+            "metrics.jsonl is damaged .train of step 1 has no epoch",
+        ),
+        ("metrics.jsonl", '{"event": "train"\n{"step": 1}\n', "line 1: Invalid JSON"),
+        ("failure.json", "{}", "failure.json is damaged .it has no error"),
         ("config.yaml", "network: 3", "config.yaml does not fit"),
-        ("config.yaml", "{[", "config.yaml cannot be read"),
+        ("config.yaml", "{[", "config.yaml is damaged"),
     ],
 )
 def test_a_damaged_run_is_left_out(file: str, text: str, remark: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 from twotower.reports.table import Cell, Table, as_csv, as_markdown, as_text, plain_cell
 
@@ -51,3 +52,23 @@ def test_columns_of_numbers_are_those_with_values_or_those_that_are_named() -> N
     rows = [[Cell("a"), Cell("1", 1.0), Cell("")]]
     assert Table("T", ["", "", ""], rows).number_columns() == {1}
     assert Table("T", ["", "", ""], rows, first_number=1).number_columns() == {1, 2}
+
+
+HOSTILE = "a\x1b]0;pwn\x07|`<img src=x onerror=window.taken=1>\n\u202e<script>1</script> [x](http://x) [y]: z"
+
+
+def test_names_from_files_are_no_markup_and_steer_no_terminal() -> None:
+    """GitHub shows HTML elements of a certain kind, and follows links; a terminal obeys control characters."""
+    rows = [[Cell(HOSTILE, note=HOSTILE), Cell(HOSTILE, kind="command"), Cell("python x | y", kind="command")]]
+    table = Table(HOSTILE, [HOSTILE, "b", "c"], rows, HOSTILE)
+    for text in (as_markdown(table), as_text([table], 100), as_csv(table)):
+        assert not [sign for sign in text if not sign.isprintable() and sign != "\n"]
+    text = as_markdown(table)
+    assert len(text.splitlines()) == 7, "a line end in a name ends no row"
+    assert "<" not in text
+    assert re.search(r"(?<!\\)\]\(", text) is None
+    assert re.search(r"(?<!\\)\]:", text) is None
+    assert len(re.findall(r"(?<!\\)\|", text.splitlines()[4])) == 4, "a bar in a name ends no cell"
+    assert "| `python x \\| y` |" in text
+    ours = re.sub(r"(?<!\\)`python x \\\| y`", "", text)
+    assert re.search(r"(?<!\\)`", ours) is None, "a backtick of a name begins no code"

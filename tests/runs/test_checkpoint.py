@@ -1,13 +1,17 @@
 """Checkpoints are complete or absent, checked when read, and hold the exact bits."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from helpers.towers import load_network
 from twotower.config import NetworkConfig
+from twotower.ground.files import hash_file
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 
@@ -129,3 +133,83 @@ def test_a_checkpoint_is_chosen_by_name_step_or_path(tmp_path: Path) -> None:
         assert checkpoint.choose(tmp_path, given) == first
     with pytest.raises(ValueError, match=r"checkpoint=7 is none of .*it has step-00000001, step-00000002"):
         checkpoint.choose(tmp_path, "7")
+
+
+@pytest.mark.parametrize("gone", ["manifest.json", "tower1.safetensors", "both"])
+def test_a_run_goes_on_from_an_earlier_checkpoint_where_the_last_one_is_half_deleted(
+    gone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        save(tmp_path / "checkpoints", step)
+    last = tmp_path / "checkpoints" / "step-00000002"
+    for name in ("manifest.json", "tower1.safetensors") if gone == "both" else (gone,):
+        (last / name).unlink()
+    found = checkpoint.find_whole(tmp_path)
+    assert found is not None
+    assert found.name == "step-00000001"
+    assert capsys.readouterr().out.startswith(f"passed over: {last}")
+    (last.parent / "step-00000001" / "tower0.safetensors").write_bytes(b"x")
+    assert checkpoint.find_whole(tmp_path) is None
+    (last.parent / "step-x\u0661").mkdir()
+    assert checkpoint.checkpoint_steps(last.parent) == [1, 2]
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads((path / "manifest.json").read_text())
+    edit(content)
+    (path / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda m: m.update(format=3), "has checkpoint format 3 in its manifest.json"),
+        (lambda m: m.pop("classes"), "classes: Field required"),
+        (lambda m: m.update(classes=[]), "classes: List should have at least 1 item"),
+        (lambda m: m.update(step="1"), "step: Input should be a valid integer"),
+        (lambda m: m["sha256"].update({"../../x": "0" * 64}), r"sha256\.\.\./\.\./x"),
+        (lambda m: m["sha256"].pop("tower0.safetensors"), "checksums of tower1"),
+        (lambda m: m["network"].update(towers=1), "checksums of 2 towers"),
+        (lambda m: m.update(progress={"last": {"top1_error": "x"}}), r"progress\.last\.top1_error"),
+        (lambda m: m.update(identity={"num_val": None}), r"identity\.num_val"),
+        (lambda m: m.update(input={"std": [0, 1, 1]}), r"input\.std\.0"),
+    ],
+)
+def test_a_manifest_of_another_form_is_one_sentence(
+    edit: Callable[[dict[str, Any]], Any], reason: str, tmp_path: Path
+) -> None:
+    save(tmp_path, 1)
+    path = checkpoint.find(tmp_path)
+    change(path, edit)
+    with pytest.raises(ValueError, match=rf"{path}.*{reason}"):
+        checkpoint.read_manifest(path)
+
+
+def test_a_manifest_without_what_a_resumed_run_reads_is_refused_before_processes_start(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = checkpoint.find(tmp_path)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged \(rates has no rates\)"):
+        checkpoint.check_can_go_on(path, checkpoint.read_manifest(path), 8)
+
+
+def test_tensors_whose_checksum_was_replaced_are_checked_for_their_form(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = checkpoint.find(tmp_path)
+    file = path / "tower0.safetensors"
+    kept = load_file(file)
+    name = next(iter(kept))
+    for tensors, reason in (
+        (kept | {name: kept[name] * float("nan")}, "numbers that are not finite"),
+        (kept | {name: kept[name].double()}, "float32"),
+        (kept | {name: kept[name][:1].clone()}, "should be"),
+        (kept | {"velocity/x": kept[name].clone()}, "velocity x has no parameter"),
+    ):
+        save_file(tensors, file)
+        change(path, lambda m: m["sha256"].update({file.name: hash_file(file)}))
+        checkpoint.verify_checkpoint(path)
+        with pytest.raises(ValueError, match=rf"tower0\.safetensors.*{reason}"):
+            checkpoint.load_tower(path, Tower(network(), 3, 0, 0))
+    file.write_bytes(b"<html>")
+    change(path, lambda m: m["sha256"].update({file.name: hash_file(file)}))
+    with pytest.raises(ValueError, match=r"tower0\.safetensors is damaged"):
+        checkpoint.load_tower(path, Tower(network(), 3, 0, 0))

@@ -82,7 +82,9 @@ def test_predictions_that_it_stored_count(sweep: Path, tmp_path: Path) -> None:
     ours = result["identity"] | {"data": earlier["data"], "version": earlier["version"]}
     assert ours != earlier
     path = tmp_path / "predictions.safetensors"
-    store(path, Predictions(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), 1.0, "centre"), earlier)
+    size = (earlier["data"]["num_images"], earlier["data"]["num_classes"])
+    empty = Predictions(torch.zeros(size), torch.zeros(size[0], dtype=torch.int64), 1.0, "centre")
+    store(path, empty, earlier)
     assert read(path, ours) is not None
     assert read(path, ours | {"split": "test"}) is None
     assert read(path, ours | {"input": ours["input"] | {"offsets": 32}}) is None

@@ -46,7 +46,7 @@ from twotower.runs.mirrors.open_mirrors import (
 )
 from twotower.runs.mirrors.training_pictures import HANDFUL, Handful, cut_centre, draw_kernels
 from twotower.runs.mirrors.wandb_mirror import STAGED
-from twotower.runs.mirrors.wandb_run_id import ID_FILE, find_run_id, was_trained_here
+from twotower.runs.mirrors.wandb_run_id import ID_FILE, find_run_id
 from twotower.runs.mirrors.wandb_settings import settle
 from twotower.training.ready_run import get_ready
 from twotower.training.sweep import Job, Sweep
@@ -329,15 +329,12 @@ def test_an_id_belongs_to_a_training_and_its_folder(tmp_path: Path) -> None:
     first = find_run_id(run, is_new=True)
     assert re.fullmatch(r"[a-z0-9]{8}", first)
     assert find_run_id(run) == find_run_id(run) == first
-    assert was_trained_here(run)
     shutil.copytree(run, copy)
-    assert not was_trained_here(copy)
     second = find_run_id(copy)
     assert second != first
     assert (find_run_id(copy), find_run_id(run)) == (second, first)
     run.rename(moved)
     assert find_run_id(moved) == first
-    assert not was_trained_here(moved)
     again = find_run_id(moved, is_new=True)
     assert again != first, "a training that begins anew in the same folder"
     assert find_run_id(moved, is_new=True, environment={"WANDB_RUN_ID": "agent"}) == "agent"
@@ -404,7 +401,8 @@ def test_a_run_that_goes_on_stays_the_same_run_in_wandb(tmp_path: Path) -> None:
     others = {"WANDB_PROJECT": "q", "WANDB_TAGS": "c", "WANDB_MODE": "disabled"}
     resumed = settled(LoggingConfig(), others, tmp_path)
     assert values_of(resumed) == ["disabled", *FROM_VARIABLES[1:]]
-    assert settled(LoggingConfig(), {}, tmp_path).wandb == "online"
+    assert settled(LoggingConfig(), {}, tmp_path).wandb == "offline", "a folder's word sends nothing"
+    assert settled(LoggingConfig(wandb="online"), {}, tmp_path).wandb == "online"
     assert settled(LoggingConfig(project="mine"), {}, tmp_path).project == "mine"
     for damaged in ("", "logging: {", "- a", "logging: 3"):
         (tmp_path / "config.yaml").write_text(damaged)
@@ -559,7 +557,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_what_comes_after_a_training_goes_where_it_should(
     opened: list[dict[str, Any]], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each case: mode in config.yaml, WANDB_MODE, trained here, finished -> mode and name of the W&B run."""
+    """Each case: mode in config.yaml, WANDB_MODE, trained here, finished -> mode and name of the W&B run.
+
+    A run's folder may be somebody else's, who can write into it whatever a training here would have left. So a stored
+    `online` sends nothing.
+    """
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     figure, told, config = tmp_path / "f.png", list[str](), fake_config(images)
     Image.new("RGB", (5, 4), "red").save(figure)
@@ -570,9 +572,9 @@ def test_what_comes_after_a_training_goes_where_it_should(
             ("offline", "online", True, True, "online", "run"),
             ("offline", "disabled", True, True, None, None),
             ("disabled", "online", True, True, None, None),
-            ("online", None, True, True, "online", "run"),
-            ("online", None, True, False, "online", "run-figure3"),  # the training may still write to its own W&B run
-            ("online", None, False, True, "offline", "run"),  # brought here, perhaps by somebody else
+            ("online", None, True, True, "offline", "run"),
+            ("online", None, False, True, "offline", "run"),
+            ("online", "online", True, False, "online", "run-figure3"),  # the training may still write to its own
             ("online", "online", False, True, "online", "run"),
         )
     ):
@@ -592,8 +594,8 @@ def test_what_comes_after_a_training_goes_where_it_should(
         if mode is not None:
             suffix = "" if name == "run" else "-figure3"
             assert (asked["id"], asked["resume"]) == (find_run_id(run_dir) + suffix, "allow")
-    assert len(told) == 1
-    assert told[0].endswith("was not trained in this folder, so W&B is offline; WANDB_MODE=online sends to W&B.")
+    assert len(told) == 2
+    assert told[0].endswith("was online; now W&B is offline, and WANDB_MODE=online sends to W&B.")
     log_figures(run_dir, config, {"curves": tmp_path / "not.svg"})
     assert opened == [], "W&B shows no SVG"
 

@@ -33,9 +33,16 @@ WIDTH, SIZE = 0.125, 128  # at 99 pixels an input that is 127 times too large do
 CPU = torch.device("cpu")
 GUESSING = math.log(CLASSES)
 
+# Networks whose rate is that of their own experiment.
+EXPERIMENTS = {name for name in NETWORKS if (ROOT / "conf" / "experiment" / f"{name}.yaml").exists()}
+
 # What a loss may do in 16 steps of 16 images, and why.
 FALLS = {
     "alexnet_2012",
+    "cifar_11pct",
+    "cifar_13pct",
+    "cifar_18pct",
+    "cifar_80sec",
     "cifar_four_layer",
     "exchange_conv4",
     "lrn1_only",
@@ -87,7 +94,8 @@ def small(name: str, root: Path) -> Config:
     smaller = [f"network.width={WIDTH}", f"network.image_size={SIZE + 3 * name.startswith('caffe')}"]
     if "cifar" in name:
         smaller = ["network.width=0.25"]
-    return compose(f"network={name}", "data=folder", f"data.root={root}", *smaller)
+    chosen = f"experiment={name}" if name in EXPERIMENTS else f"network={name}"
+    return compose(chosen, "data=folder", f"data.root={root}", *smaller)
 
 
 _fed: dict[str, list[Batch]] = {}
@@ -118,6 +126,7 @@ def train(config: Config) -> list[float]:
             network.bias_rate,
             network.bias_decay,
             optim.rule,
+            network.layer_decays(),
         )
         for tower in towers
     ]
@@ -140,6 +149,7 @@ def test_every_network_is_tried() -> None:
     """Guards the tests below against running nothing, and asks of a new network what its loss should do."""
     assert len(NETWORKS) > 10
     assert not FALLS & STAYS.keys()
+    assert {"cifar_80sec", "cifar_18pct", "cifar_13pct", "cifar_11pct"} == EXPERIMENTS
     assert FALLS | STAYS.keys() == set(NETWORKS)
 
 
@@ -148,7 +158,7 @@ def test_every_network_is_tried() -> None:
 def test_every_network_learns_from_photographs(name: str, photographs: Path) -> None:
     """No loss is NaN or far above that of guessing, ln 4; most fall within 16 steps, the others are known not to."""
     config = small(name, photographs)
-    assert config.optim.learning_rate == 0.01
+    assert config.optim.learning_rate == (0.001 if name in EXPERIMENTS else 0.01)
     is_scaled = (config.input.mean_value, config.input.std) != (None, [1, 1, 1])
     assert is_scaled == (name in ("alexnet_cifar", "half_tower", "torchvision_alexnet"))
     losses = train(config)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from helpers import oracle
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, finish
@@ -21,6 +22,7 @@ from twotower.config import Config, DataConfig
 from twotower.data.feed import open_train
 from twotower.data.load_data import load
 from twotower.distributed.world import World
+from twotower.model.volume import measure_volume
 from twotower.runs import checkpoint
 from twotower.training.trainer import Trainer
 
@@ -57,7 +59,20 @@ def gradients_by_step(world: World, batch_size: int) -> list[dict[str, Tensor]]:
             batch = next(feed)
             rows = slice(world.replica * batch_size, (world.replica + 1) * batch_size)
             trainer.train_step(replace(batch, images=batch.images[rows], labels=batch.labels[rows]))
+            check_volume(trainer)
     return found
+
+
+def check_volume(trainer: Trainer) -> None:
+    """launch/volume.py counts the gradients that torch's DistributedDataParallel itself says it sends."""
+    if isinstance(trainer._replicated, DistributedDataParallel):
+        parameters = [p.numel() for p in trainer.tower.parameters() if p.requires_grad]
+        sent = trainer._replicated._get_ddp_logging_data()["total_parameter_size_bytes"]
+        never_used = 4  # the parameter that keeps torch from warning
+        assert sent == 4 * sum(parameters) + never_used
+        if len(parameters) == len(list(trainer.tower.parameters())):
+            volume = measure_volume(trainer.config.network, 5, trainer.config.optim.batch_size, 2)
+            assert volume.gradient_bytes[trainer.tower.tower] == sent - never_used
 
 
 def test_each_gradient_is_the_mean_over_the_replicas(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two machines without a common disk are told before the first step, not at the first checkpoint."""
+"""Towers without a common disk are told before the first step; a node that keeps no run leaves a note of who does."""
 
 from pathlib import Path
 from typing import Any
@@ -29,5 +29,5 @@ def test_a_folder_of_the_same_name_on_another_disk_is_refused(tmp_path: Path) ->
     said = run_processes(look, tmp_path / "meet", folders)
     for rank, folder in enumerate(folders):
         assert said[rank].startswith(f"rank 1 cannot see {folder}, where rank 0 keeps the run;")
-        assert "run_dir=DIR on a file system that all machines share" in said[rank]
+        assert "run_dir=DIR on a file system that their machines share" in said[rank]
         assert not list(folder.iterdir())

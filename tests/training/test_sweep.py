@@ -37,7 +37,14 @@ from twotower.training.sweep import Job, Sweep
 from twotower.training.trainer import NonFiniteLossError
 
 CONF = ROOT / "conf"
-SUMMARY = {"top1_error": 30.0, "top5_error": 9.0, "best_top1_error": 29.0, "images_per_second": 70.0, "seconds": 60.0}
+SUMMARY = {
+    "top1_error": 30.0,
+    "top5_error": 9.0,
+    "best_top1_error": 29.0,
+    "images_per_second": 70.0,
+    "seconds": 60.0,
+    "epochs": 1.0,
+}
 DATA = ("data=folder", "data.root=nowhere")
 
 

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
-from twotower.distributed.place import Place
+from twotower.config.presets import preset
+from twotower.distributed.place import Place, check_room
+from twotower.model.volume import measure_volume
 from twotower.runs import checkpoint
 from twotower.training.explain import explain
 
@@ -78,6 +83,8 @@ def test_exchanged_bytes_are_those_of_the_arithmetic(reference: Path) -> None:
     halves = {2 * 4 * 8, 1 * 4 * 8}  # tower 0 has two of the three classes; float32, batch 8
     sent = events(reference)[0]["exchange_bytes"] - per_image * 4 * 8
     assert sent in halves
+    network = replace(preset("alexnet_2012"), width=0.0625)  # and those of launch/volume.py
+    assert measure_volume(network, 3, 8, 1).exchange_bytes == events(reference)[0]["exchange_bytes"]
 
 
 def test_wandb_is_there_offline(reference: Path) -> None:
@@ -95,12 +102,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(
     """Weights, velocities, order of images and metrics; a random stream with hidden state would show here."""
     arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "checkpoint.every_steps=1", "run_dir=run")
     process = command(*arguments, cwd=tmp_path)
-    folder = tmp_path / "run" / "checkpoints"
-    deadline = time.monotonic() + DEADLINE
-    while not any(step >= stop_at for step in checkpoint.checkpoint_steps(folder)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
+    wait_for_checkpoint(process, tmp_path / "run", stop_at)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -173,6 +175,84 @@ def test_a_lost_tower_stops_the_other_and_leaves_no_orphans(
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def wait_for_checkpoint(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not any(found >= step for found in checkpoint.checkpoint_steps(run_dir / "checkpoints")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_torchrun_starts_the_towers_again_after_one_was_killed_to_the_same_bits(
+    images: Path, reference: Path, tmp_path: Path
+) -> None:
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "checkpoint.every_steps=1", "run_dir=run", "resume=auto")
+    process = command(*arguments, cwd=tmp_path, torchrun=2, options=("--max-restarts=3",))
+    try:
+        wait_for_checkpoint(process, tmp_path / "run", 2)
+        os.kill(children(process.pid, b"two_gpu.py")[1], signal.SIGKILL)
+        status, output = finish(process)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert status == 0, output
+    assert len(re.findall(r"from (step [1-9]|random weights)", output)) == 2, output
+    assert "from step" in output
+    assert numbers(tmp_path / "run") == numbers(reference)
+    assert_same_bits(tmp_path / "run", reference)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on the size of files")
+def test_a_full_disk_is_a_sentence_each_time_and_the_run_goes_on_to_the_same_bits(
+    images: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The limits are below the mean image, below both towers' tensors, and between the two."""
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "run_dir=run", "resume=auto")
+    sizes = [file.stat().st_size for file in sorted(checkpoint.find(reference).glob("*.safetensors"))]
+    mean_size = (reference / "mean_image.npy").stat().st_size
+    assert mean_size < sizes[1] - 10 < sizes[1] + 10 < sizes[0]
+    for largest, file in (
+        (mean_size - 1, r"mean_image\.npy"),
+        (sizes[1] - 10, r"checkpoints/\S+/tower[01]\.safetensors"),
+        (sizes[1] + 10, r"checkpoints/\S+/tower0\.safetensors"),
+    ):
+        status, output = finish(command(*arguments, cwd=tmp_path, largest_file=largest))
+        assert status == 1, output
+        sentence = (
+            rf"error: \S*{file} cannot be written \(File too large\): it takes [\d,]+ bytes, and [\d,]+ are free"
+        )
+        assert re.search(sentence, output), output
+        assert output.count("error:") == 1
+        assert "Traceback" not in output
+        assert not list((tmp_path / "run").rglob("*pending*"))
+    assert checkpoint.checkpoint_steps(tmp_path / "run" / "checkpoints") == []
+    status, output = finish(command(*arguments, cwd=tmp_path))
+    assert status == 0, output
+    assert numbers(tmp_path / "run") == numbers(reference)
+    assert_same_bits(tmp_path / "run", reference)
+
+
+def test_a_run_folder_that_is_removed_is_missed_at_the_next_checkpoint(images: Path, tmp_path: Path) -> None:
+    """Nothing is written where it was, and no rank but the first speaks."""
+    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "schedule.epochs=100000", "run_dir=run")
+    process = command(*arguments, cwd=tmp_path)
+    try:
+        wait_for_checkpoint(process, tmp_path / "run", 3)
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        shutil.rmtree(tmp_path / "elsewhere")
+        status, output = finish(process)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert status == 1, output
+    assert output.count("error:") == 1
+    assert "Traceback" not in output
+    lost = r"(metrics\.jsonl, config\.yaml, mean_image\.npy|the checkpoint that was being written)"
+    assert re.search(rf"error: {lost} in run_dir=\S*run was removed or replaced", output), output
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_closes_its_files_and_says_how_to_go_on(
     images: Path, tmp_path: Path, stop: signal.Signals
@@ -240,6 +320,28 @@ def test_two_replicas_are_one_with_the_double_batch(images: Path, tmp_path: Path
     assert validation[0]["loss"] == pytest.approx(validation[1]["loss"], rel=1e-4)
 
 
+def test_a_run_goes_on_with_fewer_replicas_on_the_same_batch(images: Path, reference: Path, tmp_path: Path) -> None:
+    """Two replicas, then one: the images and steps of the whole run, from which sums differ in their order alone."""
+    status, output = train(
+        images, tmp_path, "run_dir=run", "optim.global_batch_size=8", "machine.replicas=2", "schedule.max_steps=2"
+    )
+    assert status == 0, output
+    assert "2 replicas of 2 towers" in output
+    # Without the key the batch would be another one.
+    status, output = train(images, tmp_path, "run_dir=run", "optim.batch_size=4", "resume=auto")
+    assert status == 1
+    assert "global_batch_size was 8 and is 4 now" in output
+    assert "optim.global_batch_size=8" in output
+    status, output = train(images, tmp_path, "run_dir=run", "optim.global_batch_size=8", "resume=auto")
+    assert status == 0, output
+    assert "9 steps of 8 images, from step 2" in output
+    found, true = ([e for e in events(folder) if e["event"] == "train"] for folder in (tmp_path / "run", reference))
+    assert [event["step"] for event in found] == [event["step"] for event in true]
+    # Up to step 4, of which the last two are of one replica; then rounding flips single ReLUs, and grows.
+    assert [event["loss"] for event in found[:3]] == pytest.approx([event["loss"] for event in true[:3]], rel=0.01)
+    assert [event["loss"] for event in found] == pytest.approx([event["loss"] for event in true], rel=0.2)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: Path, tmp_path: Path) -> None:
     status, output = train(images, tmp_path, "run_dir=run", "optim.learning_rate=1e6", "logging.every_steps=1")
     assert status == 1
@@ -247,6 +349,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images: Path
     assert "at step " in output
     assert output.count("error:") == 1
     assert "Traceback" not in output
+
+
+def test_an_update_that_only_the_validation_sees_to_be_ruinous_fails_the_run(images: Path, tmp_path: Path) -> None:
+    """The loss of the only step is that of the first weights; what became of them shows behind it."""
+    status, output = train(images, tmp_path, "run_dir=run", "optim.learning_rate=1e9", "schedule.max_steps=1")
+    assert status == 1
+    assert "error: The validation loss is nan after step 1. A lower optim.learning_rate than 1e+09" in output
+    assert output.count("error:") == 1
+    assert "Traceback" not in output
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not checkpoint.checkpoint_steps(tmp_path / "run" / "checkpoints")
+    assert "validation loss" in json.loads((tmp_path / "run" / "failure.json").read_text())["error"]
+
+
+def test_too_little_memory_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In whichever process it happens, because the others may have enough."""
+    with pytest.raises(RuntimeError) as torchs:
+        torch.empty(2**60)
+    for error in (torchs.value, MemoryError("Unable to allocate 9 TiB"), torch.OutOfMemoryError("CUDA\nfull")):
+        explain(error, Place(1, 2, 1, 2), tmp_path)
+        said = capsys.readouterr().err
+        assert said.startswith("error: There is not enough memory (")
+        assert said.endswith("network.image_size needs less.\n")
+        assert said.count("\n") == 1
+    assert "not enough memory" in json.loads((tmp_path / "failure.json").read_text())["error"]
+
+
+def test_more_processes_than_a_host_can_hold_are_refused() -> None:
+    check_room(64)
+    with pytest.raises(ValueError, match=r"machine\.replicas would start 4,000 processes on this host, which has "):
+        check_room(4000)
 
 
 def test_a_process_that_is_ended_while_another_explains_itself_says_nothing(
@@ -345,7 +478,14 @@ def test_a_finished_run_is_not_run_again_but_can_be_prolonged(images: Path, refe
         assert (run_dir / "summary.json").read_text() == before
     status, output = train(images, tmp_path, f"run_dir={run_dir}", "resume=auto", "schedule.epochs=4")
     assert status == 0, output
-    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 12
+    assert "going on from" in output
+    assert "with a change: schedule.epochs was 3 and is 4 now" in output
+
+    def refuse_constant(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    summary = json.loads((run_dir / "summary.json").read_text(), parse_constant=refuse_constant)
+    assert summary["steps"] == 12
 
 
 def test_checkpoints_of_others_are_refused(images: Path, reference: Path, tmp_path: Path) -> None:
@@ -355,6 +495,15 @@ def test_checkpoints_of_others_are_refused(images: Path, reference: Path, tmp_pa
     status, output = train(images, tmp_path, f"run_dir={reference}")
     assert status == 1
     assert "already holds a run" in output
+    before = (reference / "config.yaml").read_bytes()
+    for resume in ("resume=auto", f"resume={reference}"):
+        changed = (f"run_dir={reference}", resume, "optim.momentum=0.5", "schedule.epochs=4")
+        status, output = train(images, tmp_path, *changed)
+        assert status == 1
+        assert "cannot go on with other settings (optim.momentum was 0.9 and is 0.5 now)" in output
+        assert output.count("error:") == 1
+        assert (reference / "config.yaml").read_bytes() == before
+        assert (reference / "summary.json").exists()
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in checkpoint.find(reference).iterdir():

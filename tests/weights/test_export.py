@@ -54,6 +54,7 @@ NETWORKS = {
     "one_tower": {"width": 0.0625, "image_size": 100},
     "caffe_alexnet": {"width": 0.0625, "image_size": 99},
     "cifar_four_layer": {"width": 0.25, "towers": 2, "activation": "tanh"},
+    "cifar_13pct": {"width": 0.25},
 }
 
 

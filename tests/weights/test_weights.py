@@ -330,6 +330,7 @@ ALL = {
     "one_tower": {"width": 0.0625},
     "caffe_alexnet": {"width": 0.0625},
     "cifar_four_layer": {"width": 0.25, "towers": 2},
+    "cifar_13pct": {"width": 0.25},
 }
 
 

@@ -54,6 +54,11 @@ def build_baseline(network: NetworkConfig, num_classes: int) -> nn.Sequential:
                 f"network={network.name} has a linear layer in which each tower reads itself ({row.name}), which no "
                 "single layer of torch computes; choose another network for the comparison."
             )
+        if row.is_local:
+            raise ValueError(
+                f"network={network.name} has a local layer ({row.name}), for which torch has none of its own; choose "
+                "another network for the comparison."
+            )
         kernels, c = sum(row.kernels), row.config
         if c.kind == "linear":
             if not any(isinstance(module, nn.Flatten) for module in modules):

@@ -1,8 +1,6 @@
 """All benchmarks: the input by itself, the two towers against one process, and training from each kind of input."""
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from twotower.config import BenchmarkConfig, check_bounds
 from twotower.ground.devices import choose_device
 from twotower.ground.precision import check_precision
 from twotower.ground.processes import cores
+from twotower.ground.scratch import scratch_folder
 from twotower.model.layer_table import plan
 
 
@@ -38,11 +37,11 @@ def benchmark(settings: BenchmarkConfig, say: Callable[[str], None]) -> dict[str
         with torch.device("meta"):
             build_baseline(settings.network, settings.num_classes)
     results: dict[str, Any] = {"cores": cores()}
-    with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as scratch:
+    with scratch_folder() as scratch:
         needs_files = settings.part in ("all", "input", "training")
-        files = make_files(settings, Path(scratch), say) if needs_files else {}
+        files = make_files(settings, scratch, say) if needs_files else {}
         if settings.part in ("all", "input"):
             results["input"] = add_medians(benchmark_input(settings, files, say))
         if settings.part in ("all", "towers", "batches", "replicas", "training"):
-            results |= benchmark_towers(settings, files, Path(scratch), say)
+            results |= benchmark_towers(settings, files, scratch, say)
     return results

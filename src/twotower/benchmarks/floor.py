@@ -65,12 +65,31 @@ def _product(row: Row, tower: int, batch: int, dtype: torch.dtype, device: torch
     return run
 
 
+def _local_products(
+    row: Row, tower: int, batch: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], object]:
+    """Of a local layer: one product for each output pixel, without the copies of the windows."""
+    pixels, units, kernels = row.size_conv**2, row.fans(tower)[0], row.kernels[tower]
+    x = torch.randn(pixels, batch, units, device=device).to(dtype)
+    weight = torch.randn(pixels, units, kernels, device=device).to(dtype)
+    grad = torch.randn(pixels, batch, kernels, device=device).to(dtype)
+
+    def run() -> None:
+        torch.bmm(x, weight)
+        torch.bmm(grad, weight.transpose(1, 2))
+        torch.bmm(x.transpose(1, 2), grad)
+
+    return run
+
+
+MAKERS = {"conv": _convolution, "local": _local_products, "linear": _product}
+
+
 def plan_work(settings: BenchmarkConfig, tower: int, precision: str, device: torch.device) -> list[Work]:
     """All that a tower computes in a step; a layer that reads both towers has two of each."""
     dtype, work = torch.bfloat16 if precision == "bf16" else torch.float32, []
     for row in plan(settings.network, settings.num_classes):
-        make = _product if row.config.kind == "linear" else _convolution
-        run = make(row, tower, settings.optim.batch_size, dtype, device)
+        run = MAKERS[row.config.kind](row, tower, settings.optim.batch_size, dtype, device)
         work += [Work(row.name, run)] * (2 if row.reads_both else 1)
     return work
 

@@ -24,6 +24,7 @@ class Turn:
         user_seconds, kernel_seconds: of processor time that a step takes, in this process.
         wait_ms: milliseconds of each step that the tower waits for the other one.
         parts_ms: milliseconds of each part of a step.
+        peak_megabytes, before_megabytes: of memory, in MiB; before there was a network.
         series: input -> seconds of each step.
         problem: why the contestant cannot run here; empty if it can.
     """
@@ -34,6 +35,7 @@ class Turn:
     wait_ms: float = 0.0
     parts_ms: dict[str, float] | None = None
     peak_megabytes: float = 0.0
+    before_megabytes: float = 0.0
     series: dict[str, list[float]] | None = None
     problem: str = ""
 

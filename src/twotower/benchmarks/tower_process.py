@@ -58,6 +58,7 @@ def run_tower(
     """
     die_with_parent()
     with open_world(settings.machine, Place(rank, size, rank, size), rendezvous) as world:
+        before = peak_megabytes(world.device)
         datasets = {name: load(data) for name, data in {"synthetic": describe_synthetic(settings), **files}.items()}
         # One network serves all inputs, so that memory is that of one training.
         config = configure_trainer(settings, describe_synthetic(settings))
@@ -72,7 +73,7 @@ def run_tower(
             elif request == "training":
                 pipe.send(Turn(0.0, series=_alternate(trainer, datasets, settings)))
             else:
-                pipe.send(_run_turn(trainer, datasets[request], settings))
+                pipe.send(replace(_run_turn(trainer, datasets[request], settings), before_megabytes=before))
 
 
 def _step(trainer: Trainer, feed: Feed) -> None:

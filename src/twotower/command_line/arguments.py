@@ -17,6 +17,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 
+from twotower.ground.wording import on_one_line
+
 # Hydra's flags that are followed by a value of their own.
 _WITH_VALUE = (
     *("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun"),
@@ -113,7 +115,7 @@ def read_arguments(to_overrides: Callable[[list[str]], list[str]], arguments: li
     try:
         return to_overrides(arguments)
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {on_one_line(str(error))}") from error
 
 
 def _paths_of(text: str) -> list[str]:

@@ -8,14 +8,20 @@ from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from twotower.command_line.arguments import read_arguments
+from twotower.command_line.mistakes import explain_composition
 from twotower.command_line.start import start
 from twotower.config import arrange_layers, check_bounds
 from twotower.config.presets import CONF
-from twotower.ground.processes import catch_stops
+from twotower.ground.processes import STOPPED, catch_stops
+from twotower.ground.wording import on_lines
 
-STOPPED = 130  # exit status after Ctrl-C, by which shells tell it from a failure
+
+def describe_error(error: BaseException) -> str:
+    """The text of an error for a terminal: it may quote the name or the content of a stranger's file."""
+    return on_lines(str(error))
 
 
 def _read_settings(composed: Any) -> Any:
@@ -53,8 +59,10 @@ def command(
                     raise SystemExit(f"error: {sentence}")
             try:
                 work(_read_settings(composed))
+            except OmegaConfBaseException as error:  # some of which are ValueErrors in several lines
+                raise SystemExit(f"error: {explain_composition(error)}") from error
             except (ValueError, OSError) as error:
-                raise SystemExit(f"error: {error}") from error
+                raise SystemExit(f"error: {describe_error(error)}") from error
 
         @wraps(compose_and_work)
         def run() -> None:

@@ -11,9 +11,11 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
 from twotower.config.moved_keys import MOVED
+from twotower.ground.wording import on_one_line
 
 MOST = 3  # suggestions
 _ALIKE = 0.6  # similarity of two words: difflib's own threshold
@@ -84,6 +86,19 @@ def _find_stranger(path: Sequence[str], schema: type) -> tuple[int, type] | None
     return None
 
 
+def _find_list(path: Sequence[str], schema: type) -> str | None:
+    """The key of a list that a path goes into otherwise than by a number."""
+    kind: Any = schema
+    for place, name in enumerate(path):
+        if get_origin(kind) is list:
+            return None if name.isdecimal() else ".".join(path[:place])
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            kind = list_keys_of(kind).get(name) if is_dataclass(kind) and isinstance(kind, type) else None
+    return None
+
+
 def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
     """Why there is no such key, and what it may have been; None if there is.
 
@@ -92,6 +107,9 @@ def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
         groups: names that stand for a yaml each, as in network=alexnet.
     """
     path = key.split(".")
+    whole = _find_list(path, schema)
+    if whole is not None:
+        return f"{whole} is a list; give all of it, as '{whole}=[A,B]'."
     stranger = _find_stranger(path, schema)
     if stranger is None:
         return None
@@ -113,17 +131,63 @@ def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
     return f"{what}; it has {', '.join(known)}." if before else f"{what}; --help lists all keys."
 
 
-def check_overrides(overrides: Sequence[str], schema: type, groups: Sequence[str]) -> None:
-    """Raises: ValueError naming the first key that the schema does not have; OverrideParseException for what is no
-    key=value at all.
+def check_overrides(
+    overrides: Sequence[str], schema: type, groups: Sequence[str], unchosen: Sequence[str] = ()
+) -> None:
+    """Refuses what Hydra would not explain.
+
+    Args:
+        groups: names that stand for a yaml each, as in network=alexnet.
+        unchosen: those of them for which the command chooses no yaml by itself.
+
+    Raises: ValueError naming the first key that the schema does not have, or that stands in a group that was not
+        chosen; OverrideParseException for what is no key=value at all.
     """
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    chosen = {override.key_or_group for override in parsed}
+    for override in parsed:
         key = override.key_or_group
+        if key in groups and not (override.is_delete() or override.is_sweep_override()):
+            _check_choice(override)
+        group = key.partition(".")[0]
+        if group != key and group in unchosen and group not in chosen:
+            changed = on_one_line(f"{override.input_line} changes a part of {group}")
+            raise ValueError(f"{changed}, and none is chosen; give {group}=NAME as well.")
         if key.split(".")[0].split("/")[0] == "hydra" or key in groups or override.package is not None:
             continue
         reason = explain_key(key, schema, groups)
         if reason is not None:
-            raise ValueError(f"{override.input_line}: {reason}")
+            raise ValueError(on_one_line(f"{override.input_line}: {reason}"))
+
+
+def _check_choice(override: Override) -> None:
+    """Raises: ValueError for a value that cannot be the name of a yaml."""
+    if not isinstance(override.value(), str | QuotedString):
+        raise ValueError(
+            f"{override.input_line} is not possible; give the name of a yaml, as {override.key_or_group}=NAME "
+            "(--help lists them)."
+        )
+
+
+def explain_null(overrides: Sequence[str], schema: type) -> str:
+    """Why OmegaConf has found nothing where an override sets a key: its group is null, as the norm of a network
+    without one. The override is the first that goes through a group which may be null.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        kind: Any = schema
+        path = override.key_or_group.split(".")
+        for depth, name in enumerate(path[:-1]):
+            hint = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+            kind = _without_null(hint)
+            if not is_dataclass(kind):
+                break
+            if kind is not hint:
+                group = ".".join(path[: depth + 1])
+                return (
+                    f"{override.input_line}: {group} is null here, so it has no keys; choose a yaml that has it, or "
+                    f"leave {override.key_or_group} out."
+                )
+    return f"{' '.join(overrides)} sets a key of a group that is null; leave it out."
 
 
 def _explain_option(error: MissingConfigException) -> str | None:
@@ -137,6 +201,10 @@ def _explain_option(error: MissingConfigException) -> str | None:
 
 def explain_composition(error: BaseException) -> str:
     """Puts what Hydra or OmegaConf says of a command line into one sentence."""
+    return on_one_line(_explain(error))
+
+
+def _explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException):
         sentence = _explain_option(error)
         if sentence is not None:
@@ -168,4 +236,6 @@ def explain_composition(error: BaseException) -> str:
         wanted = f"it must be {_KINDS[name]}" if name in _KINDS else merged[2].rstrip(".")
         return f"{merged[1]} does not fit: {wanted}."
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line)]
-    return ": ".join(dict.fromkeys(line.rstrip(".") for line in lines)) + "."
+    sentence = ": ".join(dict.fromkeys(line.rstrip(".") for line in lines)) + "."
+    key = re.search(r"full_key: (\S+)", text)  # in OmegaConf's own errors
+    return f"{key[1]}: {sentence}" if key is not None and key[1] not in sentence else sentence

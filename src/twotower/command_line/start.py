@@ -10,12 +10,12 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from twotower.command_line.manual import write_manual
-from twotower.command_line.mistakes import check_overrides, explain_composition
+from twotower.command_line.mistakes import check_overrides, explain_composition, explain_null
 from twotower.config import register_schemas
 from twotower.config.presets import CONF
 
@@ -32,6 +32,12 @@ def list_groups_of(name: str) -> list[str]:
     """The groups that a command's yaml chooses from: network, optim ..."""
     keys = [str(next(iter(entry))) for entry in _defaults_of(name) if isinstance(entry, dict)]
     return [key for key in keys if "@" not in key and not key.startswith("override ")]
+
+
+def list_unchosen(name: str) -> list[str]:
+    """The groups for which a command's yaml chooses nothing: network of an evaluation."""
+    entries = [entry for entry in _defaults_of(name) if isinstance(entry, dict)]
+    return [str(key) for entry in entries for key, option in entry.items() if option is None]
 
 
 def find_schema(name: str) -> type:
@@ -54,7 +60,7 @@ def without_plus(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
 def check_command_line(overrides: Sequence[str], name: str) -> None:
     """Raises: ValueError in one sentence for what is no key, group or value of a command."""
     try:
-        check_overrides(overrides, find_schema(name), list_groups_of(name))
+        check_overrides(overrides, find_schema(name), list_groups_of(name), list_unchosen(name))
     except COMPOSITION_ERRORS as error:
         raise ValueError(explain_composition(error)) from error
 
@@ -67,6 +73,20 @@ def _manual(name: str, overrides: Sequence[str]) -> str:
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     return write_manual(template, find_schema(name), composed, list_groups_of(name), CONF)
+
+
+@contextmanager
+def explained(overrides: Sequence[str], name: str) -> Iterator[None]:
+    """Around whatever composes a command's configuration: a key of what has none is told as one of Hydra's errors.
+
+    Raises: ConfigCompositionException in place of OmegaConf's AssertionError.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        if not str(error).startswith("Unexpected type"):
+            raise
+        raise ConfigCompositionException(explain_null(overrides, find_schema(name))) from None
 
 
 @contextmanager
@@ -99,9 +119,10 @@ def start(main: Callable[[], None], name: str) -> None:
         raise SystemExit(f"error: {error}") from error
     try:
         if given.help:
-            print(_manual(name, given.overrides), end="")
+            with explained(given.overrides, name):
+                print(_manual(name, given.overrides), end="")
             return
-        with _errors_come_through():
+        with _errors_come_through(), explained(given.overrides, name):
             main()
     except COMPOSITION_ERRORS as error:
         raise SystemExit(f"error: {explain_composition(error)}") from error

@@ -11,10 +11,12 @@ from twotower.config.commands import (
     ExportConfig,
     FigureConfig,
     LabbookConfig,
+    MemoryConfig,
     PredictConfig,
     PrepareConfig,
     ReportConfig,
     SourceConfig,
+    VolumeConfig,
 )
 from twotower.config.compose import SCHEMAS, arrange_layers, register_schemas, resolve
 from twotower.config.schema import (
@@ -63,6 +65,7 @@ __all__ = [
     "LayerConfig",
     "LoggingConfig",
     "MachineConfig",
+    "MemoryConfig",
     "NetworkConfig",
     "OptimConfig",
     "PoolConfig",
@@ -72,6 +75,7 @@ __all__ = [
     "ScheduleConfig",
     "SourceConfig",
     "SpatialNormConfig",
+    "VolumeConfig",
     "arrange_layers",
     "check",
     "check_bounds",

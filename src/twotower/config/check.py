@@ -1,6 +1,6 @@
 """Refuses configurations that compose and yet cannot be run, each in one sentence."""
 
-from twotower.config.schema import Config, InputConfig, ScheduleConfig
+from twotower.config.schema import MOST_DROPS, Config, InputConfig, OptimConfig, ScheduleConfig
 from twotower.config.value_bounds import check_bounds
 
 
@@ -8,6 +8,11 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
     """Refuses changes that are missing, or that another part of the rule would undo."""
     if schedule.rule == "recorded" and not schedule.changes:
         raise ValueError("schedule.rule=recorded needs schedule.changes; choose one of conf/schedule/run_*.yaml.")
+    if len(schedule.drop_epochs) > MOST_DROPS:
+        raise ValueError(
+            f"schedule.drop_epochs has {len(schedule.drop_epochs)} epochs, after each of which the rate is divided; "
+            f"give at most {MOST_DROPS}."
+        )
     for number, change in enumerate(schedule.changes):
         for key, value in (("weights", change.weights), ("biases", change.biases)):
             if schedule.rule == "exponential" and value:
@@ -17,12 +22,22 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
                 )
 
 
+def _check_decay(config: Config) -> None:
+    """Refuses a weight decay that no layer would follow, as all have their own."""
+    layers, usual = config.network.layers, OptimConfig().weight_decay
+    if len(config.network.layer_decays()) == len(layers) and config.optim.weight_decay != usual:
+        raise ValueError(
+            f"optim.weight_decay={config.optim.weight_decay:g} reaches no layer of network={config.network.name}, "
+            f"whose rows have weight decays of their own; give network.layers.{next(iter(layers))}.weight_decay and "
+            "those of the other rows instead."
+        )
+
+
 def check_input(given: InputConfig) -> None:
     """Refuses a scale that is none, or that is meant for pixels of another range.
 
     Raises: ValueError naming the key, what was given, what is allowed.
     """
-    check_bounds(given, "input.")
     mean_value = [0.0] * 3 if given.mean_value is None else given.mean_value
     for key, values, least in (("mean_value", mean_value, 0), ("std", given.std, 1)):
         if len(values) != 3 or not all(least <= value <= 255 for value in values):
@@ -30,6 +45,7 @@ def check_input(given: InputConfig) -> None:
                 f"input.{key}={values} is not possible; give three numbers from {least} to 255, for R, G and B of "
                 "pixels in 0..255 (what is written for pixels in 0..1, times 255)."
             )
+    check_bounds(given, "input.")
 
 
 def check(config: Config) -> None:
@@ -37,9 +53,10 @@ def check(config: Config) -> None:
 
     Raises: ValueError naming the key, what was given, what is allowed.
     """
-    check_bounds(config)
     check_input(config.input)
+    check_bounds(config)
     _check_schedule(config.schedule)
+    _check_decay(config)
     if config.initial_weights.layers and config.initial_weights.path is None:
         raise ValueError(
             "initial_weights.layers names layers to take over, but not from where; give initial_weights.path=RUN."

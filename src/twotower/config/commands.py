@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from twotower.config.keys import key
-from twotower.config.schema import PRECISIONS, InputConfig, MachineConfig, NetworkConfig, OptimConfig
+from twotower.config.schema import (
+    MOST_CLASSES,
+    MOST_IMAGES,
+    MOST_PIXELS,
+    PRECISIONS,
+    YES_NO_AUTO,
+    InputConfig,
+    MachineConfig,
+    NetworkConfig,
+    OptimConfig,
+)
 
 CROPS = ("centre", "ten")
 DEVICES = ("auto", "cpu", "cuda")
@@ -21,11 +31,11 @@ class EvaluateConfig:
     mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
     network: NetworkConfig | None = None  # of `weights`
     input: InputConfig | None = None  # of `weights`; each network brings its own
-    coefficients: list[float] = field(default_factory=list)  # of the members; none: searched, as in 2012
+    coefficients: list[float] = key([], least=0, most=1e6)  # of the members; none: searched, as in 2012
     checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
     crops: str = key("centre", choices=CROPS)  # ten: corners and centre, mirrored (paper 4.1); has the centre with it
     fresh: bool = False  # true: computes again what RUN/predictions holds
-    batch_size: int = key(128, least=1)  # images at a time, not crops
+    batch_size: int = key(128, least=1, most=65536)  # images at a time, not crops
     device: str = key("auto", choices=DEVICES)
     precision: str | None = key(None, choices=PRECISIONS)  # null: that in which the run was trained; weights: fp32
     data_root: str | None = None  # where the images are now; null: where the run was trained on them
@@ -69,7 +79,7 @@ class DownloadConfig:
 class SourceConfig:
     """A data set as it is handed out. File names are relative to `root`."""
 
-    name: str = MISSING
+    name: str = key(MISSING, names_files=True)
     kind: str = key(MISSING, choices=("ilsvrc", "tree"))
     root: str | None = None  # folder with the archives, or with the images
     train: str | None = None  # ilsvrc: the tar of class tars
@@ -80,7 +90,8 @@ class SourceConfig:
     archives: list[str] = field(default_factory=list)  # tree: names or patterns; none: a folder that is not packed
     # tree: folder name -> train, val or test.
     splits: dict[str, str] = key({}, choices=("train", "val", "test"))
-    expected: dict[str, int | None] = field(default_factory=dict)  # split -> number of images; null: any
+    # Split -> number of images; null: any.
+    expected: dict[str, int | None] = key({}, least=0, most=MOST_IMAGES)
     downloads: list[DownloadConfig] = field(default_factory=list)
     page: str | None = None  # where a person gets the archives
 
@@ -91,7 +102,9 @@ class PrepareConfig:
 
     source: SourceConfig = MISSING
     output: str = MISSING  # a new or empty folder
-    size: int = key(256, least=8, most=4096)  # pixels: the shorter side, and the centre square (paper section 2)
+    size: int = key(
+        256, least=8, most=MOST_PIXELS
+    )  # pixels: the shorter side, and the centre square (paper section 2)
     # Quality of the JPEGs: 95 in the 2014 tool (make-data/pyext.cpp:102-125); 85 takes 57 % of the disk.
     quality: int = key(95, least=1, most=100)
     images_per_shard: int = key(1024, least=1, most=65536)  # as in the batches of 2012 (fix-big-imgnet.py:10)
@@ -114,10 +127,10 @@ class BenchmarkConfig:
     # batches of several sizes, one replica beside two, or all of these.
     part: str = key("all", choices=("all", "towers", "input", "training", "batches", "replicas"))
     precisions: list[str] = key([], choices=PRECISIONS)  # of the towers, in turn; none: all that the machine has
-    rounds: int = key(3, least=1)
-    steps: int = key(4, least=1)  # of training, timed in each turn, after one that is not
-    input_steps: int = key(8, least=1)  # batches of input alone, timed in each turn
-    num_classes: int = key(1000, least=2)
+    rounds: int = key(3, least=1, most=10**6)
+    steps: int = key(4, least=1, most=10**6)  # of training, timed in each turn, after one that is not
+    input_steps: int = key(8, least=1, most=10**6)  # batches of input alone, timed in each turn
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)
     data_root: str | None = None  # a prepared set or a folder of images; null: JPEGs drawn for the purpose
     output: str = "benchmark.json"
     picture: str | None = None  # a PNG, SVG or PDF of the parts of a step, where part=towers or all
@@ -131,7 +144,7 @@ class DoctorConfig:
     input: InputConfig = MISSING
     optim: OptimConfig = MISSING
     machine: MachineConfig = MISSING
-    num_classes: int = key(1000, least=2)
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)
     output: str | None = None  # a Markdown file with what the screen shows; null: the screen alone
 
 
@@ -141,11 +154,47 @@ class DescribeConfig:
 
     network: NetworkConfig = MISSING
     input: InputConfig = MISSING  # not used; each network brings its own
-    num_classes: int = key(1000, least=2)
-    batch_size: int = key(128, least=1)  # for memory and exchanged bytes
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)
+    batch_size: int = key(128, least=1, most=65536)  # for memory and exchanged bytes
     output: str | None = None  # file.svg, file.png or file.pdf: also draws Figure 2
     # The page that the drawing is for; it has no background of its own.
     theme: str = key("light", choices=("light", "dark"))
+
+
+@dataclass
+class VolumeConfig:
+    """The schema of launch/volume.py. Links in GB/s (1e9 bytes) in one direction, at their peak."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING  # not used; each network brings its own
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)
+    batch_size: int = key(128, least=1, most=65536)  # images per step and replica
+    precision: str = key("fp32", choices=PRECISIONS)  # as machine.precision
+    replicas: list[int] = key([1, 2, 8, 64, 1000], least=1, most=10**6)
+    replicas_per_node: int = key(4, least=1, most=1024)  # of two GPUs each
+    # Of one replica's arithmetic; 50 was measured on two cores (docs/performance.md).
+    images_per_second: float = key(50.0, least=0.001, most=1e9)
+    # NVLink 3 of an A100: 600 both ways together (NVIDIA's data sheet).
+    nvlink: float = key(300.0, least=0.001, most=1e9)
+    pcie: float = key(31.5, least=0.001, most=1e9)  # PCIe 4.0 x16: 16 GT/s, 16 lanes, 128 of 130 bits
+    ethernet: float = key(12.5, least=0.001, most=1e9)  # 100 Gbit/s Ethernet
+    reached: float = key(0.8, least=0.001, most=1)  # share of the peak that a link attains: assumed
+    latency_within: float = key(10e-6, least=0, most=60)  # seconds of a message within a node: assumed
+    latency_between: float = key(30e-6, least=0, most=60)  # and between nodes: assumed
+
+
+@dataclass
+class MemoryConfig:
+    """The schema of launch/memory.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING  # not used; each network brings its own
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)
+    batch_size: int = key(128, least=1, most=65536)
+    precision: str = key("fp32", choices=("fp32", "bf16"))  # as machine.precision
+    fused_steps: str = key("auto", choices=YES_NO_AUTO)  # as machine.fused_steps
+    measure: bool = False  # true: also trains for a step, in two processes and in one, and reads their peaks
+    output: str | None = None  # file.svg, file.png or file.pdf: also draws the parts
 
 
 @dataclass
@@ -173,7 +222,7 @@ class FigureConfig:
     level: float = key(25.0, above=0, below=100)  # figure1: percent of training error to which epochs are counted
     images: list[str] = field(default_factory=list)  # figure4: validation images by place or name; none: 8 drawn
     queries: list[str] = field(default_factory=list)  # figure4: images whose neighbours are shown; none: 5 drawn
-    seed: int = key(0, least=0)  # figure4: of the draw
+    seed: int = key(0, least=0, most=2**63 - 1)  # figure4: of the draw
     layer: str | None = None  # activations: a convolution; null: the first
     image: str | None = None  # activations: a validation image, by place or name; null: the first
 

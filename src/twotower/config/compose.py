@@ -15,14 +15,17 @@ from twotower.config.commands import (
     ExportConfig,
     FigureConfig,
     LabbookConfig,
+    MemoryConfig,
     PredictConfig,
     PrepareConfig,
     ReportConfig,
+    VolumeConfig,
 )
 from twotower.config.frozen_config import freeze
 from twotower.config.lazy_help import allow_lazy_help
 from twotower.config.paths import make_absolute
 from twotower.config.schema import Config, LayerConfig, NetworkConfig
+from twotower.config.value_bounds import check_kinds
 
 SCHEMAS = {
     "benchmark": BenchmarkConfig,
@@ -34,9 +37,11 @@ SCHEMAS = {
     "export": ExportConfig,
     "figure": FigureConfig,
     "labbook": LabbookConfig,
+    "memory": MemoryConfig,
     "predict": PredictConfig,
     "prepare_data": PrepareConfig,
     "report": ReportConfig,
+    "volume": VolumeConfig,
 }
 
 
@@ -96,7 +101,8 @@ def arrange_layers(network: NetworkConfig) -> NetworkConfig:
 def resolve(composed: Any) -> Config:
     """Turns what Hydra composed into a plain, frozen `Config`: nothing to interpolate or leave out, absolute paths.
 
-    Raises: ValueError if a required key was not given, or a layer cannot be left out.
+    Raises: ValueError if a required key was not given, a value and a group are mixed up, or a layer cannot be left
+        out.
     """
     missing = OmegaConf.missing_keys(composed)
     strangers = sorted({key.split(".")[2] for key in missing if key.startswith("network.layers.")})
@@ -110,4 +116,5 @@ def resolve(composed: Any) -> Config:
         raise ValueError(f"{', '.join(sorted(missing))} must be given on the command line or in a yaml of conf/.")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
+    check_kinds(config)
     return freeze(make_absolute(replace(config, network=arrange_layers(config.network))))

@@ -24,6 +24,8 @@ class Bounds:
         least, most: the smallest and the largest number.
         above, below: numbers that are themselves too small and too large.
         odd: whether only odd numbers are allowed, as for a window that has a middle.
+        names_files: whether a text becomes a part of file names, and so takes no slash.
+        has_lines: whether a text may have several lines.
         rules: values of this group's `rule` under which the key may be set; under another one it keeps its default.
     """
 
@@ -33,12 +35,14 @@ class Bounds:
     above: float | None = None
     below: float | None = None
     odd: bool = False
+    names_files: bool = False
+    has_lines: bool = False
     rules: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """The allowed numbers in words: "at least 0 and less than 1"."""
         limits = [
-            f"{words} {limit:g}"
+            f"{words} {limit if isinstance(limit, int) else format(limit, 'g')}"
             for words, limit in (
                 ("at least", self.least),
                 ("more than", self.above),
@@ -71,6 +75,8 @@ def key(
     above: float | None = None,
     below: float | None = None,
     odd: bool = False,
+    names_files: bool = False,
+    has_lines: bool = False,
     rules: Sequence[str] = (),
 ) -> Any:
     """A key of the schema.
@@ -78,9 +84,9 @@ def key(
     Args:
         default: copied for each group where it is a list or a dictionary.
         role: what the key decides; None: what its group does.
-        choices, least, most, above, below, odd, rules: see `Bounds`.
+        choices, least, most, above, below, odd, names_files, has_lines, rules: see `Bounds`.
     """
-    bounds = Bounds(tuple(choices), least, most, above, below, odd, tuple(rules))
+    bounds = Bounds(tuple(choices), least, most, above, below, odd, names_files, has_lines, tuple(rules))
     metadata = {"role": role, "bounds": bounds}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)

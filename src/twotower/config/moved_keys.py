@@ -16,4 +16,5 @@ def move_keys(stored: dict[Any, Any]) -> None:
         group = stored.get(old_group)
         if isinstance(group, dict) and old_name in group:
             value = group.pop(old_name)
-            stored.setdefault(new_group, {}).setdefault(new_name, value)
+            if isinstance(stored.setdefault(new_group, {}), dict):
+                stored[new_group].setdefault(new_name, value)

@@ -11,8 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from twotower.config import InputConfig, NetworkConfig, arrange_layers, register_schemas
+from twotower.config import InputConfig, NetworkConfig, arrange_layers, check_bounds, register_schemas
 from twotower.config.stored_config import refuse_interpolations
+from twotower.ground.wording import on_one_line
 
 # A wheel has its conf/ inside the package, a checkout beside src/.
 _INSTALLED = Path(__file__).resolve().parents[1] / "conf"
@@ -28,8 +29,9 @@ def network_of(table: Any, where: str | Path) -> NetworkConfig:
         network = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NetworkConfig), table))
         assert isinstance(network, NetworkConfig)
         asdict(network)
-    except (OmegaConfBaseException, ValueError, TypeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
+        check_bounds(network, "network.")
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:
+        reason = on_one_line(str(error).split("\n")[0].rstrip("."), 300)
         raise ValueError(f"{where} has a table of layers that this version cannot read: {reason}.") from error
     return network
 

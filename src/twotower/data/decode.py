@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_PIXELS = 2**27  # 400 MB when decoded; ILSVRC's largest image has half as many
+TOO_LARGE = f"it has more than {MAX_PIXELS:,} pixels"
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow's names; an MPO opens as a JPEG
 SUBSAMPLING = "420"  # chroma subsampling of the JPEGs written, the default of all encoders
 
@@ -29,6 +30,24 @@ def _check_size(width: int, height: int) -> None:
         raise UnusableError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
     if width * height == 0:
         raise UnusableError("it has no pixels")
+
+
+def check_pixels(content: bytes) -> None:
+    """Looks at the header alone, where there is one that can be read. Raises: UnusableError for too many pixels."""
+    try:
+        if content[:2] == b"\xff\xd8":
+            height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(content)) as image:
+                    width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise UnusableError(TOO_LARGE) from error
+    except Exception:  # any kind, because Pillow's plugins raise whatever hostile bytes make them raise
+        return
+    if width * height > MAX_PIXELS:
+        _check_size(width, height)
 
 
 def _decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
@@ -62,6 +81,8 @@ def _decode_any(content: bytes) -> NDArray[np.uint8]:
                 return np.array(image.convert("RGB"))
     except UnusableError:
         raise
+    except Image.DecompressionBombError as error:
+        raise UnusableError(TOO_LARGE) from error
     except MemoryError as error:
         raise UnusableError("too large for the memory of this machine") from error
     except Exception as error:  # any kind, because Pillow's plugins raise whatever hostile bytes make them raise

@@ -21,9 +21,10 @@ from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import UnusableError, decode_image
 from twotower.data.folder_cache import find_root
 from twotower.data.prepared_set import is_prepared
-from twotower.ground.files import written_whole
+from twotower.ground.files import DiskFullError, written_whole
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
+from twotower.ground.stored_files import read_npy
 
 AT_ONCE = 256  # images that are decoded before their pixels are written: 50 MB
 CHANNELS = 3
@@ -81,16 +82,13 @@ def _find_file(dataset: DataSet, name: str) -> Path:
 
 
 def _open(path: Path, split: Split, size: int) -> NDArray[np.uint8]:
-    """The mapped pixels. Raises: ValueError if the file is another one, OSError if it cannot be read."""
+    """The mapped pixels. Raises: ValueError if the file is another one, or cannot be read."""
     shape = (len(split), size, size, CHANNELS)
-    try:
-        squares = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and the images are decoded again.") from error
+    squares = read_npy(path, "delete it, and the images are decoded again", mapped=True)
     if squares.shape != shape or squares.dtype != np.uint8:
         raise ValueError(
-            f"{path} holds {squares.dtype} {list(squares.shape)}, not uint8 {list(shape)}; delete it, and the images "
-            "are decoded again."
+            f"{path} is damaged (it holds {squares.dtype} {list(squares.shape)}, not uint8 {list(shape)}); delete "
+            "it, and the images are decoded again."
         )
     mapped: NDArray[np.uint8] = squares
     return mapped
@@ -116,16 +114,15 @@ def _decode(split: Split, size: int, path: Path, name: str, progress: bool) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < needed:
-            raise ValueError(
-                f"{path} would take {needed / 1e9:,.1f} GB for pixels, and {free / 1e9:,.1f} GB are free there; "
-                f"{remedy}."
-            )
+            raise ValueError(f"{path} would take {needed:,} bytes for pixels, and {free:,} are free there; {remedy}.")
         # Pages of a mapped file that find no room on the disk kill the process; a write that finds none is an error.
-        with written_whole(path, shared=True) as pending, pending.open("wb") as file:
+        with written_whole(path, shared=True, needed=needed) as pending, pending.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(split), size, size, CHANNELS)}
             np.lib.format.write_array_header_1_0(file, header)
             for squares in _decode_in_order(split, size, f"decoding {name} once", progress):
                 file.write(squares.data)
+    except DiskFullError as error:
+        raise ValueError(f"{error} Make room, or {remedy}.") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"{path} cannot be written ({reason}); {remedy}.") from error

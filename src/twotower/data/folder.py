@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,17 @@ class FolderIndex:
     fingerprint: str
 
 
+def _holds(question: Callable[[], bool]) -> bool:
+    """Asks what an entry of a folder is; a link in a circle is neither a file nor a folder."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    entries = [entry for entry in os.scandir(folder) if _holds(entry.is_dir)]
+    return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
 def index_folder(root: Path, key: str = "data.root") -> FolderIndex:
@@ -57,7 +67,7 @@ def index_folder(root: Path, key: str = "data.root") -> FolderIndex:
             entries = [
                 entry
                 for entry in os.scandir(root / split / name)
-                if entry.is_file() and not entry.name.startswith(".")
+                if _holds(entry.is_file) and not entry.name.startswith(".")
             ]
             images = sorted(
                 (entry for entry in entries if entry.name.lower().endswith(SUFFIXES)), key=lambda e: e.name
@@ -67,5 +77,7 @@ def index_folder(root: Path, key: str = "data.root") -> FolderIndex:
             num_ignored += len(entries) - len(images)
             by_class[name] = [entry.name for entry in images]
             for entry in images:
-                digest.update(f"{split}/{name}/{entry.name} {entry.stat().st_size}\n".encode())
+                digest.update(
+                    f"{split}/{name}/{entry.name} {entry.stat().st_size}\n".encode(errors="surrogateescape")
+                )
     return FolderIndex(root, classes, files, num_ignored, digest.hexdigest())

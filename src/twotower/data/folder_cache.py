@@ -8,17 +8,22 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le, Len
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.config import DataConfig
 from twotower.config.paths import SHAPES_ROOT, from_here
 from twotower.data.dataset import MEAN_IMAGE, PREPARED_SIZE
 from twotower.data.folder import FolderIndex, index_folder
 from twotower.data.prepared_set import PICTURE
-from twotower.ground.files import write_npy, write_whole
+from twotower.ground.files import DiskFullError, write_npy, write_whole
+from twotower.ground.stored_files import ANYTHING, Three, check_form, read_json, read_numbers
+from twotower.ground.wording import on_one_line
 
 FORMAT = 3
 CACHE = ".twotower"
@@ -26,6 +31,24 @@ INDEX = "index.json"
 UNFINISHED: dict[str, Any] = {"format": 0, "fingerprint": "", "files": {}}  # index whose mean image is not yet there
 SEPARATORS = ("/", "\0") if os.name == "posix" else ("/", "\\", ":", "\0")  # characters that no file name has
 TRAINING = "data.root"  # argument by which training takes the folder of images
+_REMEDY = "delete it, and the folder is prepared again"
+
+
+class _Index(TypedDict):
+    """index.json; see `first_use`."""
+
+    format: int
+    fingerprint: str
+    size: Annotated[int, Ge(1), Le(1 << 13)]
+    classes: Annotated[list[str], Len(1)]
+    files: dict[str, dict[str, list[str]]]
+    rejects: dict[str, str]
+    needs_resize: bool
+    eigenvalues: Three
+    eigenvectors: Annotated[list[Three], Len(3, 3)]
+
+
+_FORM = TypeAdapter(_Index)
 
 
 def find_root(data: DataConfig) -> Path:
@@ -47,10 +70,10 @@ def check_own(cache: Path) -> None:
     if not present:
         return
     try:
-        content = json.loads((cache / INDEX).read_text())
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not UNFINISHED.keys() <= content.keys():
+        is_own = UNFINISHED.keys() <= read_json(cache / INDEX, ANYTHING, _REMEDY).keys()
+    except ValueError:
+        is_own = False
+    if not is_own:
         raise ValueError(
             f"{cache} has a {present[0]} that is not of this project, which stays as it is; choose an empty folder "
             "for the index with data.cache=DIR."
@@ -80,6 +103,8 @@ def store(cache: Path, content: dict[str, Any], mean_image: NDArray[np.float32],
         remedy = "choose another folder for the index with data.cache=DIR"
         if key != TRAINING:
             remedy = f"its index is written beside the images, so copy them to a writable folder, and give {key}=DIR"
+        if isinstance(error, DiskFullError):
+            raise ValueError(f"{error} Make room, or {remedy}.") from error
         raise ValueError(f"{cache} cannot be written ({error.strerror}); {remedy}.") from error
 
 
@@ -87,7 +112,7 @@ def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and not any(sign in name for sign in SEPARATORS)
 
 
-def _check_inside(content: dict[str, Any], where: Path) -> None:
+def _check_inside(content: _Index, where: Path) -> None:
     """Checks that an index names only files in the folders of their classes. Raises: ValueError."""
     files = content["files"]
     names = [*content["classes"], *(name for by_class in files.values() for name in by_class)]
@@ -95,21 +120,28 @@ def _check_inside(content: dict[str, Any], where: Path) -> None:
     wrong = next((name for name in names if not _is_file_name(name)), None)
     if wrong is not None or set(files) != {"train", "val"}:
         raise ValueError(
-            f"{where} names {wrong or ', '.join(files)!r}, which is no file in a class's folder of train or val; it "
-            "was not made here, so delete it, and the folder is prepared again."
+            f"{where} names {on_one_line(wrong or ', '.join(files), 100)!r}, which is no file in a class's folder of "
+            "train or val; it was not made here, so delete it, and the folder is prepared again."
         )
 
 
 def read_index(cache: Path) -> dict[str, Any] | None:
-    """Reads index.json; None if there is none that can be used. Raises: ValueError if it names files elsewhere."""
+    """Reads index.json; None if there is none that can be used, so that the folder is prepared again.
+
+    Raises: ValueError if it names files elsewhere.
+    """
     try:
-        content = json.loads((cache / INDEX).read_text())
-    except (OSError, ValueError):
+        content = read_json(cache / INDEX, ANYTHING, _REMEDY)
+        if content.get("format") != FORMAT:
+            return None
+        index = check_form(content, _FORM, cache / INDEX, _REMEDY)
+        read_numbers(cache / MEAN_IMAGE, np.float32, (index["size"], index["size"], 3), _REMEDY)
+    except ValueError:
         return None
-    usable = isinstance(content, dict) and content.get("format") == FORMAT and (cache / MEAN_IMAGE).exists()
-    if usable:
-        _check_inside(content, cache / INDEX)
-    return content if usable else None
+    _check_inside(index, cache / INDEX)
+    agrees = all(set(by_class) == set(index["classes"]) for by_class in index["files"].values())
+    has_images = all(any(by_class.values()) for by_class in index["files"].values())
+    return content if agrees and has_images else None
 
 
 def has_index(data: DataConfig) -> bool:

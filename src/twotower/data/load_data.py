@@ -14,6 +14,7 @@ from twotower.data.folder_cache import (
 )
 from twotower.data.prepared_set import DECODED, PICTURE, checksum_prepared, is_prepared, load_prepared
 from twotower.data.synthetic import make_synthetic_dataset
+from twotower.ground.stored_files import read_numbers
 
 
 def load(data: DataConfig) -> DataSet:
@@ -41,7 +42,7 @@ def load(data: DataConfig) -> DataSet:
         classes=content["classes"],
         train=splits["train"],
         val=splits["val"],
-        mean_image=np.load(cache / MEAN_IMAGE),
+        mean_image=read_numbers(cache / MEAN_IMAGE, np.float32, (data.size, data.size, 3), "delete it"),
         eigenvalues=np.array(content["eigenvalues"]),
         eigenvectors=np.array(content["eigenvectors"]),
         rejects=content["rejects"],

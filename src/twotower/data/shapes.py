@@ -15,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pydantic import TypeAdapter
 
 from twotower.ground.files import written_folder
+from twotower.ground.stored_files import read_json
 
 FORMS = ("circle", "square", "star", "triangle")
 CLASSES = tuple(f"{colour}_{form}" for colour, form in product(("blue", "green", "red"), FORMS))
 DRAWING = 2  # version of the pictures, raised whenever they change
 MARKER = "shapes.json"  # file that says which drawing a folder holds
+_FORM = TypeAdapter(dict[str, int])
 JPEG_QUALITY = 90
 
 # Ranges of the random numbers, (lowest, highest). They keep colour and form easy to see, and vary everything that a
@@ -90,17 +93,17 @@ def draw_shapes(root: Path, num_train: int, num_val: int) -> None:
             (unfinished / MARKER).write_text(json.dumps(wanted) + "\n")
     except OSError as error:
         raise ValueError(
-            f"The shapes cannot be drawn into {root} ({error.strerror}); choose a writable folder with data.root."
+            f"The shapes cannot be drawn into {root} ({error.strerror or error}); choose a writable folder with "
+            "data.root."
         ) from error
 
 
 def read_marker(root: Path) -> dict[str, int] | None:
     """Reads which drawing a folder holds: `drawing`, `num_train`, `num_val`; None if it holds none."""
     try:
-        marker = json.loads((root / MARKER).read_text())
-    except (OSError, ValueError):
+        return read_json(root / MARKER, _FORM, "delete it")
+    except ValueError:
         return None
-    return marker if isinstance(marker, dict) else None
 
 
 def _check_drawn(root: Path, wanted: dict[str, int]) -> None:

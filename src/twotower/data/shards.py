@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.ground.stored_files import damaged, read_numbers
+
 # shard: number of the file; offset, length: bytes of the JPEG within it; label: 0-based class.
 INDEX_TYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("label", "<u4")])
 INDEX_FILE = "index.npy"
@@ -57,18 +59,24 @@ class ShardSplit:
     """The split in `folder`, which holds shards and their index. Raises: ValueError if either is damaged."""
 
     folder: Path
+    num_classes: int
 
     def __post_init__(self) -> None:
-        try:
-            self._index = np.load(self.folder / INDEX_FILE)
-            shards, from_end = np.unique(self._index["shard"][::-1], return_index=True)
-            for number, last in zip(shards, len(self._index) - 1 - from_end, strict=True):
-                path = self.folder / shard_name(number)
-                end = self._index["offset"][last] + self._index["length"][last]
-                if path.stat().st_size < end:
-                    raise ValueError(f"{path.name} is cut short")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.folder} is damaged ({error}); prepare the data set again.") from error
+        path, remedy = self.folder / INDEX_FILE, "prepare the data set again"
+        self._index = read_numbers(path, INDEX_TYPE, (None,), remedy)
+        shards, offsets, lengths, labels = (self._index[name].astype(np.uint64) for name in INDEX_TYPE.names or ())
+        if not len(self._index) or int(labels.max()) >= self.num_classes:
+            reason = f"label {int(labels.max())} is no class of {self.num_classes}" if len(labels) else "it is empty"
+            raise damaged(path, reason, remedy)
+        # Offsets are below 2^63 in any file that is, so that the sum of both fits.
+        if int(offsets.max()) >= 1 << 62 or int(offsets.min()) < HEADER or int(lengths.min()) < 1:
+            raise damaged(path, "an image has no place in its shard", remedy)
+        for number in np.unique(shards):
+            shard, end = self.folder / shard_name(int(number)), int((offsets + lengths)[shards == number].max())
+            if not shard.is_file():
+                raise damaged(shard, "it is missing", remedy)
+            if shard.stat().st_size < end:
+                raise damaged(shard, f"it is cut short: {end:,} bytes are indexed", remedy)
         self.labels: NDArray[np.int64] = self._index["label"].astype(np.int64)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """The place of a process before any of them has spoken: its tower and replica, its device, its share of the cores.
 
-Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica are neighbours on one host. Of a
-network of one tower, each rank is a replica.
+Ranks 2r and 2r + 1 are towers 0 and 1 of replica r, so the towers of a replica are neighbours on one node, the
+processes that one torchrun has started. Of a network of one tower, each rank is a replica.
 """
 
 import os
@@ -26,6 +26,7 @@ class Place:
     local_rank: int
     local_size: int
     num_towers: int = 2  # towers of the network
+    node: int = 0  # number of the torchrun that started this process
 
     @staticmethod
     def from_torchrun() -> "Place | None":
@@ -38,6 +39,7 @@ class Place:
             size,
             int(os.environ.get("LOCAL_RANK", rank)),
             int(os.environ.get("LOCAL_WORLD_SIZE", size)),
+            node=int(os.environ.get("GROUP_RANK", 0)),
         )
 
     @property
@@ -47,6 +49,11 @@ class Place:
     @property
     def replica(self) -> int:
         return self.rank // self.num_towers
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether all processes are on this node."""
+        return self.local_size == self.size
 
 
 def check_even(size: int, num_towers: int) -> None:
@@ -58,6 +65,28 @@ def check_even(size: int, num_towers: int) -> None:
         )
 
 
+def check_together(place: Place, may_be_apart: bool, transport: str) -> None:
+    """Refuses a replica whose towers would be on two nodes.
+
+    Args:
+        may_be_apart: `machine.towers_apart`.
+
+    Raises: ValueError, on each node with an odd number of processes.
+    """
+    is_apart = place.local_size % place.num_towers != 0
+    if is_apart and may_be_apart and transport == "shared_gpu":
+        raise ValueError(
+            "machine.transport=shared_gpu is for towers on one GPU, and machine.towers_apart=true puts those of a "
+            "replica on two nodes; give each process a GPU, or use machine.transport=pinned."
+        )
+    if is_apart and not may_be_apart:
+        raise ValueError(
+            f"{counted(place.local_size, 'process was', 'processes were')} started on this node, so the towers of a "
+            "replica would be on two nodes, and everything that they exchange at each layer would cross the network; "
+            "use --nproc-per-node=2, or a multiple of 2, on every node, or allow it by machine.towers_apart=true."
+        )
+
+
 def check_distributed() -> None:
     """Raises: ValueError if this build of torch cannot connect processes, as some for macOS and Windows cannot."""
     if not dist.is_available() or not dist.is_gloo_available():
@@ -65,6 +94,16 @@ def check_distributed() -> None:
         raise ValueError(
             f"This build of torch ({torch.__version__}) has no {missing}, over which the towers' processes talk; "
             "install one that has it, as the usual builds for Linux, macOS and Windows do. Evaluation needs none."
+        )
+
+
+def check_room(size: int) -> None:
+    """Raises: ValueError if so many processes of torch would only fill this host."""
+    most = max(64, 8 * cores())
+    if size > most:
+        raise ValueError(
+            f"machine.replicas would start {counted(size, 'process', 'processes')} on this host, which has "
+            f"{counted(cores(), 'core')}; give as many replicas as take {most} at most."
         )
 
 
@@ -118,8 +157,14 @@ def threads_per_process(machine: MachineConfig, local_size: int) -> int:
 
 
 def stay_on_this_host() -> None:
-    """Lets gloo talk over the loopback interface, unless another one was chosen; for processes that share a host."""
+    """Lets gloo and NCCL open ports on the loopback interface alone, unless another interface was chosen.
+
+    For processes that share a host.
+    """
     # Windows has no such names; torch takes the host's own interface there.
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     if loopback is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    if sys.platform == "linux":
+        # NCCL only meets there; the halves go from GPU to GPU.
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")

@@ -3,9 +3,9 @@
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +15,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from twotower.config import MachineConfig
-from twotower.distributed.agreement import Choice, check_same_gpus, share_choice
+from twotower.distributed.agreement import (
+    NOT_LOOKED,
+    Choice,
+    agree_on_attempt,
+    check_same_gpus,
+    deal_ranks,
+    share_choice,
+)
 from twotower.distributed.first_contact import GLOO_HINT, open_link
-from twotower.distributed.place import Place, check_even, choose_device, threads_per_process
+from twotower.distributed.interfaces import choose_interface, find_own_address, name_network
+from twotower.distributed.place import (
+    Place,
+    check_even,
+    check_together,
+    choose_device,
+    stay_on_this_host,
+    threads_per_process,
+)
 from twotower.distributed.run_ahead import RunAhead
 from twotower.distributed.transport import Link, TowerLostError, TowerSilentError
 from twotower.ground.devices import MEMORY_FORMATS, choose_memory_format, find_faster_format
@@ -48,9 +63,16 @@ class World:
     """This process among its peers, once they have found each other. Made by `open_world`."""
 
     def __init__(
-        self, machine: MachineConfig, place: Place, store: "dist.Store", device: torch.device, transport: str
+        self,
+        machine: MachineConfig,
+        place: Place,
+        store: "dist.Store",
+        device: torch.device,
+        transport: str,
+        choices: Sequence[Choice],
     ) -> None:
         self.place, self._store = place, store
+        self._hosts = {choice.node: choice.host for choice in choices}  # in the order of ranks
         self.rank, self.tower, self.replica = place.rank, place.tower, place.replica
         self.num_towers = place.num_towers
         self.num_replicas = place.size // place.num_towers
@@ -82,6 +104,11 @@ class World:
     def is_first(self) -> bool:
         """Whether this process prints and writes for all."""
         return self.rank == 0
+
+    @property
+    def nodes(self) -> dict[int, str]:
+        """The hosts by the numbers of their nodes, that of rank 0 first."""
+        return self._hosts
 
     def _pair_gpus(self) -> Any:
         """NCCL's group of both towers of this replica; None without NCCL. All processes call this together."""
@@ -138,6 +165,18 @@ class World:
         except RuntimeError as error:
             raise self._lost_replica(error) from error
 
+    def copy_from_first_replica(self, tensors: Iterable[Tensor]) -> None:
+        """Gives each tensor the values that it has in this tower's process of replica 0. Raises: TowerLostError."""
+        if self.num_replicas == 1:
+            return
+        try:
+            for tensor in tensors:
+                values = tensor.detach().contiguous()
+                dist.broadcast(values, src=self.tower, group=self._replicas)
+                tensor.data.copy_(values)
+        except RuntimeError as error:
+            raise self._lost_replica(error) from error
+
     def share_gradients(self, network: nn.Module) -> nn.Module:
         """The same network, whose gradients are means over the replicas of this tower once a backward pass is over.
 
@@ -171,11 +210,14 @@ class World:
             raise self._lost_replica(error) from error
 
     def _lost_replica(self, error: Exception) -> TowerLostError:
+        return self._lost_one(error, "replica", "a process of it has ended")
+
+    def _lost_one(self, error: Exception, what: str, ended: str) -> TowerLostError:
         silent = any(word in str(error).lower() for word in ("timed out", "timeout"))
-        reason = f"it has not answered for {self._timeout.seconds} s" if silent else "a process of it has ended"
+        reason = f"it has not answered for {self._timeout.seconds} s" if silent else ended
         kind = TowerSilentError if silent else TowerLostError
         return kind(
-            f"Tower {self.tower} of replica {self.replica} has lost another replica: {reason}. Start again with "
+            f"Tower {self.tower} of replica {self.replica} has lost another {what}: {reason}. Start again with "
             "resume=auto to go on from the last checkpoint."
         )
 
@@ -208,13 +250,30 @@ class World:
 
         The time-out does not apply, since what rank 0 makes may be a data set. Each `name` is used once.
         """
-        if self.is_first:
-            text = make()
-            self._store.set(name, text)
-            return text
-        while not self._store.check([name]):
-            time.sleep(0.05)
-        return str(self._store.get(name).decode())
+        return self._from_process(self.is_first, name, make)
+
+    def from_each_node(self, name: str, make: Callable[[], str]) -> dict[int, str]:
+        """What `make` returns in the first process of each node, by the node's number; otherwise as `from_first`."""
+        is_own = {node: self.place.local_rank == 0 and node == self.place.node for node in self._hosts}
+        own = next((node for node, mine in is_own.items() if mine), None)
+        if own is not None:  # before waiting for others, so that the nodes work side by side
+            self._from_process(True, f"{name} of node {own}", make)
+        return {node: self._from_process(False, f"{name} of node {node}", make) for node in self._hosts}
+
+    def _from_process(self, is_own: bool, name: str, make: Callable[[], str]) -> str:
+        try:
+            if is_own:
+                text = make()
+                self._store.set(name, text)
+                return text
+            while not self._store.check([name]):
+                time.sleep(0.05)
+            return str(self._store.get(name).decode())
+        except (dist.DistError, ConnectionError) as error:
+            raise TowerLostError(
+                f"Rank {self.rank} has lost the node at which the processes meet ({_first_line(error)}). Start again "
+                "with resume=auto to go on from the last checkpoint."
+            ) from error
 
     def gather(self, values: Tensor) -> list[Tensor]:
         """Each process's `values` (float64, equally many), in the order of ranks. Raises: TowerLostError."""
@@ -236,9 +295,16 @@ class World:
         """The sentence for a call that all processes make."""
         if self.num_replicas == 1:
             return self.link.lost(error)
-        return TowerLostError(
-            f"Tower {self.tower} of replica {self.replica} has lost another process: {error}. Start again with "
-            "resume=auto to go on from the last checkpoint."
+        return self._lost_one(error, "process", "it has ended")
+
+    def notice_return(self) -> str | None:
+        """Says that a lost node could not come back, where torchrun is to wait for it and does not know how."""
+        waits = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 and len(self._hosts) > 1
+        if not waits or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return None
+        return (
+            "a lost node cannot come back, because torchrun keeps the store of the first attempt: start it with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every node"
         )
 
     def describe(self) -> str:
@@ -247,7 +313,8 @@ class World:
         replicas = f"{self.num_replicas} replicas of {towers}" if self.num_replicas > 1 else towers
         exchange = f"exchange over {self.link.title}" if self.num_towers == 2 else "no exchange"
         processes = counted(self.place.size, "process", "processes")
-        place = f"{replicas} in {processes}, {self.device.type}, {self.precision}"
+        nodes = f" on {len(self._hosts)} nodes" if len(self._hosts) > 1 else ""
+        place = f"{replicas} in {processes}{nodes}, {self.device.type}, {self.precision}"
         if self.device.type == "cuda":
             place += ", NHWC" if self.memory_format == torch.channels_last else ", NCHW"
         return f"{place}, {exchange}, {counted(self.threads, 'thread')} each"
@@ -265,35 +332,60 @@ def open_gpu(device: torch.device) -> None:
     os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")
 
 
-def _meet(place: Place, rendezvous: str | None) -> "dist.Store":
-    """The board on which processes leave notes for each other."""
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _meet(place: Place, rendezvous: str | None, timeout: float) -> "dist.Store":
+    """The board on which processes leave notes for each other. Raises: TowerLostError."""
     if rendezvous is not None:
         return dist.FileStore(rendezvous, place.size)
-    store, _, _ = next(dist.rendezvous("env://", place.rank, place.size))
-    # Otherwise a restarted worker would read the addresses of the processes before it.
-    return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", place.rank, place.size, timeout=timedelta(seconds=timeout)))
+        return dist.PrefixStore(agree_on_attempt(store, place, timeout), store)
+    except (dist.DistError, ConnectionError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise TowerLostError(
+            f"Rank {place.rank} cannot talk to {where}, where the processes meet ({_first_line(error)}); this name "
+            "must lead to the first node from every node (--local-addr of torchrun gives another one)."
+        ) from error
 
 
 @contextmanager
-def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = None) -> Iterator[World]:
+def open_world(
+    machine: MachineConfig, place: Place, rendezvous: str | None = None, kept_step: int = NOT_LOOKED
+) -> Iterator[World]:
     """Meets the other processes, and takes leave of them.
 
     Args:
         rendezvous: a file that all can reach and that does not exist yet; None: as torchrun says.
+        kept_step: as in `Choice`. Ranks are dealt anew if another node than the first has the newest checkpoint.
 
-    Raises: ValueError for an odd number of processes or a device that is not there, TowerLostError.
+    Raises: ValueError for towers that would be apart or a device that is not there, TowerLostError.
     """
     check_even(place.size, place.num_towers)
     device, transport = choose_device(machine, place)
+    check_together(place, machine.towers_apart, transport)
+    if place.is_alone:
+        stay_on_this_host()
     torch.set_num_threads(threads_per_process(machine, place.local_size))
     keep_freed_memory()
     check_precision(machine.precision, device)
     set_precision(machine.precision)
     if device.type == "cuda":
         open_gpu(device)
-    store = _meet(place, rendezvous)
-    own = Choice.of_this_process(transport, device)
+    store = _meet(place, rendezvous, machine.timeout_seconds)
+    address = "" if rendezvous is not None else find_own_address(os.environ.get("MASTER_ADDR", ""))
+    own = replace(
+        Choice.of_this_process(transport, device),
+        node=place.node,
+        network=name_network(),
+        address=address,
+        kept_step=kept_step,
+    )
     choices = share_choice(dist.PrefixStore("choices", store), place, own, machine.timeout_seconds)
+    choose_interface(own.network, [choice.network for choice in choices], [choice.address for choice in choices])
+    place, choices = deal_ranks(place, choices)
     if place.num_towers == 2:
         check_same_gpus(choices, machine.decode_once)
     try:
@@ -304,11 +396,11 @@ def open_world(machine: MachineConfig, place: Place, rendezvous: str | None = No
             world_size=place.size,
             timeout=timedelta(seconds=min(machine.timeout_seconds, MEETING_SECONDS)),
         )
-        world = World(machine, place, dist.PrefixStore("notes", store), device, transport)
+        world = World(machine, place, dist.PrefixStore("notes", store), device, transport, choices)
     except TowerLostError:
         raise
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _first_line(error)
         raise TowerLostError(f"The processes have met, but cannot connect: {reason}. {GLOO_HINT}") from error
     yield world
     # This is done only after success, because leaving a group whose other members are gone can block.

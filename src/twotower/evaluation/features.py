@@ -8,7 +8,7 @@ then read from a memory map. Those of 4096 units take 21 GB for ILSVRC-2012's 1,
 for its 50,000 others; the folder can be deleted.
 """
 
-import json
+import os
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,8 +31,10 @@ from twotower.evaluation.subject import Subject, load_towers
 from twotower.ground.devices import choose_device
 from twotower.ground.files import write_json, written_whole
 from twotower.ground.progress import metered
+from twotower.ground.stored_files import ANYTHING, read_json, read_npy
 
 FOLDER = "features"
+REMEDY = "delete it, and the features are computed again"
 BATCH = 128  # images at a time
 
 
@@ -70,12 +72,14 @@ def locate_features(run_dir: Path, checkpoint_name: str, split: str, layer: str)
 def read(path: Path, identity: dict[str, Any]) -> NDArray[np.float32] | None:
     """A memory map of stored features; None unless they depend on exactly what `identity` says."""
     try:
-        if json.loads(path.with_suffix(".json").read_text()) != identity:
+        about = path.with_suffix(".json")
+        if not about.exists() or read_json(about, ANYTHING, REMEDY) != identity:
             return None
-        values: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+        values: NDArray[np.float32] = read_npy(path, REMEDY, mapped=True)
+    except ValueError:
         return None
-    return values if len(values) == identity["num_images"] else None
+    fits = values.dtype == np.float32 and values.ndim == 2 and len(values) == identity["num_images"]
+    return values if fits else None
 
 
 def make_features(subject: Subject, split: str, layer: str) -> Features:
@@ -114,8 +118,10 @@ def _compute(subject: Subject, images: Split, layer: str, title: str, path: Path
             outputs = read_outputs(towers, [layer], batch.images, exchange)[layer]
             rows = torch.cat([output.flatten(1) for output in outputs], dim=1).float().cpu().numpy()
             if table is None:
-                _check_room(path, len(images) * rows.shape[1] * rows.itemsize)
+                needed = len(images) * rows.shape[1] * rows.itemsize
+                _check_room(path, needed)
                 table = open_memmap(path, "w+", np.float32, (len(images), rows.shape[1]))
+                _reserve(path)
             table[done : done + len(rows)] = rows
             done += len(rows)
             meter.advance(len(rows))
@@ -128,6 +134,13 @@ def _check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise ValueError(
-            f"{path.parent} has {free / 1e9:.1f} GB free, and the features of all images take {needed / 1e9:.1f} GB; "
-            "make room, or copy the run to a larger disk."
+            f"{path.parent} has {free:,} bytes free, and the features of all images take {needed:,}; make room, or "
+            "copy the run to a larger disk."
         )
+
+
+def _reserve(path: Path) -> None:
+    """Takes the room, as others may fill the disk before the pages of the map are written. Raises: OSError."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -9,15 +9,18 @@ are used again only if all of that is the same. ILSVRC's 50,000 images take 200 
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from twotower.config import Config, InputConfig
 from twotower.config.key_roles import Role, select_settings
@@ -27,12 +30,38 @@ from twotower.data.dataset import DataSet
 from twotower.data.folder_cache import INDEX, find_cache, find_root
 from twotower.data.prepared_set import DATASET, is_prepared, read_dataset_json
 from twotower.evaluation.metrics import Counts, count
-from twotower.ground.files import written_whole
+from twotower.ground.stored_files import Positive, parse_json, read_tensors
+from twotower.ground.tensor_files import write_tensors
 from twotower.runs.checkpoint import Manifest, read_scale
 
 VIEWS = ("centre", "ten")
 FOLDER = "predictions"
+REMEDY = "evaluate the run again with fresh=true"
 _CHUNK = 8192  # images that are counted at a time
+
+
+class _Data(TypedDict):
+    """The images of an identity."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    source: str | None
+    kind: str
+    root: str
+    num_images: Positive
+    num_classes: Positive
+
+
+class StoredIdentity(TypedDict):
+    """What every identity has that is read; see `identify_predictions`."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    checkpoint: dict[str, str]
+    width: Annotated[FiniteFloat, Gt(0)]
+    data: _Data
+    split: str
+
+
+IDENTITY: TypeAdapter[Any] = TypeAdapter(StoredIdentity)
 
 
 @dataclass(frozen=True)
@@ -139,18 +168,17 @@ def store(path: Path, predictions: Predictions, identity: dict[str, Any]) -> Non
         "pass_crops": predictions.pass_crops,
     }
     tensors = {"log_probabilities": predictions.log_probabilities.contiguous(), "labels": predictions.labels}
-    with written_whole(path, shared=True) as pending:
-        save_file(tensors, pending, metadata=about)
+    write_tensors(path, tensors, about, shared=True)
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:
     """Reads what stored predictions depend on; None if there are none, or they cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            identity: dict[str, Any] = json.loads(file.metadata()["identity"])
+            text = file.metadata()["identity"]
+        return dict(parse_json(text, IDENTITY, path, REMEDY))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return identity
 
 
 def _without_machine(identity: dict[str, Any]) -> dict[str, Any]:
@@ -161,11 +189,23 @@ def _without_machine(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(path: Path, identity: dict[str, Any]) -> Predictions | None:
-    """Stored predictions; None unless they depend on exactly what `identity` says."""
+    """Stored predictions; None unless they are whole and depend on exactly what `identity` says."""
     stored = read_identity(path)
     if stored is None or _without_machine(stored) != _without_machine(identity):
         return None
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata()
-        log_probabilities, labels = file.get_tensor("log_probabilities"), file.get_tensor("labels")
-    return Predictions(log_probabilities, labels, float(about["images_per_second"]), about["pass_crops"], stored=True)
+    try:
+        tensors, about = read_tensors(path, REMEDY, finite=False)
+        log_probabilities, labels = tensors["log_probabilities"], tensors["labels"]
+        rate, pass_crops = float(about["images_per_second"]), about["pass_crops"]
+    except (ValueError, KeyError):
+        return None
+    size = (stored["data"]["num_images"], stored["data"]["num_classes"])
+    fits = (
+        (log_probabilities.dtype, tuple(log_probabilities.shape)) == (torch.float32, size)
+        and (labels.dtype, tuple(labels.shape)) == (torch.int64, size[:1])
+        and pass_crops in VIEWS
+        and math.isfinite(rate)
+    )
+    if not fits or not 0 <= int(labels.min()) <= int(labels.max()) < size[1] or log_probabilities.isnan().any():
+        return None  # damaged, so they are computed again
+    return Predictions(log_probabilities, labels, rate, pass_crops, stored=True)

@@ -72,7 +72,7 @@ class Activations:
 
 def choose_layer(network: NetworkConfig, given: str | None) -> str:
     """The first convolution unless another one is given. Raises: ValueError naming those that there are."""
-    convolutions = [name for name in list(network.layers)[:-1] if network.layers[name].kind == "conv"]
+    convolutions = [name for name in list(network.layers)[:-1] if network.layers[name].kind != "linear"]
     if given is None and convolutions:
         return convolutions[0]
     if given not in convolutions:

@@ -1,11 +1,13 @@
 """The common part of all drawings: no screen, and the same bytes from the same numbers."""
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twotower.ground.files import write_json, written_whole
+from twotower.ground.files import write_json, write_text, write_whole
+from twotower.ground.wording import on_one_line
 
 DOTS_PER_INCH = 120
 
@@ -16,6 +18,7 @@ def open_pyplot(name: str) -> Any:
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = name
+    matplotlib.rcParams["text.parse_math"] = False  # names of classes and runs may have dollar signs
     from matplotlib import pyplot
 
     return pyplot
@@ -43,10 +46,11 @@ def save(figure: Any, path: Path, **options: Any) -> None:
     from matplotlib import pyplot
 
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with written_whole(path) as pending:
-        kind = path.suffix.removeprefix(".")
-        figure.savefig(pending, format=kind, dpi=DOTS_PER_INCH, metadata=dates.get(path.suffix), **options)
+    file = io.BytesIO()
+    kind = path.suffix.removeprefix(".")
+    figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=dates.get(path.suffix), **options)
     pyplot.close(figure)
+    write_whole(path, file.getbuffer())
 
 
 def write_numbers(
@@ -59,10 +63,11 @@ def write_numbers(
     Raises: OSError if one cannot be written.
     """
     table, numbers = path.with_suffix(".csv"), path.with_suffix(".json")
-    with written_whole(table) as pending, pending.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(heads)
-        writer.writerows(rows)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(heads)
+    writer.writerows([on_one_line(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    write_text(table, file.getvalue())
     if summary is None:
         return [table]
     write_json(numbers, summary)

@@ -22,6 +22,7 @@ def _text(layer: LayerNumbers, tower: int) -> str:
     pooled = f", pooled to {layer.size_out} x {layer.size_out}" if layer.size_out != layer.size_conv else ""
     stride = f" stride {layer.stride}" if layer.stride > 1 else ""
     stride += f", {layer.groups} groups" if layer.groups > 1 else ""
+    stride += ", not shared" if layer.kind == "local" else ""
     return (
         f"{layer.name}: {layer.maps_out[tower]} maps {size}{pooled}\n{layer.kernel} x {layer.kernel} kernels{stride}"
     )
@@ -33,6 +34,12 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colo
     )
 
 
+def check_suffix(path: Path) -> None:
+    """Raises: ValueError for a file that is no SVG, PNG or PDF by its name."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"output={path} must end in one of {', '.join(SUFFIXES)}.")
+
+
 def draw_figure2(
     layers: list[LayerNumbers], title: str, image_size: int, batch_size: int, path: Path, theme: str = "light"
 ) -> None:
@@ -40,8 +47,7 @@ def draw_figure2(
 
     Raises: ValueError for another ending.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"output={path} must end in one of {', '.join(SUFFIXES)}.")
+    check_suffix(path)
     colours = DIAGRAMS[theme]
     pyplot = open_pyplot(title)
     columns = COLUMNS[: len(layers[0].maps_out)]

@@ -51,7 +51,7 @@ def read_kernels(run_dir: Path) -> Kernels:
     history = [
         (event["step"], [event[f"tower{t}/{layer}/colour"] for t in range(len(towers))])
         for event in read_events(run_dir / "metrics.jsonl")
-        if event["event"] == "scales" and f"tower0/{layer}/colour" in event
+        if event["event"] == "scales" and all(f"tower{t}/{layer}/colour" in event for t in range(len(towers)))
     ]
     return Kernels(run_dir, manifest.step, layer, towers, history)
 

@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ else:
 
 _BYTE = 1 << 20  # the one that is locked on Windows, far beyond the text, which could not be read otherwise
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+ABANDONED_SECONDS = 86400.0  # since the last change, where there is no better sign than that
 _open: set[int] = set()  # descriptors of the locks that this process holds
 
 
@@ -76,6 +78,64 @@ def _open_locked(path: Path, what: str) -> int:
                 holder = path.read_text().strip()
             about = f" ({holder})" if holder else ""
             raise HeldError(f"{what} by another process{about}; wait for it or stop it.") from None
+        os.close(descriptor)
+
+
+@contextmanager
+def marked(path: Path) -> Iterator[None]:
+    """Marks a file or folder as being written by a running process until the block has ended, for `is_abandoned`.
+
+    Where nothing can be locked it stays unmarked, which `is_abandoned` takes for being written.
+    """
+    descriptor = None
+    with suppress(OSError):
+        descriptor = _open_mark(path)
+    if descriptor is not None:
+        _open.add(descriptor)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            _open.discard(descriptor)
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def _open_mark(path: Path) -> int | None:
+    """The locked descriptor of a file, made if need be, or of a folder. Raises: OSError."""
+    if sys.platform == "win32":  # where the lock would keep this very process from writing by another descriptor
+        return None
+    for _ in range(10):
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor)
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        except FileNotFoundError:
+            pass  # removed between the two calls by a process that took it for abandoned
+        except BlockingIOError:
+            time.sleep(0.01)  # another process is looking whether it is abandoned
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    return None
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the process that had marked a file or folder has ended; False where that cannot be told."""
+    try:
+        if sys.platform == "win32":
+            return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        _lock(descriptor)
+        return True
+    except OSError:
+        return False
+    finally:
         os.close(descriptor)
 
 

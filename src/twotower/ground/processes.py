@@ -4,10 +4,11 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -15,6 +16,9 @@ from types import FrameType
 
 # After which a stop that came within a finaliser is repeated, as often as it takes.
 SECONDS_OF_A_FINALISER = 0.01
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+STOPPED = 130  # exit status after a stop, by which shells tell it from a failure
+_kept_open: list[socket.socket] = []  # signals are written to it as long as the process lives
 
 
 def cores() -> int:
@@ -80,8 +84,31 @@ def kill_stuck_siblings(grace: float) -> None:
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
-def catch_stops() -> None:
-    """Lets Ctrl-C, a closed terminal and a polite kill end this process cleanly, each as a KeyboardInterrupt."""
+def _end_if_deaf(seconds: float, is_heard: Callable[[], bool]) -> None:
+    """Starts a thread that ends this process some seconds after a stop that the main thread has not heard."""
+    hear, tell = socket.socketpair()
+    tell.setblocking(False)
+    _kept_open.append(tell)
+    signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    stops = {getattr(signal, name) for name in STOPS if hasattr(signal, name)}
+
+    def listen() -> None:
+        while not stops.intersection(hear.recv(1)):
+            pass
+        time.sleep(seconds)
+        if not is_heard():
+            os._exit(STOPPED)
+
+    threading.Thread(target=listen, name="stops", daemon=True).start()
+
+
+def catch_stops(deaf_seconds: float | None = None) -> None:
+    """Lets Ctrl-C, a closed terminal and a polite kill end this process cleanly, each as a KeyboardInterrupt.
+
+    Args:
+        deaf_seconds: after which the process ends all the same if Python has not heard the signal, as its main thread
+            waits within a library; None: never.
+    """
     stopped = False
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -91,9 +118,11 @@ def catch_stops() -> None:
             stopped = True
             raise KeyboardInterrupt
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in STOPS:
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), interrupt)
+    if deaf_seconds is not None:
+        _end_if_deaf(deaf_seconds, lambda: stopped)
     if not hasattr(signal, "setitimer"):  # Windows
         return
     report = sys.unraisablehook

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from twotower.ground.wording import on_lines
+
 _UNBOUNDED = 10_000  # characters; no table here is as wide
 
 
@@ -21,7 +23,16 @@ def print_table(table: Table, title: str = "") -> None:
     """
     terminal = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if title:
-        terminal.print(title)
+        terminal.print(on_lines(title))
+    for column in table.columns:  # names of runs and classes come from files
+        column.header = on_lines(column.header) if isinstance(column.header, str) else column.header
+        column._cells = [on_lines(cell) if isinstance(cell, str) else cell for cell in column._cells]
     width = _measure_width(table, terminal.width)
     # Names may hold brackets and colons, which rich would otherwise read as styles and emoji.
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+
+
+def show(*lines: str) -> None:
+    """Prints lines in which names from files may stand: what would steer the terminal is spelled out."""
+    for line in lines:
+        print(on_lines(line), flush=True)

@@ -7,8 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 UNKNOWN = "unknown"
+VERSIONS = TypeAdapter(dict[str, str])  # the form of a run's versions.json
 # Variables that a git hook sets, and that would lead git to the repository of the hook.
 _HOOK_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 

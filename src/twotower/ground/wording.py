@@ -39,6 +39,31 @@ def counted_epochs(epochs: float) -> str:
     return f"{epochs_done(epochs)} epoch{'' if epochs_done(epochs) == '1' else 's'}"
 
 
+def printable(text: str) -> str:
+    """A name from elsewhere as one line that any screen can show: bytes that are no UTF-8, line ends and the signs
+    that steer a terminal as \\xNN or \\uNNNN.
+    """
+    return "".join(sign if sign.isprintable() else _escape(sign) for sign in text)
+
+
+def _escape(sign: str) -> str:
+    code = ord(sign)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python writes a byte that is no UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def on_one_line(text: str, most: int = 2000) -> str:
+    """A text from elsewhere, perhaps of several lines, as one printable line; what is beyond `most` signs is cut."""
+    shown = printable(" ".join(text.split()) if "\n" in text else text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def on_lines(text: str) -> str:
+    """A text of several lines, each of them `printable`."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def split_common(paths: Sequence[Path]) -> tuple[str, list[str]]:
     """Splits paths into the folder that holds them all and the rest of each; the folder is "" if there is none.
 

@@ -1,11 +1,14 @@
 """Figure 2 as a table of layers: what each layer reads and how large it is, worked out from the rows of the yaml."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from twotower.config import LayerConfig, NetworkConfig, PoolConfig, check_bounds
 
 IMAGE_MAPS = 3  # R, G, B
+OF_MAPS = ("lrn", "spatial_norm", "pool")  # steps that need pixels, or maps beside each other
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,14 @@ class Row:
         window = self.config.size**2
         return self.inputs(tower) // self.config.groups * window, readers // self.config.groups * window
 
+    @property
+    def is_local(self) -> bool:
+        """Whether each output pixel has kernels and biases of its own."""
+        return self.config.kind == "local"
+
     def num_parameters(self, tower: int) -> int:
-        return self.kernels[tower] * (self.fans(tower)[0] + 1)  # and one bias
+        pixels = self.size_conv**2 if self.is_local else 1
+        return pixels * self.kernels[tower] * (self.fans(tower)[0] + 1)  # and one bias
 
 
 def _cut(row: str, whole: float, network: NetworkConfig, uneven_allowed: bool) -> tuple[int, ...]:
@@ -74,6 +83,19 @@ def _check_towers(network: NetworkConfig) -> None:
         raise ValueError(f"network.leave_out={network.leave_out} was not heeded: {left[0]} is still in the table.")
 
 
+def _check_local(name: str, layer: LayerConfig, network: NetworkConfig) -> None:
+    """Raises: ValueError for a local layer of a kind that there is not."""
+    if layer.kind != "local":
+        return
+    for given, wrong, wanted in (
+        (f"network.towers={network.towers}", network.towers != 1, "network.towers=1"),
+        (f"network.layers.{name}.groups={layer.groups}", layer.groups != 1, "1"),
+        (f"network.layers.{name}.reads=image", layer.reads == "image", "own, and let a convolution read the image"),
+    ):
+        if wrong:
+            raise ValueError(f"{given} is not possible with a local layer such as {name}; give {wanted}.")
+
+
 def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     """Works out each layer's widths and sizes, e.g. 224-55-27-27-13-13-13-13-6 for the paper's network.
 
@@ -84,11 +106,23 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
     _check_towers(network)
     if num_classes < 2:
         raise ValueError(f"The data has {num_classes} class; a network needs at least 2.")
+    kinds = [(name, layer.kind) for name, layer in network.layers.items()]
+    for (before, kind), (name, next_kind) in pairwise(kinds):
+        if kind == "linear" and next_kind == "conv":
+            raise ValueError(
+                f"network.layers.{name}.kind=conv cannot follow {before}, which is linear and leaves no pixels; give "
+                "linear."
+            )
+    if kinds and kinds[-1][1] == "conv":
+        raise ValueError(f"network.layers.{kinds[-1][0]}.kind=conv cannot give the classes; give linear.")
     rows: list[Row] = []
     maps, size = (IMAGE_MAPS,) * network.towers, network.image_size
     for name, layer in network.layers.items():
+        if not re.fullmatch(r"\w+", name, re.ASCII):
+            raise ValueError(f"network.layers.{name} cannot be called so; give it a name of letters, digits and _.")
         outputs = num_classes if layer.kernels is None else layer.kernels * network.width
         kernels = _cut(name, outputs, network, uneven_allowed=layer.kernels is None)
+        _check_local(name, layer, network)
         if layer.groups > 1 and (layer.kind == "linear" or (layer.reads == "both" and network.towers == 2)):
             raise ValueError(
                 f"network.layers.{name}.groups={layer.groups} is for convolutions that read one tower or the image; "
@@ -98,6 +132,11 @@ def plan(network: NetworkConfig, num_classes: int) -> list[Row]:
             raise ValueError(
                 f"network.layers.{name}.groups={layer.groups} does not divide the {maps[0]} maps that a tower reads "
                 f"and the {kernels[0]} that it puts out; choose a divisor of both."
+            )
+        steps = [step for step in layer.then if step in OF_MAPS]
+        if layer.kind == "linear" and steps:
+            raise ValueError(
+                f"network.layers.{name}.then has {steps[0]}, which is for the maps of a convolution; leave it out."
             )
         size_in = size
         if layer.kind == "linear":

@@ -12,6 +12,7 @@ no norm looks across.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ class BlockLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inputs, weights, biases = x.chunk(2, dim=1), self.weight.chunk(2), self.bias.chunk(2)
         return torch.cat([F.linear(inputs[t], weights[t], biases[t]) for t in range(2)], dim=1)
+
+
+class LocalConv2d(nn.Module):
+    """A convolution without shared weights: pixel (i, j) of its output has weight[i, j] and bias[i, j] of its own."""
+
+    def __init__(self, shape: Sequence[int], stride: int, pad: int) -> None:
+        super().__init__()
+        self.stride, self.pad = stride, pad
+        self.weight = nn.Parameter(torch.empty(*shape))
+        self.bias = nn.Parameter(torch.empty(*shape[:3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.weight.shape[-1]
+        windows = F.pad(x, (self.pad,) * 4).unfold(2, size, self.stride).unfold(3, size, self.stride)
+        return torch.einsum("bcijyx,ijkcyx->bkij", windows, self.weight) + self.bias.permute(2, 0, 1)
 
 
 class LocalResponseNorm(nn.Module):
@@ -98,6 +114,8 @@ class Network(nn.Module):
     def _sum(self, layer: dict[str, Any], weight: Tensor) -> nn.Module:
         blocks = self.table["towers"] if layer["reads"] == "own" else 1
         with torch.device("meta"):  # values come later, so none are drawn
+            if layer["kind"] == "local":
+                return LocalConv2d(weight.shape, layer["stride"], layer["pad"])
             if layer["kind"] == "conv":
                 groups, sizes = layer["groups"] * blocks, (layer["size"], layer["stride"], layer["pad"])
                 return nn.Conv2d(weight.shape[1] * groups, weight.shape[0], *sizes, groups=groups)

@@ -20,6 +20,7 @@ from twotower.model.fused_steps import LEAST_VALUES, FusedSteps, fuse
 from twotower.model.initial_weights import draw_bias, draw_weight
 from twotower.model.layer_table import Row, plan
 from twotower.model.layers import Dropout, LocalResponseNorm, ReadBothConv2d, ReadBothLinear, SpatialNorm
+from twotower.model.local_conv import LocalConv2d
 
 ACTIVATION_LAYERS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -69,6 +70,8 @@ class Layer(nn.Module):
             self.sum = ReadBothLinear(maps_in, kernels) if self.reads_both else nn.Linear(maps_in, kernels)
         elif self.reads_both:
             self.sum = ReadBothConv2d(maps_in, kernels, c.size, c.stride, c.pad)
+        elif row.is_local:
+            self.sum = LocalConv2d(maps_in, kernels, c.size, c.stride, c.pad, row.size_conv)
         else:
             self.sum = nn.Conv2d(maps_in, kernels, c.size, c.stride, c.pad, groups=c.groups)
         self.after = nn.Sequential(*_after(row, network, tower, seed))

@@ -14,7 +14,7 @@ from twotower.reports.labbook_tables import as_tables
 from twotower.reports.page import Page, Section
 from twotower.reports.pictures import Pictures
 from twotower.reports.run_records import Trace
-from twotower.reports.table import Table, as_markdown
+from twotower.reports.table import Table, as_markdown, escape_markdown
 from twotower.reports.tables import (
     has_kernels,
     make_colour_table,
@@ -64,8 +64,9 @@ class Contents:
         tables = [*self.comparison, self.runs, self.commands]
         tables += [self.colour] if self.colour is not None else []
         tables += self.labbook.tables if self.labbook is not None else []
-        parts = [*self.lead, *self.remarks, *(as_markdown(table) for table in tables)]
-        return f"# {self.title}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n"
+        paragraphs = [escape_markdown(paragraph) for paragraph in (*self.lead, *self.remarks)]
+        parts = [*paragraphs, *(as_markdown(table) for table in tables)]
+        return f"# {escape_markdown(self.title)}\n\n" + "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
 def gather_contents(

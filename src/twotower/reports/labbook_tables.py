@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from twotower.ground.wording import counted
+from twotower.ground.wording import counted, on_one_line
 from twotower.reports.labbook_page import LabbookPage, Line, OwnCell, Pair
-from twotower.reports.table import Cell, Table, as_csv, as_markdown, as_text
+from twotower.reports.table import Cell, Table, as_csv, as_markdown, as_text, escape_markdown
 
 HEADS = ("network", "run", "baseline", "images, view")
 PAIRS = ("paper", "notes of 2012/13", "to the baseline")
@@ -73,6 +73,6 @@ def render(page: LabbookPage, form: str, width: int) -> str:
     if form == "text":
         # The columns of ours have long headings, and the first column long texts; the others stay unbroken.
         text = as_text(tables, width, unbroken=range(1, len(HEADS + PAIRS)))
-        return text + "".join(f"{remark}\n" for remark in page.remarks)
-    parts = [*(as_markdown(table) for table in tables), *(f"- {remark}" for remark in page.remarks)]
+        return text + "".join(f"{on_one_line(remark)}\n" for remark in page.remarks)
+    parts = [*(as_markdown(table) for table in tables), *(f"- {escape_markdown(remark)}" for remark in page.remarks)]
     return "\n".join(parts).rstrip() + "\n"

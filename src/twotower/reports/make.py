@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from twotower.config import Config, EvaluateConfig, ReportConfig
 from twotower.config.paths import short_place
 from twotower.evaluation.evaluate import evaluate_run
-from twotower.ground.files import write_json
+from twotower.ground.files import filled_whole, write_json, write_text
 from twotower.reports.collect import find_runs
 from twotower.reports.compare import Comparison, compare
 from twotower.reports.contents import Contents, gather_contents
-from twotower.reports.data_sets import check_one_data_set
+from twotower.reports.data_sets import check_one_data_set, leave_out_odd_images
 from twotower.reports.page import MARK, render
 from twotower.reports.pictures import draw_of_run, draw_pictures
 from twotower.reports.run_records import Run, Trace, list_finished
@@ -37,26 +37,29 @@ def make_report(settings: ReportConfig) -> Path:
     """Writes the report. Returns the path of its page.
 
     Raises: ValueError for a folder without runs, runs of different data sets, no finished run, an unknown baseline,
-    or an output that holds something else.
+    or an output that holds something else; OSError, DiskFullError, and an earlier report is as it was.
     """
     folder = Path(settings.output)
     if folder.exists() and not _may_be_written(folder):
         raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
     folders = _without_files(settings.folders)
-    runs = find_runs(folders, settings.data_root)
+    runs = leave_out_odd_images(find_runs(folders, settings.data_root))
     check_one_data_set(runs)
     compare(runs, settings.baseline)  # raises for runs that cannot be compared, before anything is computed
     undone = _complete(runs, settings)
     if settings.evaluate or settings.figures:
         verified = {run.run_dir: run.manifest for run in runs if isinstance(run, Run)}
-        runs = find_runs(folders, settings.data_root, verified)
+        runs = leave_out_odd_images(find_runs(folders, settings.data_root, verified))
     comparison = compare(runs, settings.baseline)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PAGE).write_text(_UNFINISHED, encoding="utf-8")
-    pictures = draw_pictures(folder, runs, comparison)
-    contents = gather_contents(folders, runs, comparison, pictures, undone)
-    _write(folder, runs, comparison, contents)
-    drawn, base = {figure.png.stem: figure.png for figure in pictures.list_figures()}, comparison.baseline
+    if not (folder / PAGE).exists():
+        write_text(folder / PAGE, _UNFINISHED)
+    with filled_whole(folder, last=PAGE) as pending:  # an earlier report stays whole if the disk is full
+        pictures = draw_pictures(pending, runs, comparison)
+        contents = gather_contents(folders, runs, comparison, pictures, undone)
+        _write(pending, runs, comparison, contents)
+    drawn = {figure.png.stem: folder / figure.png.name for figure in pictures.list_figures()}
+    base = comparison.baseline
     log_figures_of_several(base.runs[0].run_dir, base.config, folder, drawn, name=folder.resolve().name)
     return folder / PAGE
 
@@ -108,11 +111,11 @@ def _write(folder: Path, runs: Sequence[Trace], comparison: Comparison, contents
         "table.md": contents.as_markdown(),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     write_json(folder / "summary.json", summarise(runs, comparison))
     for group in comparison.groups:
         _write_config(group.config, folder / f"config-{name_file(group.label)}.yaml")
-    (folder / PAGE).write_text(render(contents.make_page()), encoding="utf-8")
+    write_text(folder / PAGE, render(contents.make_page()))
 
 
 def _write_config(config: Config, path: Path) -> None:
@@ -127,4 +130,4 @@ def _write_config(config: Config, path: Path) -> None:
         sweep_dir=None,
         resume="none",
     )
-    OmegaConf.save(OmegaConf.structured(without_places), path)
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(without_places)))

@@ -100,22 +100,37 @@ def _list_not_evaluated(run: str, name: str, results: Sequence[OwnResult]) -> li
 def read_own_results(runs: Sequence[str]) -> tuple[list[OwnResult], set[str], list[str]]:
     """The results of our runs, the keys of `COUNTERPARTS` that they have, and remarks on missing results.
 
-    Raises: ValueError for a folder without run or checkpoint.
+    A run whose files are damaged is left out with a remark.
+
+    Raises: ValueError for a folder without a run, or if all of them are damaged.
     """
-    results, names, remarks = [], set(), []
+    results: list[OwnResult] = []
+    names: set[str] = set()
+    remarks: list[str] = []
+    damaged: list[str] = []
     trained_apart: dict[str, list[str]] = {}  # differences in training -> runs
     for run in runs:
-        config = read_config(Path(run))
-        name = find_counterpart(config)
-        reason = _why_left_out(run, config, name)
-        if name is None or reason is not None:
-            remarks.append(str(reason))
+        if not (Path(run) / "config.yaml").exists():
+            raise ValueError(f"{run} is not the folder of a run: it has no config.yaml.")
+        try:
+            config = read_config(Path(run))
+            name = find_counterpart(config)
+            reason = _why_left_out(run, config, name)
+            if name is None or reason is not None:
+                remarks.append(str(reason))
+                continue
+            apart = ", ".join(list_other_training(config, name))
+            evaluated = _read_evaluated(Path(run), name)
+        except (ValueError, OSError) as error:
+            damaged.append(f"{run} is left out: {error}")
             continue
-        trained_apart.setdefault(", ".join(list_other_training(config, name)), []).append(run)
+        trained_apart.setdefault(apart, []).append(run)
         names.add(name)
-        evaluated = _read_evaluated(Path(run), name)
         results += evaluated
         remarks += _list_not_evaluated(run, name, evaluated)
+    if damaged and len(damaged) == len(runs):
+        raise ValueError(damaged[0].partition(" is left out: ")[2])
+    remarks += damaged
     for differences, members in trained_apart.items():
         if differences:
             first, more = members[0], len(members) - 1

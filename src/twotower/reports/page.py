@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image, UnidentifiedImageError
 
+from twotower.ground.wording import on_lines
 from twotower.reports.table import Table
 
 MARK = '<meta name="generator" content="twotower">'  # distinguishes our pages from others
@@ -89,6 +90,7 @@ def render(page: Page) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        finalize=_spell_out,
     )
     document = environment.get_template("page.html").render(
         page=page,
@@ -146,14 +148,19 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def _spell_out(content: object) -> object:
+    """Names from files may hold signs that steer a terminal, or turn the direction of a line."""
+    return content if isinstance(content, Markup) or not isinstance(content, str) else on_lines(content)
+
+
 def _break_at_slashes(text: str) -> Markup:
     """Lets a line end after a slash, because runs are named by long paths."""
-    return escape(text).replace("/", Markup("/<wbr>"))
+    return escape(on_lines(text)).replace("/", Markup("/<wbr>"))
 
 
 def _keep_hyphens(head: str) -> Markup:
     """Keeps a line from ending after a hyphen, because columns are narrow and "top-1" must stay whole."""
-    return Markup(re.sub(r"\S+-\S+", r"<span>\g<0></span>", str(escape(head))))
+    return Markup(re.sub(r"\S+-\S+", r"<span>\g<0></span>", str(escape(on_lines(head)))))
 
 
 def _sort_value(value: float | None) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from twotower.config import EvaluateConfig
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import VIEWS
@@ -17,6 +19,7 @@ from twotower.figures.prepare_figure import (
     prepare_figure3,
     prepare_figure4,
 )
+from twotower.ground.files import write_whole
 from twotower.reports.compare import Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
@@ -26,6 +29,8 @@ from twotower.runs.checkpoint import find, read_manifest
 from twotower.runs.history import History
 from twotower.training.sweep_names import name_file
 
+_COPIED = (".png", ".csv", ".json")  # what launch/figure.py leaves; nothing else of a stranger's folder
+LARGEST, MOST_PIXELS = 1 << 26, 1 << 26  # bytes and pixels of a figure
 DRAWN_HERE = ("figure3", "confusion")  # figures of one run that a report draws afresh
 
 
@@ -135,22 +140,39 @@ def _draw_confusion(folder: Path, group: Group, run: FinishedRun) -> list[Figure
     if identity is None or identity["checkpoint"] != manifest.sha256:
         return []
     centre = predictions.read(file, identity)
-    assert centre is not None
+    if centre is None or centre.log_probabilities.shape[1] != len(manifest.classes):
+        return []  # damaged; an evaluation computes them again
     name, title = f"confusion-{name_file(group.label)}", f"{run.name}, centre crop"
     confusion = prepare_confusion(title, centre.log_probabilities, centre.labels, manifest.classes)
     confusion.write(folder / f"{name}.png")
     return [_make_figure(folder, name, f"Classes taken for each other: {group.label}", f"Run {run.name}.")]
 
 
+def _is_picture(path: Path) -> bool:
+    """Whether a file is a whole PNG of a size that a page can show; one that is not ends no report."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            return False
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return False
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True
+
+
 def _copy(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
     """Copies the figures that launch/figure.py drew of a run, except those that the report draws itself."""
     figures = []
     for picture in sorted((run.run_dir / "figures").glob("*.png")):
-        if picture.stem in DRAWN_HERE:
+        if picture.stem in DRAWN_HERE or not _is_picture(picture):
             continue
-        name = f"{picture.stem}-{name_file(f'{group.label},seed={run.config.seed}')}"
-        for file in picture.parent.glob(f"{picture.stem}.*"):
-            (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
+        name = name_file(f"{picture.stem}-{name_file(f'{group.label},seed={run.config.seed}')}")
+        for suffix in _COPIED:
+            file = picture.with_suffix(suffix)
+            if file.is_file() and file.stat().st_size <= LARGEST:
+                write_whole(folder / f"{name}{suffix}", file.read_bytes())
         figures.append(_make_figure(folder, name, f"{picture.stem}: {group.label}", f"Run {run.name}."))
     return figures
 

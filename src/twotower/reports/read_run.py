@@ -1,28 +1,24 @@
 """Reads one run from its folder, and says what became of it and why."""
 
 import hashlib
-import json
-import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from twotower.config import Config
 from twotower.config.stored_config import read_config
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.folder_cache import find_root
-from twotower.ground.wording import epochs_done
+from twotower.ground.wording import epochs_done, on_one_line
 from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.stored_results import read_stored_results
 from twotower.runs import checkpoint, failure
-from twotower.runs.events import read_events
+from twotower.runs.events import check_values, read_events
 from twotower.runs.history import read_history
 from twotower.runs.rundir import own_mean
 from twotower.runs.status import Status
+from twotower.runs.summary import read_summary
 
 _NEEDED = ("top1_error", "top5_error", "images_per_second", "seconds", "epochs")  # keys of summary.json
 
@@ -41,28 +37,9 @@ def read_run(
     try:
         ended = _read_trace(run_dir, name)
         return ended if ended is not None else _read_begun(run_dir, name, data_root, verified)
-    except OmegaConfBaseException as error:
-        reason = f"config.yaml does not fit ({str(error).splitlines()[0]})"
-    except ValueError as error:
-        reason = str(error)
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"its files lack something, or have it otherwise ({error})"
-    except YAMLError:
-        reason = "config.yaml cannot be read"
-    return Trace(run_dir=run_dir, name=name, status=Status.DAMAGED, remark=f"left out: {reason}")
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Raises: ValueError for a file that is no JSON object."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path.name} cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} cannot be read (it is no object)")
-    return content
+    except (ValueError, OSError) as error:
+        remark = f"left out: {on_one_line(str(error))}"
+        return Trace(run_dir=run_dir, name=name, status=Status.DAMAGED, remark=remark)
 
 
 def _find_last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
@@ -71,7 +48,7 @@ def _find_last(events: list[dict[str, Any]], kind: str) -> dict[str, Any] | None
 
 def _read_trace(run_dir: Path, name: str) -> Trace | None:
     """The trace of a job that never began; None for a run."""
-    failed, inapplicable = _read_json(run_dir / failure.FAILURE), _read_json(run_dir / failure.NOT_APPLICABLE)
+    failed, inapplicable = failure.read_failure(run_dir), failure.read_not_applicable(run_dir)
     if inapplicable is not None:
         reason = inapplicable["not_applicable"]
         return Trace(run_dir=run_dir, name=name, status=Status.NOT_APPLICABLE, remark=reason)
@@ -81,11 +58,12 @@ def _read_trace(run_dir: Path, name: str) -> Trace | None:
 
 
 def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: checkpoint.Manifest | None) -> Run:
-    config, summary = read_config(run_dir), _read_json(run_dir / "summary.json")
+    config, summary = read_config(run_dir), read_summary(run_dir, _NEEDED)
     events = read_events(run_dir / "metrics.jsonl")
     memory, last = _find_last(events, "memory") or {}, _find_last(events, "train")
     reached = "before its first steps"
     if last is not None:
+        check_values(run_dir / "metrics.jsonl", last, ("epoch",))
         reached = f"at epoch {epochs_done(last['epoch'])} of {config.schedule.epochs}"
     mean_image = run_dir / MEAN_IMAGE
     own_mean(run_dir)  # raises for a damaged image, which would be taken for that of another data set
@@ -102,7 +80,7 @@ def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: check
         num_val=manifest.identity.get("num_val") if manifest is not None else None,
         manifest=manifest,
     )
-    failed = _read_json(run_dir / failure.FAILURE)
+    failed = failure.read_failure(run_dir)
     if failed is not None:
         return replace(begun, status=Status.FAILED, remark=f"{failed['error']} It stopped {reached}.")
     return begun if summary is None else _read_finished(begun, summary, data_root)
@@ -123,10 +101,6 @@ def _read_finished(begun: Run, summary: dict[str, Any], data_root: str | None) -
     """The run with its errors on the validation set of its own data."""
     if begun.history is None:
         reason = "summary.json is there, metrics.jsonl has no epoch"
-        return replace(begun, status=Status.DAMAGED, remark=f"left out: {reason}")
-    missing = [key for key in _NEEDED if not math.isfinite(summary.get(key, math.nan))]
-    if missing:
-        reason = f"summary.json has no finite {missing[0]}"
         return replace(begun, status=Status.DAMAGED, remark=f"left out: {reason}")
     errors, remark = _read_errors(begun, summary, data_root)
     return FinishedRun(
@@ -158,8 +132,10 @@ def _read_errors(
             identity = result.identity
             if identity["split"] == "val" and _is_same_root(identity["data"]["root"], run.config, data_root):
                 errors[result.crops] = (result.top1_error, result.top5_error)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remark = f"its evaluation cannot be read ({error}); python launch/evaluate.py {quoted} crops=ten"
+    except (ValueError, OSError) as error:
+        remark = (
+            f"its evaluation cannot be read ({on_one_line(str(error))}); python launch/evaluate.py {quoted} crops=ten"
+        )
     if "ten" not in errors:
         remark = remark or f"ten crops not evaluated: python launch/evaluate.py {quoted} crops=ten"
     return errors, remark

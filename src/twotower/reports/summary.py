@@ -1,11 +1,13 @@
 """The numbers of a report as one JSON object, to be kept beside a result: groups, differences, colour, versions."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from twotower.evaluation.predictions import VIEWS
 from twotower.figures import figure3
+from twotower.ground.stored_files import read_json
+from twotower.ground.versions import VERSIONS
+from twotower.ground.wording import on_one_line
 from twotower.reports.compare import MEASURES, Comparison, Estimate, Group, find_recorded_difference
 from twotower.reports.data_sets import describe_data
 from twotower.reports.run_records import FinishedRun, Trace, list_finished
@@ -65,9 +67,10 @@ def _list_versions(runs: Sequence[Trace]) -> list[dict[str, str]]:
     combinations: list[dict[str, str]] = []
     for run in list_finished(runs):
         try:
-            versions = json.loads((run.run_dir / "versions.json").read_text())
-        except (OSError, ValueError):
+            stored = read_json(run.run_dir / "versions.json", VERSIONS, "leave it out")
+        except ValueError:
             continue
+        versions = {on_one_line(key, 60): on_one_line(value, 200) for key, value in stored.items()}
         if versions and versions not in combinations:
             combinations.append(versions)
     return combinations

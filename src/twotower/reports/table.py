@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import rich.table
 from rich.console import Console
 
+from twotower.ground.wording import on_lines, on_one_line
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table.
+    """One entry of a table. Texts come from files, so what would steer a terminal is spelled out in them.
 
     Attributes:
         text: the entry as it is shown.
@@ -27,6 +30,10 @@ class Cell:
     value: float | None = None
     note: str = ""
     kind: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", on_one_line(self.text))
+        object.__setattr__(self, "note", on_one_line(self.note))
 
 
 @dataclass(frozen=True)
@@ -81,40 +88,46 @@ def as_text(tables: Iterable[Table], width: int, unbroken: Container[int] = ()) 
     console = Console(file=file, width=width, markup=False, emoji=False)
     for table in tables:
         numbers = table.number_columns()
-        drawn = rich.table.Table(title=table.title, title_justify="left")
+        drawn = rich.table.Table(title=on_lines(table.title), title_justify="left")
         for column, head in enumerate(table.heads):
             justify: Any = "right" if column in numbers else "left"
             # Heads may hold names of folders, which are folded and never cut.
-            drawn.add_column(head, justify=justify, overflow="fold", no_wrap=column in unbroken)
+            drawn.add_column(on_lines(head), justify=justify, overflow="fold", no_wrap=column in unbroken)
         for row in table.rows:
             drawn.add_row(*(_with_note(cell.text, cell) for cell in row))
         console.print(drawn)
         if table.note:
-            console.print(table.note)
+            console.print(on_lines(table.note))
     return "".join(line.rstrip() + "\n" for line in file.getvalue().splitlines())
+
+
+def escape_markdown(text: str) -> str:
+    """A text in which nothing begins an HTML element, a link, code, or another cell of a table."""
+    return re.sub(r"([`|]|\](?=[(\[:]))", r"\\\1", on_one_line(text)).replace("<", "&lt;")
 
 
 def as_markdown(table: Table) -> str:
     """A table of GitHub's Markdown under a heading, with its note as a paragraph."""
 
-    def escape(text: str) -> str:
-        return text.replace("|", "\\|")
-
     def show(cell: Cell) -> str:
-        return escape(_with_note(f"`{cell.text}`" if cell.kind == "command" else cell.text, cell))
+        # Within backticks nothing is markup, as long as there are no others; a table's bar counts even there.
+        if cell.kind == "command" and not set("`<") & set(cell.text):
+            return _with_note(f"`{cell.text}`".replace("|", "\\|"), cell)
+        return escape_markdown(_with_note(cell.text, cell))
 
     numbers = table.number_columns()
     ruler = ["---:" if column in numbers else "---" for column in range(len(table.heads))]
-    heads = [escape(head) for head in table.heads]
+    heads = [escape_markdown(head) for head in table.heads]
     lines = [heads, ruler, *([show(cell) for cell in row] for row in table.rows)]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"### {table.title}\n\n{body}\n" + (f"\n{table.note}\n" if table.note else "")
+    note = f"\n{escape_markdown(table.note)}\n" if table.note else ""
+    return f"### {escape_markdown(table.title)}\n\n{body}\n{note}"
 
 
 def as_csv(table: Table) -> str:
     """Heads and texts as comma-separated values, without title and notes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table.heads)
+    writer.writerow([on_one_line(head) for head in table.heads])
     writer.writerows([cell.text for cell in row] for row in table.rows)
     return file.getvalue()

@@ -13,6 +13,7 @@ from twotower.reports.run_records import FinishedRun, Run, Trace, list_finished
 from twotower.reports.table import Cell, Table
 from twotower.runs.status import Status
 
+_TRAINING = ["python", "launch/two_gpu.py"]  # how every noted command begins
 CROPS = {"centre": "centre", "ten": "ten crops"}
 
 
@@ -43,11 +44,15 @@ def _difference_cell(difference: Estimate | None) -> Cell:
 
 
 def make_repeating_command(group: Group) -> str:
-    """One command for all runs of a group; empty where the runs did not note theirs."""
+    """One command for all runs of a group; empty where the runs did not note theirs, or another one stands there."""
     config = group.config
-    if config.command is None:
+    try:
+        typed = shlex.split(config.command or "")
+    except ValueError:  # a quotation mark that is not closed
         return ""
-    words = [word for word in shlex.split(config.command) if not word.startswith("seed=")]
+    if typed[:2] != _TRAINING or any(not word.isprintable() for word in typed):
+        return ""  # people copy it into a shell, so it is shown only if it does nothing but train
+    words = [word for word in typed if not word.startswith("seed=")]
     seeds = [run.config.seed for run in group.runs]
     if len(seeds) > 1:
         words.insert(2, "-m")

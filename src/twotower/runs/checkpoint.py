@@ -8,24 +8,104 @@ safetensors holds numbers and nothing that could run. A checkpoint is written in
 renamed when all of it is on disk, so a killed run leaves the last one whole.
 """
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from annotated_types import Gt, Len
+from pydantic import ConfigDict, FiniteFloat, StringConstraints, TypeAdapter
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
-from twotower.ground.files import hash_file
+from twotower.ground.files import hash_file, write_json
+from twotower.ground.stored_files import ANYTHING, Count, check_form, check_length, damaged, read_json, read_tensors
+from twotower.ground.tensor_files import write_tensors
+from twotower.ground.wording import on_one_line
 from twotower.model.tower import Tower
 
 FORMAT = 2  # 1: before a network could have one tower
 VELOCITY = "velocity/"  # prefix of a parameter's name
+REMEDY = "use an earlier checkpoint, or copy it again from where the run was trained"
+LARGEST_MANIFEST = 1 << 26  # bytes; with the names of 20,000 classes it has 1 MB
+_STEP = re.compile(r"step-(\d{8,12})")
+
+
+class StoredRates(TypedDict, total=False):
+    """State of VelocitySGD: rates of each layer's weights and biases, and those that the velocities belong to."""
+
+    rates: list[FiniteFloat]
+    velocity_rates: list[FiniteFloat | None]
+
+
+class StoredSchedule(TypedDict, total=False):
+    """State of the schedule."""
+
+    num_drops: Count
+    best_error: FiniteFloat | None
+    epochs_without_gain: Count
+
+
+class StoredProgress(TypedDict, total=False):
+    """The run's best and last errors and its counts so far; `window` and `epoch` are sums of `Counts`."""
+
+    window: Annotated[list[FiniteFloat], Len(4, 4)]
+    epoch: Annotated[list[FiniteFloat], Len(4, 4)]
+    best: dict[str, FiniteFloat | None]
+    last: dict[str, FiniteFloat]
+    seconds: FiniteFloat
+    images: Count
+    watching_loss: bool
+
+
+class StoredIdentity(TypedDict, total=False):
+    """Seed, batch and data, which must be the same to go on; later versions may note more."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    seed: Count
+    global_batch_size: Count
+    num_train: Count
+    num_val: Count
+    precision: str
+
+
+class StoredScale(TypedDict, total=False):
+    """`read_scale` the input."""
+
+    mean_value: Annotated[list[FiniteFloat], Len(3, 3)] | None
+    std: Annotated[list[Annotated[FiniteFloat, Gt(0)]], Len(3, 3)]
+
+
+class _ManifestForm(TypedDict):
+    """The form of manifest.json; see `Manifest`."""
+
+    step: Count
+    network: dict[str, Any]  # `network_of` checks it
+    classes: Annotated[list[str], Len(1)]
+    rates: StoredRates
+    schedule: StoredSchedule
+    progress: StoredProgress
+    identity: StoredIdentity
+    sha256: dict[
+        Annotated[str, StringConstraints(pattern=r"^tower[01]\.safetensors$")],
+        Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")],
+    ]
+
+
+class _ManifestFormNow(_ManifestForm, total=False):
+    input: StoredScale
+    format: int
+
+
+_FORM: TypeAdapter[Any] = TypeAdapter(_ManifestFormNow)
+# What a run that is resumed reads of its manifest.
+_TO_GO_ON: dict[str, type] = {"rates": StoredRates, "schedule": StoredSchedule, "progress": StoredProgress}
 
 
 @dataclass
@@ -70,8 +150,8 @@ def _sync(path: Path) -> None:
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the complete checkpoints in a run's `checkpoints` folder, ascending."""
-    paths = folder.glob("step-*") if folder.is_dir() else ()
-    return sorted(int(path.name.removeprefix("step-")) for path in paths if path.name.removeprefix("step-").isdigit())
+    names = [_STEP.fullmatch(path.name) for path in folder.glob("step-*")] if folder.is_dir() else []
+    return sorted(int(name[1]) for name in names if name is not None)
 
 
 def place(folder: Path, step: int) -> Path:
@@ -80,38 +160,54 @@ def place(folder: Path, step: int) -> Path:
 
 
 def save_tower(folder: Path, step: int, tower: Tower, velocity_buffers: Mapping[str, Tensor]) -> None:
-    """First part of saving, by each tower's process: its tensors, into a temporary folder beside the place."""
+    """First part of saving, by each tower's process: its tensors, into a temporary folder beside the place.
+
+    Raises: OSError, DiskFullError.
+    """
     pending = folder / f"pending-{step:08d}"
     pending.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().contiguous() for name, p in tower.paper_named_parameters().items()}
     tensors |= {VELOCITY + name: buffer.contiguous() for name, buffer in velocity_buffers.items()}
-    save_file(tensors, pending / tower_file(tower.tower))
-    _sync(pending / tower_file(tower.tower))
+    write_tensors(pending / tower_file(tower.tower), tensors)
 
 
 def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
-    """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed."""
+    """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed.
+
+    Raises: OSError, DiskFullError.
+    """
     pending, final = folder / f"pending-{manifest.step:08d}", place(folder, manifest.step)
     files = [tower_file(tower) for tower in range(manifest.network["towers"])]
     manifest.sha256 = {name: hash_file(pending / name) for name in files}
-    (pending / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
-    _sync(pending / "manifest.json")
+    write_json(pending / "manifest.json", asdict(manifest))
     if final.exists():  # so that there is no moment without one of the two
         final.rename(folder / f"pending-old-{manifest.step:08d}")
     pending.rename(final)
     _sync(folder)
     for step in checkpoint_steps(folder)[:-keep]:
-        shutil.rmtree(place(folder, step))
-    for leftover in folder.glob("pending-*"):
-        shutil.rmtree(leftover)
+        _remove(folder, step)
+    forget_pending(folder)
     return final
+
+
+def forget_pending(folder: Path) -> None:
+    """Removes what is half written or half removed; nobody else may be writing there."""
+    for leftover in folder.glob("pending-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(folder: Path, step: int) -> None:
+    """Removes a checkpoint, which at no moment is one of which half is gone."""
+    going = folder / f"pending-removal-{step:08d}"
+    place(folder, step).rename(going)
+    shutil.rmtree(going, ignore_errors=True)
 
 
 def forget_after(folder: Path, step: int) -> None:
     """Removes the checkpoints of later steps, before a run goes on from `step` on another path."""
     for later in checkpoint_steps(folder):
         if later > step:
-            shutil.rmtree(place(folder, later))
+            _remove(folder, later)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -121,13 +217,32 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises: ValueError if it cannot be read, or is of another version.
     """
-    try:
-        content = json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint: its manifest.json cannot be read ({error}).") from error
+    file = path / "manifest.json"
+    content = read_json(file, ANYTHING, REMEDY, LARGEST_MANIFEST)
     if content.get("format") != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {content.get('format')}; this version reads {FORMAT}.")
-    return Manifest(**content)
+        found = on_one_line(str(content.get("format")), 20)
+        raise ValueError(f"{path} has checkpoint format {found} in its manifest.json; this version reads {FORMAT}.")
+    manifest = Manifest(**check_form(content, _FORM, file, REMEDY))
+    if set(manifest.sha256) != {tower_file(tower) for tower in range(len(manifest.sha256))} or not manifest.sha256:
+        raise damaged(file, f"it has checksums of {', '.join(manifest.sha256) or 'no tower'}", REMEDY)
+    if manifest.network.get("towers") != len(manifest.sha256):
+        raise damaged(
+            file, f"it has checksums of {len(manifest.sha256)} towers, and its network another number", REMEDY
+        )
+    return manifest
+
+
+def check_can_go_on(path: Path, manifest: Manifest, num_layers: int) -> None:
+    """Checks that a manifest has all that a resumed run reads of it. Raises: ValueError naming what is missing."""
+    for name, form in _TO_GO_ON.items():
+        missing = sorted(form.__annotations__.keys() - getattr(manifest, name).keys())
+        if missing:
+            raise damaged(path / "manifest.json", f"{name} has no {missing[0]}", REMEDY)
+    for name in ("rates", "velocity_rates"):
+        if len(manifest.rates[name]) != 2 * num_layers:  # of weights and of biases
+            raise damaged(path / "manifest.json", f"rates.{name} are not those of {num_layers} layers", REMEDY)
+    if not {"best_top1_error", "best_top5_error"} <= manifest.progress["best"].keys():
+        raise damaged(path / "manifest.json", "progress.best lacks an error", REMEDY)
 
 
 def verify_checkpoint(path: Path) -> Manifest:
@@ -138,9 +253,7 @@ def verify_checkpoint(path: Path) -> Manifest:
     manifest = read_manifest(path)
     for name, expected in manifest.sha256.items():
         if not (path / name).is_file() or hash_file(path / name) != expected:
-            raise ValueError(
-                f"{path / name} is missing, cut short or changed since it was written; use an earlier checkpoint."
-            )
+            raise ValueError(f"{path / name} is missing, cut short or changed since it was written; {REMEDY}.")
     return manifest
 
 
@@ -163,14 +276,41 @@ def load_tower(path: Path, tower: Tower) -> dict[str, Tensor]:
 
     Raises: ValueError if names or shapes do not fit.
     """
-    tensors = load_file(path / tower_file(tower.tower))
+    file = path / tower_file(tower.tower)
+    tensors, _ = read_tensors(file, REMEDY)
     parameters = tower.paper_named_parameters()
     for name, parameter in parameters.items():
         if name not in tensors or tensors[name].shape != parameter.shape:
             shape = tuple(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(f"{path}: {name} should be {tuple(parameter.shape)}, and there is {shape}.")
+            raise ValueError(f"{file}: {name} should be {tuple(parameter.shape)}, and there is {shape}; {REMEDY}.")
+    velocities = {name.removeprefix(VELOCITY): t for name, t in tensors.items() if name.startswith(VELOCITY)}
+    for name, tensor in velocities.items():
+        if name not in parameters or tensor.shape != parameters[name].shape:
+            raise damaged(file, f"the velocity {on_one_line(name, 60)} has no parameter of its form", REMEDY)
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise damaged(file, "not all of its tensors are float32", REMEDY)
+    for name, parameter in parameters.items():
         parameter.data.copy_(tensors[name])
-    return {name.removeprefix(VELOCITY): t for name, t in tensors.items() if name.startswith(VELOCITY)}
+    return velocities
+
+
+def find_whole(run_dir: Path) -> Path | None:
+    """A run's last checkpoint of which nothing is missing or cut short; None if there is none.
+
+    A line is printed for each later one that is passed over. Nothing is hashed here, because that takes seconds, and
+    is done when the run goes on.
+    """
+    folder = run_dir / "checkpoints"
+    for step in reversed(checkpoint_steps(folder)):
+        try:
+            path = place(folder, step)
+            for name in read_manifest(path).sha256:
+                check_length(path / name, REMEDY)
+        except (ValueError, OSError) as error:
+            print(f"passed over: {on_one_line(str(error))}")
+        else:
+            return path
+    return None
 
 
 def find(where: str | Path) -> Path:

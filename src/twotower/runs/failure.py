@@ -3,17 +3,18 @@
 A sweep leaves not_applicable.json where there was nothing to run: an ablation of what the network does not have.
 """
 
-import json
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from twotower.ground.files import write_json
+from twotower.ground.stored_files import ANYTHING, damaged, read_json
 
 FAILURE = "failure.json"
 NOT_APPLICABLE = "not_applicable.json"
 NOTES = (FAILURE, NOT_APPLICABLE)
+_LARGEST = 1 << 20  # bytes
 
 
 class NotApplicableError(ValueError):
@@ -56,18 +57,21 @@ def forget_failure(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, key: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    note: dict[str, Any] = json.loads(path.read_text())
+    remedy = "delete it, and the command that started the run goes on"
+    note = read_json(path, ANYTHING, remedy, _LARGEST)
+    if not isinstance(note.get(key), str):
+        raise damaged(path, f"it has no {key}", remedy)
     return note
 
 
 def read_failure(run_dir: Path) -> dict[str, Any] | None:
-    """Reads what `note_failure` wrote; None for a run that has not failed."""
-    return _read(run_dir / FAILURE)
+    """Reads what `note_failure` wrote; None for a run that has not failed. Raises: ValueError if it is damaged."""
+    return _read(run_dir / FAILURE, "error")
 
 
 def read_not_applicable(run_dir: Path) -> dict[str, Any] | None:
-    """Reads what `note_not_applicable` wrote, or None."""
-    return _read(run_dir / NOT_APPLICABLE)
+    """Reads what `note_not_applicable` wrote, or None. Raises: ValueError if it is damaged."""
+    return _read(run_dir / NOT_APPLICABLE, "not_applicable")

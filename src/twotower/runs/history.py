@@ -6,7 +6,7 @@ from typing import Any
 
 from twotower.config import Config
 from twotower.config.stored_config import read_config
-from twotower.runs.events import read_events
+from twotower.runs.events import check_values, read_events
 
 QUANTITIES = ("loss", "top1_error", "top5_error")
 
@@ -66,7 +66,9 @@ def mean_of(windows: list[TrainWindow]) -> dict[str, float]:
 
 def _window(event: dict[str, Any], last_step: int) -> TrainWindow:
     train = {key: event[key] for key in QUANTITIES}
-    return TrainWindow(event["step"], event["epoch"], event["step"] - last_step, train, event["learning_rate"])
+    return TrainWindow(
+        event["step"], event["epoch"], max(1, event["step"] - last_step), train, event["learning_rate"]
+    )
 
 
 def read_history(run_dir: Path) -> History:
@@ -78,10 +80,13 @@ def read_history(run_dir: Path) -> History:
     epochs: list[Epoch] = []
     windows: list[TrainWindow] = []
     begin, finished = 0, False  # `begin`: the first window of the present epoch
-    for event in read_events(run_dir / "metrics.jsonl"):
+    path = run_dir / "metrics.jsonl"
+    for event in read_events(path):
         if event["event"] == "train":
+            check_values(path, event, ("epoch", "learning_rate", *QUANTITIES))
             windows.append(_window(event, windows[-1].step if windows else 0))
         elif event["event"] == "validation" and windows[begin:]:
+            check_values(path, event, ("epoch", *QUANTITIES))
             validation = {key: event[key] for key in QUANTITIES}
             train, rate = mean_of(windows[begin:]), windows[-1].learning_rate
             epochs.append(Epoch(event["epoch"], train, validation, rate))

@@ -22,20 +22,39 @@ from rich.console import Console
 from rich.table import Table
 
 from twotower.config import Config
-from twotower.ground.files import write_json, write_whole
+from twotower.data.dataset import MEAN_IMAGE
+from twotower.ground.files import Lines, write_json, write_text
 from twotower.ground.progress import Meter
 from twotower.ground.screen import print_table
 from twotower.ground.versions import read_versions
-from twotower.ground.wording import counted, format_duration
+from twotower.ground.wording import counted, format_duration, on_lines
 from twotower.runs.events import cut_back
 from twotower.runs.mirrors.mirror import Mirrors
 from twotower.runs.mirrors.open_mirrors import open_mirrors
+
+METRICS = "metrics.jsonl"
+
+
+class FolderGoneError(OSError):
+    """The run's folder, or a file in it that the run needs later, is not there any more, or is another one."""
+
+    @staticmethod
+    def of(run_dir: Path, lost: str) -> "FolderGoneError":
+        """The sentence; `lost` is what is missing there."""
+        return FolderGoneError(
+            f"{lost} in run_dir={run_dir} was removed or replaced while the run was training, so it stops here; "
+            "nothing more is written there. Start it again, with another run_dir=DIR if something else has taken its "
+            "place."
+        )
 
 
 class SilentJournal:
     """The journal of a process that records nothing, because rank 0 does it for all."""
 
     mirrors = Mirrors()
+
+    def check_folder(self) -> None:
+        """There is nothing to look at."""
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Nothing is written."""
@@ -61,21 +80,30 @@ class Journal(SilentJournal):
     ) -> None:
         self.config, self.run_dir = config, run_dir
         self.console = Console(highlight=False, soft_wrap=True)
-        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         versions = {**read_versions(), "precision": config.machine.precision}
         write_json(run_dir / "versions.json", versions)
         if first_step:
-            cut_back(run_dir / "metrics.jsonl", first_step)
-        self._file = (run_dir / "metrics.jsonl").open("a" if first_step else "w")
+            cut_back(run_dir / METRICS, first_step)
+        self._file = Lines(run_dir / METRICS, append=first_step > 0)
+        self._begun_with = {path.name for path in run_dir.iterdir()}
         self.mirrors = open_mirrors(config, run_dir, versions, first_step, self.say)
         if picture is not None and not first_step:
             self.mirrors.picture(picture)
         self._meter = Meter("training", total_steps, "steps", done=first_step, console=self.console)
 
+    def check_folder(self) -> None:
+        """Raises: FolderGoneError if the run's folder, or a file in it that the run needs later, was removed."""
+        lost = [name for name in ("config.yaml", MEAN_IMAGE) if name in self._begun_with]
+        lost = [name for name in lost if not (self.run_dir / name).exists()]
+        if not self._file.is_at_its_path():
+            lost.insert(0, METRICS)
+        if lost:
+            raise FolderGoneError.of(self.run_dir, ", ".join(lost))
+
     def event(self, event: str, step: int, **values: Any) -> None:
         """Appends one line to metrics.jsonl and mirrors its numbers."""
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps({"event": event, "step": step, **values}))
         self.mirrors.event(event, step, values)
 
     def show_training(self, step: int, values: dict[str, float]) -> None:
@@ -89,7 +117,7 @@ class Journal(SilentJournal):
 
     def say(self, line: str) -> None:
         """Prints a line that stays, above the progress bar."""
-        self.console.print(line, markup=False)
+        self.console.print(on_lines(line), markup=False)
 
     def finish(self, step: int, summary: dict[str, Any]) -> None:
         """Writes summary.json and prints the last table."""

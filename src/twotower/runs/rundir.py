@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from twotower.config import Config
 from twotower.config.key_roles import Role, select_settings
@@ -21,7 +18,9 @@ from twotower.config.stored_config import read_config
 from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.ground.files import write_npy
 from twotower.ground.locks import HeldError, held
+from twotower.ground.stored_files import damaged, read_numbers
 from twotower.runs import checkpoint
+from twotower.runs.elsewhere import is_elsewhere
 
 RUNS = Path("runs")
 LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
@@ -29,6 +28,8 @@ LOCK = ".lock"  # held by the one process that trains in the folder, or has a sw
 # A run goes on only with these settings as they were; all others may change without changing its numbers.
 TWIN = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.IMAGES, Role.NAME)
 
+
+GLOBAL_BATCH = "global_batch_size"  # in a run's identity, and a key of optim
 
 # What a run was whose version did not note it.
 BEFORE = {"precision": "fp32"}
@@ -46,9 +47,17 @@ def _has_run(run_dir: Path) -> bool:
     return (run_dir / "metrics.jsonl").exists() or (run_dir / "checkpoints").exists()
 
 
+def _select_twin(config: Config) -> dict[str, Any]:
+    """What must be the same in a run for it to be this one, with whatever number of replicas that share its batch."""
+    settings = select_settings(config, TWIN)
+    if config.optim.global_batch_size is not None:
+        settings = {k: v for k, v in settings.items() if k not in ("optim.batch_size", "machine.replicas")}
+    return settings
+
+
 def _interrupted_twin(config: Config) -> Path | None:
     """The newest unfinished run under runs/ with the same configuration and a checkpoint."""
-    wanted = select_settings(config, TWIN)
+    wanted = _select_twin(config)
     candidates = sorted(RUNS.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in candidates:
         run_dir = path.parent
@@ -57,9 +66,9 @@ def _interrupted_twin(config: Config) -> Path | None:
         try:
             # Runs of earlier versions noted relative paths, as they were typed, probably in this folder.
             stored = make_absolute(read_config(run_dir))
-        except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError):
+        except (ValueError, OSError):
             continue  # a run of this version could not go on there
-        if select_settings(stored, TWIN) == wanted:
+        if _select_twin(stored) == wanted and checkpoint.find_whole(run_dir) is not None:
             return run_dir
     return None
 
@@ -74,8 +83,34 @@ def _new_run_dir(config: Config) -> Path:
 
 
 def _go_on_in(run_dir: Path) -> Home:
-    steps = checkpoint.checkpoint_steps(run_dir / "checkpoints")
-    return Home(run_dir, checkpoint.place(run_dir / "checkpoints", steps[-1]) if steps else None)
+    """Its last whole checkpoint. Raises: ValueError if there are some, and none is whole."""
+    path = checkpoint.find_whole(run_dir)
+    if path is None and checkpoint.checkpoint_steps(run_dir / "checkpoints"):
+        checkpoint.verify_checkpoint(checkpoint.find(run_dir))  # raises what is wrong with the last one
+    return Home(run_dir, path)
+
+
+def find_kept_step(config: Config) -> int:
+    """The step of the checkpoint on this host's disk from which the run would go on.
+
+    -1: there is none; -2: there is none, because another host keeps the run.
+
+    Looks and neither writes nor refuses anything: whoever gets the run ready does.
+    """
+    try:
+        if config.resume == "none":
+            return -1
+        if config.resume != "auto":
+            return checkpoint.read_manifest(checkpoint.find(from_here(config.resume))).step
+        run_dir = _interrupted_twin(config) if config.run_dir is None else from_here(config.run_dir)
+        if run_dir is None:
+            return -1
+        path = checkpoint.find_whole(run_dir)
+        if path is None:
+            return -2 if is_elsewhere(run_dir) else -1
+        return checkpoint.read_manifest(path).step
+    except (ValueError, OSError, TypeError):
+        return -1
 
 
 def find_home(config: Config) -> Home:
@@ -130,22 +165,14 @@ def own_mean(run_dir: Path) -> NDArray[np.float32] | None:
     path = run_dir / MEAN_IMAGE
     if not path.exists():
         return None
-    try:
-        mean_image = np.load(path)
-    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
-        raise ValueError(_damaged(path, str(error))) from error
-    if not isinstance(mean_image, np.ndarray) or mean_image.dtype != np.float32:
-        raise ValueError(_damaged(path, "it holds no float32 array"))
-    if mean_image.ndim != 3 or mean_image.shape != (len(mean_image), len(mean_image), 3):
-        raise ValueError(_damaged(path, f"its shape is {mean_image.shape}"))
-    return mean_image
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return (
-        f"{path} is damaged ({reason}); the command that started the run writes it again with run_dir={path.parent} "
-        "resume=auto, also when the run is finished."
+    remedy = (
+        f"the command that started the run writes it again with run_dir={run_dir} resume=auto, also when the run is "
+        "finished"
     )
+    mean_image: NDArray[np.float32] = read_numbers(path, np.float32, (None, None, 3), remedy)
+    if mean_image.shape[0] != mean_image.shape[1] or not len(mean_image):
+        raise damaged(path, f"its shape is {mean_image.shape}", remedy)
+    return mean_image
 
 
 def keep_mean(run_dir: Path, dataset: DataSet) -> None:
@@ -217,8 +244,9 @@ def check_resumable(path: Path, config: Config, classes: list[str], identity: di
     for key, ours in identity.items():
         theirs = manifest.identity.get(key, BEFORE.get(key))
         if theirs != ours:
+            keep = f", or keep it on any number of processes by optim.{key}={theirs}" if key == GLOBAL_BATCH else ""
             raise ValueError(
-                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings."
+                f"{path} cannot be resumed: {key} was {theirs} and is {ours} now; use the run's own settings{keep}."
             )
     fed = manifest.scale()
     for key, ours in checkpoint.read_scale(config.input).items():

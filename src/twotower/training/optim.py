@@ -48,6 +48,7 @@ class VelocitySGD:
         bias_rate: rate of the biases as a multiple of the weights', for `set_rate`.
         bias_decay: whether the biases decay too.
         rule: `paper`, or `torch` to leave the buffers as they are when a rate changes.
+        layer_decays: weight decay by layer, for those that have one of their own.
 
     A rate of 0 freezes: neither velocity nor decay moves the parameter (weights.cu:148).
     """
@@ -60,13 +61,14 @@ class VelocitySGD:
         bias_rate: float,
         bias_decay: bool,
         rule: str = "paper",
+        layer_decays: Mapping[str, float] | None = None,
     ) -> None:
         self.parameters, self.bias_rate, self.rule = dict(parameters), bias_rate, rule
         self._momentum = momentum
         groups: dict[tuple[str, bool], _Group] = {}
         for name in self.parameters:
             layer, is_biases = name.split(".")[0], name.endswith("bias")
-            decay = weight_decay if bias_decay or not is_biases else 0.0
+            decay = (layer_decays or {}).get(layer, weight_decay) if bias_decay or not is_biases else 0.0
             groups.setdefault((layer, is_biases), _Group(layer, is_biases, decay)).names.append(name)
         self._groups = list(groups.values())
         # torch's b. The first step, without one, sets it to the gradient, which is the rule with v = 0.

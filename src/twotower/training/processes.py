@@ -1,40 +1,54 @@
 """The processes of a run, one for each tower of each replica: started here, or by torchrun."""
 
-import json
-import logging
 import os
+import signal
 import sys
-import tempfile
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
 
 from twotower.config import Config, check
-from twotower.config.frozen_config import freeze
 from twotower.data.choose_loader import describe_loader, notice_fallback
 from twotower.data.load_data import load
-from twotower.distributed.place import Place, check_even, choose_device, stay_on_this_host, threads_per_process
+from twotower.distributed.agreement import NOT_LOOKED
+from twotower.distributed.place import (
+    Place,
+    check_even,
+    check_room,
+    choose_device,
+    stay_on_this_host,
+    threads_per_process,
+)
 from twotower.distributed.transport import TowerSilentError
 from twotower.distributed.world import World, open_world
 from twotower.ground.precision import check_precision
-from twotower.ground.processes import catch_stops, die_with_parent, kill_stuck_siblings
+from twotower.ground.processes import STOPPED, catch_stops, die_with_parent, kill_stuck_siblings
+from twotower.ground.scratch import scratch_folder
 from twotower.ground.wording import counted
 from twotower.model.fused_steps import notice_steps
 from twotower.model.layer_table import count_parameters
 from twotower.runs.failure import forget_failure, note_failure
 from twotower.runs.journal import Journal, SilentJournal
+from twotower.runs.rundir import find_kept_step
+from twotower.runs.summary import read_summary
 from twotower.training.explain import AlreadyExplainedError, explain
+from twotower.training.identity import share_batch
 from twotower.training.ready_run import ReadyRun, get_ready, receive_run
 from twotower.training.shared_folder import SEE_SECONDS, check_folder_is_shared
 from twotower.training.trainer import Trainer
 
-GRACE_SECONDS = 10.0  # time that a process gets to close its journal
-# The same when another tower has failed. torch takes it twice, before it asks and before it kills, and a tower that
-# has stopped answering is to be gone 15 seconds after machine.timeout_seconds.
-GRACE_AFTER_FAILURE_SECONDS = 4.0
+GRACE_SECONDS = 10.0  # time that processes get to close their journals
+# The same when another tower has failed: to end by itself, and then after it was asked to. Together less than 5.
+GRACE_AFTER_FAILURE_SECONDS = 2.5
+ASKED_SECONDS = 1.5
+DEAF_SECONDS = 1.5  # after which a process ends that waits within a library and does not hear that it shall
 
 
 def _describe_start(trainer: Trainer, ready: ReadyRun) -> list[str]:
@@ -47,6 +61,7 @@ def _describe_start(trainer: Trainer, ready: ReadyRun) -> list[str]:
     begin = f"from step {trainer.step}" if trainer.step else begin
     lines = [
         f"{trainer.world.describe()}, {images}",
+        trainer.world.notice_return(),
         notice,
         notice_steps() if trainer.world.device.type == "cpu" and trainer.tower.fuses_steps() else None,
         f"{network.name}, width {network.width:g}, {count_parameters(trainer.tower.rows):,} parameters, "
@@ -86,17 +101,58 @@ def _train(ready: ReadyRun, world: World) -> None:
 def _run_tower(local_rank: int, ready: ReadyRun, size: int, rendezvous: str) -> None:
     """The main function of a process that `start_towers` started."""
     die_with_parent()
-    catch_stops()
+    catch_stops(DEAF_SECONDS)
     place = Place(local_rank, size, local_rank, size, ready.config.network.towers)
     try:
         with open_world(ready.config.machine, place, rendezvous) as world:
             _train(ready, world)
     except KeyboardInterrupt:
-        os._exit(130)
+        os._exit(STOPPED)
     except Exception as error:
         explain(error, place, ready.run_dir)
         # sys.exit would wait for the threads of a broken process group, which may never end.
         os._exit(1)
+
+
+def _await_end(processes: Sequence[BaseProcess]) -> int | None:
+    """Waits until all processes have ended well. Returns the rank of the first that has not, or None."""
+    while True:
+        ends = [process.exitcode for process in processes]
+        # One that was killed is the cause of all else that is found at the same moment.
+        for is_cause in (lambda status: status < 0, lambda status: status > 0):
+            for rank, status in enumerate(ends):
+                if status is not None and is_cause(status):
+                    return rank
+        running = [process.sentinel for process in processes if process.exitcode is None]
+        if not running:
+            return None
+        wait(running, timeout=1.0)  # in turns, as a Ctrl-C just before a wait is noticed only after it
+
+
+def _join(processes: Sequence[BaseProcess], seconds: float) -> None:
+    """Waits until all processes have ended, however, and no longer than `seconds`."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _end(processes: Sequence[BaseProcess], seconds: float) -> None:
+    """Asks those that still run to end, and ends those that have not after `seconds`."""
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    _join(processes, seconds)
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _name_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def start_towers(ready: ReadyRun) -> dict[str, Any]:
@@ -107,38 +163,42 @@ def start_towers(ready: ReadyRun) -> dict[str, Any]:
     towers = ready.config.network.towers
     size = towers * ready.config.machine.replicas
     choose_device(ready.config.machine, Place(0, size, 0, size, towers))
-    # torch would print a line for each process that it ends, and the one that failed has said why already.
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     # These are read when a process imports torch and when gloo looks for an interface.
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(ready.config.machine, size))
     stay_on_this_host()
-    # On Windows a killed process may hold the rendezvous file for a moment longer.
-    with tempfile.TemporaryDirectory(prefix="twotower-", ignore_cleanup_errors=True) as folder:
+    with scratch_folder() as folder:
         context = mp.start_processes(
-            _run_tower, (ready, size, str(Path(folder) / "rendezvous")), size, join=False, start_method="spawn"
+            _run_tower, (ready, size, str(folder / "rendezvous")), size, join=False, start_method="spawn"
         )
+        processes: list[BaseProcess] = context.processes
         try:
-            while not context.join(timeout=1.0, grace_period=GRACE_AFTER_FAILURE_SECONDS):
-                pass
-        except mp.ProcessExitedException as error:
-            if error.signal_name is not None:
-                tower = error.error_index % towers
-                reason = (
-                    f"Tower {tower} (process {error.error_pid}) was ended by {error.signal_name}; start again with "
-                    "resume=auto to go on from the last checkpoint."
-                )
-                note_failure(ready.run_dir, reason)
-                raise ChildProcessError(reason) from None
-            raise AlreadyExplainedError from None
+            failed = _await_end(processes)
+            if failed is not None:
+                _join(processes, GRACE_AFTER_FAILURE_SECONDS)
+                _end(processes, ASKED_SECONDS)
         finally:
-            for process in context.processes:
-                if process.is_alive():
-                    process.terminate()
-            for process in context.processes:
-                process.join(GRACE_SECONDS)
-                if process.is_alive():
-                    process.kill()
-    summary: dict[str, Any] = json.loads((ready.run_dir / "summary.json").read_text())
+            _end(processes, GRACE_SECONDS)
+    if failed is not None:
+        status = processes[failed].exitcode
+        assert status is not None
+        if status > 0:
+            if os.access(context.error_files[failed], os.R_OK):
+                context.join()  # raises what came before the process could explain anything
+            raise AlreadyExplainedError
+        reason = (
+            f"Tower {failed % towers} (process {processes[failed].pid}) was ended by {_name_signal(-status)}; start "
+            "again with resume=auto to go on from the last checkpoint."
+        )
+        note_failure(ready.run_dir, reason)
+        raise ChildProcessError(reason)
+    return _read_finished(ready.run_dir)
+
+
+def _read_finished(run_dir: Path) -> dict[str, Any]:
+    """The summary of a run that has finished. Raises: ValueError if it is missing or damaged."""
+    summary = read_summary(run_dir)
+    if summary is None:
+        raise ValueError(f"{run_dir} has no summary.json, though it finished; the same command writes it again.")
     return summary
 
 
@@ -148,13 +208,14 @@ def run(config: Config) -> dict[str, Any]:
     Raises: ValueError, OSError, ChildProcessError.
     """
     check(config)
+    config = share_batch(config, config.machine.replicas)
     size = config.network.towers * config.machine.replicas
+    check_room(size)
     device, _ = choose_device(config.machine, Place(0, size, 0, size, config.network.towers))
     check_precision(config.machine.precision, device)
     with get_ready(config, config.machine.replicas) as ready:
         if ready.finished:
-            summary: dict[str, Any] = json.loads((ready.run_dir / "summary.json").read_text())
-            return summary
+            return _read_finished(ready.run_dir)
         return start_towers(ready)
 
 
@@ -166,18 +227,21 @@ def run_as_worker(config: Config, place: Place) -> int:
         place = replace(place, num_towers=config.network.towers)
         check_even(place.size, place.num_towers)
         die_with_parent()
-        catch_stops()
-        machine = replace(config.machine, replicas=place.size // place.num_towers)
-        config = freeze(replace(config, machine=machine))
-        with ExitStack() as stack, open_world(config.machine, place) as world:
+        catch_stops(DEAF_SECONDS)
+        config = share_batch(config, place.size // place.num_towers)
+        # One process of a node looks for all, since a look reads whole checkpoints.
+        kept_step = find_kept_step(config) if place.local_rank == 0 and not place.is_alone else NOT_LOOKED
+        with ExitStack() as stack, open_world(config.machine, place, kept_step=kept_step) as world:
             ready = receive_run(config, world, stack)
             run_dir = ready.run_dir
             if not ready.finished:
-                check_folder_is_shared(ready.run_dir, world, min(SEE_SECONDS, machine.timeout_seconds / 2))
+                check_folder_is_shared(ready.run_dir, world, min(SEE_SECONDS, config.machine.timeout_seconds / 2))
                 _train(ready, world)
+                if place.local_rank == 0:  # where the node's folder is its own
+                    forget_failure(ready.run_dir)
         return 0
     except KeyboardInterrupt:
-        return 130
+        return STOPPED
     except Exception as error:
         explain(error, place, run_dir)
         sys.stderr.flush()

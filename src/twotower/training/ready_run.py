@@ -1,6 +1,6 @@
 """A run that is ready to start: everything that can be refused has been, and its folder is held.
 
-Rank 0 gets it ready for all processes.
+Rank 0 gets it ready for all processes. Each other node gets the images ready on its own disk, and says what it has.
 """
 
 import json
@@ -18,13 +18,17 @@ from twotower.data.decoded_squares import check_cache, decode_squares
 from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
+from twotower.ground.files import remove_abandoned
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
+from twotower.runs.changed_settings import check_changes
+from twotower.runs.elsewhere import check_kept_here, forget_elsewhere
 from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import settle
 from twotower.runs.rundir import Home, check_resumable, hold_home, keep_mean
 from twotower.training.identity import count_steps, identify
+from twotower.training.node import check_nodes
 from twotower.training.schedule import Schedule
 from twotower.weights.transfer import locate, plan_inheritance
 
@@ -56,6 +60,8 @@ def get_ready(config: Config, num_replicas: int) -> Iterator[ReadyRun]:
         path = locate(config.initial_weights.path)
         config = freeze(replace(config, initial_weights=replace(config.initial_weights, path=path)))
     with hold_home(config) as home:
+        if home.resume_from is None:
+            check_kept_here(home.run_dir)
         yield _make_ready(config, home, num_replicas)
 
 
@@ -72,9 +78,10 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
         plan_inheritance(config.initial_weights, config.network, dataset.classes)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
     if home.resume_from is not None:
-        step = check_resumable(
-            home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset)
-        ).step
+        manifest = check_resumable(home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset))
+        checkpoint.check_can_go_on(home.resume_from, manifest, len(config.network.layers))
+        check_changes(home.resume_from, home.run_dir, config, print)
+        step = manifest.step
         same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= count_steps(config, steps):
@@ -83,8 +90,12 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
             return ReadyRun(config, home.run_dir, None, finished=True)
         if same_run:
             checkpoint.forget_after(home.run_dir / "checkpoints", step)
+    checkpoint.forget_pending(home.run_dir / "checkpoints")
+    for folder in (home.run_dir, *(path for path in home.run_dir.iterdir() if path.is_dir())):
+        remove_abandoned(folder)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
     forget_failure(home.run_dir)
+    forget_elsewhere(home.run_dir)
     keep_mean(home.run_dir, dataset)
     return ReadyRun(config, home.run_dir, home.resume_from)
 
@@ -115,6 +126,8 @@ def receive_run(config: Config, world: World, stack: ExitStack) -> ReadyRun:
     answer = json.loads(world.from_first("job", make))
     if "error" in answer:
         raise ValueError(answer["error"])
+    if len(world.nodes) > 1:
+        check_nodes(own[0] if own else config, world)
     resume_from = Path(answer["resume_from"]) if answer["resume_from"] else None
     config = own[0] if own else config
     weights = replace(config.initial_weights, path=answer["initial_weights"])

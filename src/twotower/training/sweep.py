@@ -4,12 +4,11 @@ What became of a job is read from its folder, not kept in memory: that is the sa
 processes (hydra/launcher=slurm), and before the sweep was interrupted.
 """
 
-import json
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from twotower.config import Config, LoggingConfig
 from twotower.config.frozen_config import freeze
 from twotower.ground.locks import HeldError, held
 from twotower.ground.screen import print_table
-from twotower.ground.wording import format_duration
+from twotower.ground.wording import format_duration, on_one_line
 from twotower.runs.failure import (
     NotApplicableError,
     forget_failure,
@@ -40,6 +39,7 @@ from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import group_in, settle
 from twotower.runs.rundir import LOCK
 from twotower.runs.status import Status
+from twotower.runs.summary import read_summary
 from twotower.training.explain import AlreadyExplainedError
 from twotower.training.sweep_names import name_sweep, place_jobs
 
@@ -131,15 +131,22 @@ class Sweep:
         return any(job.run_dir.exists() for job in self.jobs)
 
     def outcome(self, job: Job) -> Outcome:
-        """Reads the outcome of a job from its folder."""
+        """Reads the outcome of a job from its folder; a damaged file is one, and leaves the others theirs."""
+        try:
+            return self._read_outcome(job)
+        except ValueError as error:
+            return Outcome(Status.DAMAGED, error=on_one_line(str(error)))
+
+    def _read_outcome(self, job: Job) -> Outcome:
+        """Raises: ValueError for a damaged file."""
         not_applicable, failure = read_not_applicable(job.run_dir), read_failure(job.run_dir)
         if not_applicable is not None:
             return Outcome(Status.NOT_APPLICABLE, error=not_applicable["not_applicable"])
         if failure is not None:
             return Outcome(Status.FAILED, error=failure["error"])
-        if not (job.run_dir / "summary.json").exists():
+        summary = read_summary(job.run_dir)
+        if summary is None:
             return Outcome(Status.UNFINISHED)
-        summary = json.loads((job.run_dir / "summary.json").read_text())
         return Outcome(Status.SKIPPED if job.run_dir in self.done_before else Status.FINISHED, summary)
 
     def run_job(self, number: int, compose: Callable[[], Config], run: Callable[[Config], dict[str, Any]]) -> None:
@@ -181,8 +188,10 @@ class Sweep:
             console.print(f"not applicable: {reason}", markup=False)
             note_not_applicable(job.run_dir, str(reason), job.name)
         except AlreadyExplainedError:
-            noted = read_failure(job.run_dir) or {"error": "A tower's process ended and left no reason."}
-            note_failure(job.run_dir, noted["error"], job.name)
+            told = "A tower's process ended and left no reason."
+            with suppress(ValueError):
+                told = (read_failure(job.run_dir) or {"error": told})["error"]
+            note_failure(job.run_dir, told, job.name)
         except (ValueError, OSError, OmegaConfBaseException) as error:
             console.print(f"error: {error}", markup=False)
             note_failure(job.run_dir, str(error), job.name)
@@ -209,19 +218,17 @@ class Sweep:
         table = Table("job", "", "top-1 %", "top-5 %", "best %", "images/s", "time")
         for job in self.jobs:
             outcome = self.outcome(job)
-            s = outcome.summary
-            numbers = (
-                [f"{s[k]:.2f}" for k in ("top1_error", "top5_error", "best_top1_error")]
-                + [f"{s['images_per_second']:.0f}", format_duration(s["seconds"])]
-                if s is not None
-                else ["", "", "", "", ""]
-            )
+            s = outcome.summary or {}
+            errors = (s.get(key) for key in ("top1_error", "top5_error", "best_top1_error"))
+            numbers = ["" if error is None else f"{error:.2f}" for error in errors]
+            numbers.append(f"{s['images_per_second']:.0f}" if "images_per_second" in s else "")
+            numbers.append(format_duration(s["seconds"]) if "seconds" in s else "")
             table.add_row(job.name, outcome.status, *numbers)
         print_table(table, f"runs in {self.folder}")
 
     def exit_status(self) -> int:
         """0 if all jobs are finished, or at least one is and the others are not applicable."""
         statuses = {self.outcome(job).status for job in self.jobs}
-        if statuses & {Status.FAILED, Status.UNFINISHED}:
+        if statuses & {Status.FAILED, Status.UNFINISHED, Status.DAMAGED}:
             return 1
         return 0 if statuses & {Status.FINISHED, Status.SKIPPED} else 1

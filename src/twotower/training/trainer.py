@@ -3,6 +3,7 @@
 Files -> feed -> tower <-> exchange -> loss -> update -> counts -> journal.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from twotower.model.fused_steps import choose_fused
 from twotower.model.layer_table import count_parameters
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
-from twotower.runs.journal import SilentJournal
+from twotower.runs.journal import FolderGoneError, SilentJournal
 from twotower.runs.mirrors.training_pictures import Handful, draw_kernels, first_kernels
 from twotower.training.identity import count_steps, identify
 from twotower.training.layer_scales import OutputScales, as_values, measure
@@ -38,6 +39,10 @@ from twotower.training.schedule import Rates, Schedule
 from twotower.training.stuck_loss import StuckLoss
 from twotower.training.validation import open_handful, validate
 from twotower.weights.transfer import Inheritance, inherit
+
+
+class ToldElsewhereError(RuntimeError):
+    """Another process has failed in what all do together, and says why."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -82,10 +87,12 @@ class Trainer:
         optim, num_classes = config.optim, len(dataset.classes)
         tower = Tower(config.network, num_classes, world.tower, config.seed)
         self.inheritance: Inheritance | None = None
-        if resume_from is None:
+        if resume_from is None and world.replica == 0:
             self.inheritance = inherit(
                 config.initial_weights, config.network, dataset.classes, tower, config.input.std
             )
+        if resume_from is None and config.initial_weights.path is not None:
+            world.copy_from_first_replica(tower.paper_named_parameters().values())
         self.tower = tower.on(world.device, world.memory_format)
         self.tower.precision = config.machine.precision
         self.tower.fuse_steps(choose_fused(config.machine.fused_steps), overwrite=True)
@@ -100,6 +107,7 @@ class Trainer:
             config.network.bias_rate,
             config.network.bias_decay,
             optim.rule,
+            config.network.layer_decays(),
         )
         self.share = Share(
             optim.batch_size,
@@ -143,8 +151,23 @@ class Trainer:
         return self.run_dir / "checkpoints"
 
     def _resume(self, path: Path) -> None:
-        manifest = checkpoint.read_manifest(path)  # which was verified before the processes started
-        buffers = checkpoint.load_tower(path, self.tower)
+        """Replica 0 reads the checkpoint, and the others get from it what they need: they may be on other disks."""
+
+        manifest = checkpoint.Manifest(
+            **json.loads(
+                # It was verified before the processes started.
+                self.world.from_first("manifest", lambda: json.dumps(asdict(checkpoint.read_manifest(path))))
+            )
+        )
+        parameters = self.tower.paper_named_parameters()
+        buffers = checkpoint.load_tower(path, self.tower) if self.world.replica == 0 else {}
+        has_moved = torch.tensor([float(name in buffers) for name in parameters])
+        self.world.copy_from_first_replica([*parameters.values(), has_moved])
+        for moved, (name, parameter) in zip(has_moved.tolist(), parameters.items(), strict=True):
+            if moved:
+                buffer = buffers.get(name, torch.empty_like(parameter.detach(), device="cpu"))
+                self.world.copy_from_first_replica([buffer])
+                buffers[name] = buffer
         self.optimiser.load_state(buffers, manifest.rates)
         self.schedule.load_state(manifest.schedule)
         self.step = manifest.step
@@ -152,19 +175,25 @@ class Trainer:
         self.window.sums = Counts(torch.tensor(manifest.progress["window"], dtype=torch.float64))
         self.stuck.is_watching = manifest.progress["watching_loss"]
 
-    def save(self) -> None:
+    def save(self, journal: SilentJournal) -> None:
         """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all.
 
-        Raises: TowersDifferError rather than keep what was trained on different images.
+        Raises: TowersDifferError rather than keep what was trained on different images; in the process that it comes
+            from the OSError of a full disk or of a folder that is gone, and ToldElsewhereError in the others.
         """
         self._finish_checks()
         self._settle()
         self.world.catch_up()
         buffers, rates = self.optimiser.state()
-        if self.world.replica == 0:
-            checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
-            self.world.link.check_in([self.step])
-        if self.world.is_first:
+
+        def save_tower() -> None:
+            if self.world.replica == 0:
+                self.checkpoints.mkdir(exist_ok=True)  # and not the run's folder, which may have been removed
+                checkpoint.save_tower(self.checkpoints, self.step, self.tower, buffers)
+
+        def complete() -> None:
+            if not self.world.is_first:
+                return
             manifest = checkpoint.Manifest(
                 step=self.step,
                 network=asdict(self.config.network),
@@ -177,7 +206,33 @@ class Trainer:
                 input=checkpoint.read_scale(self.config.input),
             )
             checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep)
-        self.world.barrier()
+
+        self._together(journal.check_folder)
+        try:
+            self._together(save_tower)
+            self._together(complete)
+        except FileNotFoundError as error:  # the folder went at this very moment
+            raise FolderGoneError.of(self.run_dir, "the checkpoint that was being written") from error
+        except OSError:
+            checkpoint.forget_pending(self.checkpoints)
+            raise
+
+    def _together(self, work: Callable[[], None]) -> None:
+        """Does something that may fail in some processes, and ends in all of them if it did in one.
+
+        Raises: OSError in the first process in which it failed, ToldElsewhereError in the others.
+        """
+        failure: OSError | None = None
+        try:
+            work()
+        except OSError as error:
+            failure = error
+        flags = self.world.gather(torch.tensor([float(failure is not None)], dtype=torch.float64))
+        failed = [rank for rank, flag in enumerate(flags) if float(flag)]
+        if failure is not None and failed[0] == self.world.rank:
+            raise failure
+        if failed:
+            raise ToldElsewhereError(f"Rank {failed[0]} has failed, and says why.")
 
     @property
     def global_batch(self) -> int:
@@ -303,11 +358,12 @@ class Trainer:
             journal.say(notice)
 
     def end_epoch(self, journal: SilentJournal) -> None:
-        """Validates, lets the schedule know, and leaves a line."""
+        """Validates, lets the schedule know, and leaves a line. Raises: NonFiniteLossError."""
         began = time.perf_counter()
         dataset, world = self.dataset, self.world
         handful = open_handful(dataset, self.config.input, world.num_replicas) if journal.mirrors.open else None
         counts = validate(self.tower, self.exchange, world, dataset, self.config.input, self.share, handful)
+        self._check_finite(counts.loss)
         trained = self.progress.epoch
         seconds = time.perf_counter() - began
         self.world.link.read_waited_ms()
@@ -319,6 +375,17 @@ class Trainer:
         journal.event("validation", self.step, epoch=epochs_done, **values)
         journal.say(describe_epoch(epochs_done, self.step, trained, counts, self._describe_rates(epochs_done)))
         self.window = Window(bytes_sent=self.world.link.bytes_sent)
+
+    def _check_finite(self, validation_loss: float) -> None:
+        """Raises: NonFiniteLossError in all processes alike, if the last validation shows that weights are ruined.
+
+        The last update of a run has no training loss behind it that would tell.
+        """
+        if not math.isfinite(validation_loss):
+            raise NonFiniteLossError(
+                f"The validation loss is {validation_loss} after step {self.step}. A lower optim.learning_rate than "
+                f"{self.config.optim.learning_rate:g} often helps."
+            )
 
     def _show_towers(self, journal: SilentJournal, handful: Handful | None) -> None:
         """Records each tower's memory and shows its first kernels, which all processes send, journal or not."""
@@ -339,7 +406,10 @@ class Trainer:
         return f"{rate}{dropped}" + (f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else "")
 
     def run(self, journal: SilentJournal) -> dict[str, Any]:
-        """Trains from the present step to the last one. Returns what summary.json holds."""
+        """Trains from the present step to the last one. Returns what summary.json holds, all of it finite.
+
+        Raises: NonFiniteLossError, TowersDifferError, TowerLostError.
+        """
         config = self.config
         feed = open_train(self.dataset, self.input, self.share, seed=config.seed, first_step=self.step)
         self.window.began = time.perf_counter()
@@ -358,11 +428,12 @@ class Trainer:
                     self.end_epoch(journal)
                 every = config.checkpoint.every_steps
                 if ends_epoch or (every is not None and self.step % every == 0):
-                    self.save()
+                    self.save(journal)
                     path = checkpoint.place(self.checkpoints, self.step)
                     journal.mirrors.checkpoint(path, self.step, is_last=self.step == self.total_steps)
         finally:
             feed.close()
+        self._check_finite(self.progress.last["loss"])  # of a run that had nothing left to do
         return {
             **self.progress.last,
             **self.progress.best,

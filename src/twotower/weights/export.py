@@ -14,7 +14,6 @@ import importlib.util
 import json
 import logging
 import math
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from twotower.config import ExportConfig, NetworkConfig, check_bounds
@@ -32,6 +30,7 @@ from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
 from twotower.ground.files import write_npy, write_whole, written_whole
+from twotower.ground.tensor_files import written_tensors
 from twotower.ground.versions import read_versions
 from twotower.ground.wording import counted
 from twotower.model import plain
@@ -145,10 +144,8 @@ def _about(run: RunToExport) -> dict[str, str]:
 def _write_merged(run: RunToExport, folder: Path) -> list[Path]:
     path, loader = folder / f"{run.name}.safetensors", folder / "plain.py"
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
-    with written_whole(path, shared=True) as pending:
-        save_file(run.tensors, pending, metadata=_about(run))
+    with written_tensors(path, run.tensors, _about(run), shared=True) as pending:
         verify(pending)
-        shutil.copymode(loader, pending)  # safetensors creates files with mode 0600, which nobody else can read
     return [path, loader]
 
 

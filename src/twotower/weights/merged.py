@@ -3,8 +3,10 @@
 It has a weight and a bias for each layer, conv1.weight, conv1.bias ... fc8.bias, with tower 0's rows first. Weights
 are [out, in, height, width] or [out, in]; a layer that reads both towers has the columns [own | other] in tower 0's
 rows and [other | own] in tower 1's, so that both count tower 0's maps first; one in which each tower reads itself has
-that tower's columns only. Input is RGB in 0..255 less the mean; what a network was trained to have divided by a std
-has that std in the weights of the layers that read the image, see `divide_image_weights`.
+that tower's columns only. A local layer, whose weights are not shared, has [height, width, out, in, size, size] and
+biases [height, width, out]; there is one tower then. Input is RGB in 0..255 less the mean; what a
+network was trained to have divided by a std has that std in the weights of the layers that read the image, see
+`divide_image_weights`.
 """
 
 import hashlib
@@ -49,6 +51,11 @@ def expected_shapes(network: NetworkConfig, num_classes: int) -> dict[str, tuple
     shapes: dict[str, tuple[int, ...]] = {}
     for row in plan(network, num_classes):
         columns = row.inputs(0) // (1 if row.reads_both else row.config.groups)
+        if row.is_local:
+            pixels, c = (row.size_conv, row.size_conv), row.config
+            shapes[f"{row.name}.weight"] = (*pixels, sum(row.kernels), row.inputs(0), c.size, c.size)
+            shapes[f"{row.name}.bias"] = (*pixels, sum(row.kernels))
+            continue
         window = () if row.config.kind == "linear" else (row.config.size, row.config.size)
         shapes[f"{row.name}.weight"] = (sum(row.kernels), columns, *window)
         shapes[f"{row.name}.bias"] = (sum(row.kernels),)
@@ -60,9 +67,8 @@ def split(merged: Mapping[str, Tensor], network: NetworkConfig, num_classes: int
     own: dict[str, Tensor] = {}
     for row in plan(network, num_classes):
         begin = sum(row.kernels[:tower])
-        weight, bias = (
-            merged[f"{row.name}.{part}"][begin : begin + row.kernels[tower]] for part in ("weight", "bias")
-        )
+        rows = slice(None) if row.is_local else slice(begin, begin + row.kernels[tower])  # local: of one tower
+        weight, bias = (merged[f"{row.name}.{part}"][rows] for part in ("weight", "bias"))
         if row.reads_both:
             halves = weight.split(row.maps_in, dim=1)
             own[f"{row.name}.weight_own"] = halves[tower].clone(memory_format=torch.contiguous_format)

@@ -26,6 +26,7 @@ TORCHVISION_NAMES = {
     **{f"features.{place}": f"conv{layer}" for layer, place in enumerate((0, 3, 6, 8, 10), start=1)},
     **{f"classifier.{place}": f"fc{layer}" for layer, place in enumerate((1, 4, 6), start=6)},
 }
+LARGEST_TENSOR = 1 << 28  # numbers; fc6 has 38 million
 
 
 def read_caffe(path: Path, network: NetworkConfig, num_classes: int, mean_file: Path | None) -> Imported:
@@ -111,11 +112,20 @@ def _caffe_mean(path: Path | None, size: int) -> tuple[Tensor, str]:
     return mean, f"image {path}"
 
 
+def _read_floats(tensor: Tensor, path: Path, name: str) -> Tensor:
+    """The tensor in float32. Raises: ValueError if it claims more than AlexNet has: one number may stand for many."""
+    if tensor.numel() > LARGEST_TENSOR:
+        raise ValueError(
+            f"{path} claims {list(tensor.shape)} numbers of {name}, more than AlexNet has; get it again."
+        )
+    return tensor.float().contiguous()
+
+
 def read_torchvision(path: Path) -> Imported:
     """torchvision's state dictionary of alexnet. Raises: ValueError if the file is none, or is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, MemoryError) as error:
         raise ValueError(f"{path} cannot be read as a state dictionary of tensors; get the file again.") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dictionary; give torchvision's weights of alexnet, as they come.")
@@ -124,7 +134,7 @@ def read_torchvision(path: Path) -> Imported:
         for part in ("weight", "bias"):
             if f"{place}.{part}" not in state:
                 raise ValueError(f"{path} has no {place}.{part}; only torchvision's alexnet is known in .pth files.")
-            tensors[f"{layer}.{part}"] = state[f"{place}.{part}"].float().contiguous()
+            tensors[f"{layer}.{part}"] = _read_floats(state[f"{place}.{part}"], path, f"{place}.{part}")
     # (p / 255 - m) / s = (p - 255 m) / (255 s). Padding adds zeros after this, so it stays exact. The scale goes into
     # the weights, whatever input.std is: the file is evaluated with 1, and training brings it to its own (transfer).
     scale = 255 * torch.tensor(TORCHVISION_STD, dtype=torch.float64)

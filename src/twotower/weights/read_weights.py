@@ -1,19 +1,18 @@
 """Reads a network's weights, from our own files or from others', and puts them into towers."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from twotower.config import NetworkConfig
 from twotower.config.presets import network_of
 from twotower.ground.devices import choose_memory_format
+from twotower.ground.stored_files import ANYTHING, damaged, parse_json, read_tensors
 from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.weights.merged import (
@@ -44,6 +43,8 @@ __all__ = [
 FORMAT = "twotower merged 1"
 MEAN_TENSOR = "mean_image"  # mean of the centre crop
 WHOLE_MEAN_IMAGE = "whole_mean_image"  # mean of the prepared square
+REMEDY = "export it again"
+_CLASSES = TypeAdapter(list[str])
 KINDS = "a run's or checkpoint's folder, .safetensors, .caffemodel, .npy, .npz, .pth or .pt"
 
 
@@ -51,11 +52,7 @@ def read_about(path: Path) -> dict[str, str]:
     """The metadata of a file that launch/export.py made. Raises: ValueError if it is another file, or damaged."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a file that launch/export.py to=merged has written.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no safetensors file, or it is cut short ({error}); export it again.") from error
+    about = read_tensors(path, REMEDY, finite=False)[1]
     if about.get("format") != FORMAT:
         raise ValueError(
             f"{path} has no network with it; give a file of launch/export.py to=merged, or a checkpoint's folder."
@@ -66,11 +63,14 @@ def read_about(path: Path) -> dict[str, str]:
 def read_merged(path: Path) -> Imported:
     """Reads a file of launch/export.py to=merged; no shape is checked. Raises: ValueError if it is none."""
     about = read_about(path)
-    try:
-        table, classes = json.loads(about["network"]), json.loads(about["classes"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} has damaged metadata ({error}); export it again.") from error
-    tensors = load_file(path)
+    tensors, _ = read_tensors(path, REMEDY)
+    missing = [key for key in ("network", "classes") if key not in about]
+    if missing:
+        raise damaged(path, f"its metadata has no {missing[0]}", REMEDY)
+    table = parse_json(about["network"], ANYTHING, path, REMEDY)
+    classes = parse_json(about["classes"], _CLASSES, path, REMEDY)
+    if not classes:
+        raise damaged(path, "it has no classes", REMEDY)
     if hash_tensors(tensors) != about.get("sha256"):
         raise ValueError(
             f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it; export it again."
@@ -78,9 +78,7 @@ def read_merged(path: Path) -> Imported:
     central = tensors.pop(MEAN_TENSOR, None)
     mean = tensors.pop(WHOLE_MEAN_IMAGE, central)
     source = f"{path}, exported from step {about.get('step', 'unknown')}"
-    return Imported(
-        tensors, mean, source, network_of(table, path), [str(name) for name in classes], about.get("mean_use")
-    )
+    return Imported(tensors, mean, source, network_of(table, path), classes, about.get("mean_use"))
 
 
 def read_checkpoint(path: Path, manifest: checkpoint.Manifest | None = None) -> Imported:
@@ -89,18 +87,28 @@ def read_checkpoint(path: Path, manifest: checkpoint.Manifest | None = None) -> 
     Args:
         manifest: its manifest, if `verify_checkpoint` was called for it already.
 
-    Raises: ValueError if there is none, or it is damaged.
+    Raises: ValueError if there is none, or it is damaged, or its tensors are not those of its table of layers.
     """
     place = checkpoint.find(path)
     manifest = manifest or checkpoint.verify_checkpoint(place)
-    network = network_of(manifest.network, place)
+    network = network_of(manifest.network, place / "manifest.json")
     towers = []
     for tower in range(network.towers):
-        tensors = load_file(place / f"tower{tower}.safetensors")
+        tensors, _ = read_tensors(place / checkpoint.tower_file(tower), checkpoint.REMEDY)
         towers.append({name: tensor for name, tensor in tensors.items() if "/" not in name})  # without velocity/
+    try:
+        merged = merge(towers)
+        wrong = misfits(merged, expected_shapes(network, len(manifest.classes)))
+    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        raise damaged(place, f"its towers do not fit together: {error}", checkpoint.REMEDY) from None
+    if wrong or any(tensor.dtype != torch.float32 for tensor in merged.values()):
+        reason = (
+            f"{wrong[0]} is not as the table of layers in its manifest.json has it" if wrong else "not all float32"
+        )
+        raise damaged(place, reason, checkpoint.REMEDY)
     fed = manifest.scale()
     mean = None if fed["mean_value"] is None else torch.tensor(fed["mean_value"])
-    return Imported(merge(towers), mean, str(place), network, manifest.classes, std=fed["std"])
+    return Imported(merged, mean, str(place), network, manifest.classes, std=fed["std"])
 
 
 def read_weights(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from twotower.config import UNSCALED, NetworkConfig
+from twotower.ground.stored_files import read_tensors
 from twotower.model import plain
 from twotower.model.layer_table import plan
 from twotower.weights import read_weights as weights
@@ -103,7 +103,7 @@ def verify(path: Path) -> Verified:
     wanted = expected_shapes(network, len(classes)) | {
         weights.MEAN_TENSOR: (3, network.image_size, network.image_size)
     }
-    tensors = load_file(path)
+    tensors, _ = read_tensors(path, weights.REMEDY)
     if weights.WHOLE_MEAN_IMAGE in tensors:
         side = tensors[weights.WHOLE_MEAN_IMAGE].shape[-1]
         wanted[weights.WHOLE_MEAN_IMAGE] = (3, side, side)
@@ -119,13 +119,15 @@ def verify(path: Path) -> Verified:
     try:
         stored = torch.tensor(json.loads(about["known_answer"])["logits"], dtype=torch.float64)
         errors = {key: float(value) for key, value in json.loads(about["errors"]).items()}
+        if errors and not {"loss", "top1_error", "top5_error"} <= errors.keys():
+            raise ValueError(f"errors has only {', '.join(errors)}")
         input_std = [float(value) for value in json.loads(about.get("std", "[1, 1, 1]"))]
         if len(input_std) != 3 or not min(input_std) > 0:
             raise ValueError(f"std is {input_std}")
         with torch.no_grad():
             logits = plain.load(path)(known_images(network.image_size))
         difference = deviation(logits, stored) if stored.shape == logits.shape else math.inf
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise ValueError(f"{path} has damaged metadata or cannot be computed ({error}); export it again.") from error
     if not difference <= TOLERANCE:
         raise ValueError(

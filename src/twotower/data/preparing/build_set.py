@@ -22,12 +22,10 @@ from twotower.data.preparing.convert_set import convert_set
 from twotower.data.preparing.finish_set import finish_set
 from twotower.data.preparing.shard_plan import PLAN, Say, list_settings, make_plan, read_plan
 from twotower.data.sources.source import find_source
-from twotower.ground.files import write_whole
+from twotower.ground.files import DiskFullError, remove_abandoned, write_whole
 from twotower.ground.locks import held
 
-
-class DiskFullError(OSError):
-    """Nothing more can be written. What is there is kept."""
+NOTHING_LOST = "Nothing is lost: the same command goes on from here."
 
 
 def build(config: PrepareConfig, say: Say) -> None:
@@ -63,15 +61,16 @@ def build(config: PrepareConfig, say: Say) -> None:
                 _check_same(settings, plan.settings, output, "was begun")
             for split in plan.shards:
                 (output / split).mkdir(exist_ok=True)
+            for folder in (output, work, *(output / split for split in plan.shards)):
+                remove_abandoned(folder)
             convert_set(config, plan, source, output, say)
             finish_set(config, plan, output, say)
+    except DiskFullError as error:
+        raise DiskFullError(f"{error} {NOTHING_LOST}") from error
     except OSError as error:
         if error.errno is None:
             raise
-        raise DiskFullError(
-            f"output={output} cannot be written ({error.strerror}). Nothing is lost: the same command goes on from "
-            "here."
-        ) from error
+        raise OSError(f"output={output} cannot be written ({error.strerror}). {NOTHING_LOST}") from error
 
 
 def _check_same(wanted: dict[str, Any], stored: dict[str, Any], output: Path, state: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower.data.dataset import PREPARED_SIZE
+from twotower.data.decode import UnusableError, check_pixels
 
 
 class Decoder:
@@ -65,8 +66,11 @@ class Decoder:
                 if len(content) == 0:
                     rejects[path] = "the file is empty"
                 else:
+                    check_pixels(content.tobytes())
                     self._run(content, self._images[count])
                     count += 1
+            except UnusableError as error:
+                rejects[path] = str(error)
             except OSError as error:
                 rejects[path] = error.strerror or "it cannot be read"
             except MemoryError:

@@ -33,7 +33,8 @@ from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished
 from twotower.data.preparing.examine_folder import choose_decoder, examine
 from twotower.data.preparing.rejects import check_remaining, refuse_file
 from twotower.data.shapes import draw_shapes
-from twotower.ground.wording import counted
+from twotower.ground.screen import show
+from twotower.ground.wording import counted, printable
 
 MANY_IMAGES = 50_000  # least number of images that make a prepared set worth its space on the disk
 
@@ -58,7 +59,7 @@ def prepare(
     """
     if data.kind == "synthetic":
         return load(data)
-    say: Callable[[str], None] = print if progress else lambda line: None
+    say: Callable[[str], None] = show if progress else lambda line: None
     root, cache = find_root(data), find_cache(data)
     if data.kind == "shapes":
         if not root.exists():
@@ -78,7 +79,7 @@ def prepare(
         if index.num_ignored:
             say(f"ignored: {counted(index.num_ignored, 'file')} not named as JPEG or PNG")
         for path, reason in content["rejects"].items():
-            say(f"left out: {path} ({reason})")
+            say(f"left out: {printable(path)} ({reason})")
     rejects = content["rejects"]
     if rejects and data.on_error == "stop":
         raise refuse_file(*next(iter(rejects.items())))

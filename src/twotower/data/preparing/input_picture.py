@@ -1,5 +1,6 @@
 """Draws the network's input for people: originals, prepared squares, and the crops of training, in one PNG."""
 
+import io
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from twotower.data.colour_noise import noise_scale
 from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import cut_square, decode_image
 from twotower.data.feed import TrainFeed
-from twotower.ground.files import written_whole
+from twotower.ground.files import write_whole
 
 CELL, GAP, LABELS, HEAD = 160, 6, 230, 44  # pixels: sides of an image, gap, width of the labels, height of the title
 EXAGGERATION = 5  # factor on the colour noise, which is hard to see as it is
@@ -158,8 +159,9 @@ def draw_picture(
     )
     about = PngInfo()
     about.add_text(SHOWS, repr(presets.get("training", "")))
-    with written_whole(path, shared=True) as pending:  # jobs of a sweep may prepare one folder at once
-        sheet.save(pending, "PNG", pnginfo=about)
+    file = io.BytesIO()
+    sheet.save(file, "PNG", pnginfo=about)
+    write_whole(path, file.getbuffer(), shared=True)  # jobs of a sweep may prepare one folder at once
 
 
 def read_shown(path: Path) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 from twotower.data.folder import FolderIndex
 from twotower.data.prepared_set import SPLITS
 from twotower.data.preparing.shard_sums import read_about
-from twotower.ground.wording import counted
+from twotower.ground.files import write_text
+from twotower.ground.wording import counted, printable
 
 
 class Rejects:
@@ -29,13 +30,13 @@ class Rejects:
         if count == 0 or self.count <= self._max * self._total:
             return
         listed = [
-            f"{split}: {name}: {reason}"
+            f"{split}: {printable(name)}: {reason}"
             for split in SPLITS
             for sums in sorted(self._work.glob(f"{split}-*.npz"))
             for name, reason in read_about(np.load(sums))["rejects"]
         ]
-        (self._work / "rejects.txt").write_text("".join(line + "\n" for line in listed))
-        first = "".join(f"\n  {line}" for line in listed[:20])
+        write_text(self._work / "rejects.txt", "".join(line + "\n" for line in listed))
+        first = "".join(f"\n  {printable(line)}" for line in listed[:20])
         raise ValueError(
             f"{self.count:,} of {counted(self._total, 'image')} cannot be used, more than max_rejects={self._max:g} "
             "allows. If that is as it should be, give a larger max_rejects (at most 1). The list, also in "
@@ -46,7 +47,8 @@ class Rejects:
 def refuse_file(path: str, reason: str) -> ValueError:
     """The error for a file of a folder that cannot be decoded and may not be left out."""
     return ValueError(
-        f"{path} cannot be decoded ({reason}); mend or remove it, or leave such files out with data.on_error=skip."
+        f"{printable(str(path))} cannot be decoded ({reason}); mend or remove it, or leave such files out with "
+        "data.on_error=skip."
     )
 
 

@@ -7,13 +7,18 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from twotower.config import PrepareConfig
 from twotower.data.decode import SUBSAMPLING
 from twotower.data.sources.source import Entry, Source
+from twotower.ground.files import Lines
 from twotower.ground.progress import metered
+from twotower.ground.stored_files import Count, parse_json, read_json
 from twotower.ground.wording import counted
 
 PLAN = "plan.json"
+_ENTRIES = TypeAdapter(list[tuple[str, Count, Count, str, str, str, str]])  # fields of `Entry`
 SHARD_BYTES = 128 * 2**20  # most bytes of a source for one shard, because those of compressed archives are in memory
 HOPELESS_REJECTS, HOPELESS_TOTAL = 10_000, 10_000_000  # too many rejects, even for the largest set imaginable
 
@@ -41,6 +46,9 @@ class Plan:
     ignored: int
 
 
+_FORM = TypeAdapter(Plan)
+
+
 def list_settings(config: PrepareConfig, source: Source) -> dict[str, Any]:
     """Everything that the bytes of the result depend on."""
     return {
@@ -63,7 +71,7 @@ class _SplitPlan:
     """Groups the entries of a split into shards, in the order in which they are added."""
 
     def __init__(self, path: Path, images_per_shard: int) -> None:
-        self._file, self._per_shard = path.open("w"), images_per_shard
+        self._file, self._per_shard = Lines(path, append=False), images_per_shard
         self._group: list[Entry] = []
         self._bytes = 0
         self.images, self.shards, self.problems = 0, 0, 0
@@ -80,12 +88,11 @@ class _SplitPlan:
 
     def flush(self) -> None:
         if self._group:
-            self._file.write(json.dumps([astuple(entry) for entry in self._group]) + "\n")
+            self._file.write(json.dumps([astuple(entry) for entry in self._group]))
             self.shards += 1
         self._group, self._bytes = [], 0
 
     def close(self) -> None:
-        self.flush()
         self._file.close()
 
 
@@ -108,6 +115,8 @@ def make_plan(config: PrepareConfig, source: Source, settings: dict[str, Any], w
                         f"{config.source.root} holds more than {HOPELESS_REJECTS:,} entries that are no usable "
                         f"files, like {entry.name} ({entry.problem}); this is not the data set it should be."
                     )
+        for part in splits.values():
+            part.flush()
     finally:
         for part in splits.values():
             part.close()
@@ -147,8 +156,8 @@ def _check_listing(config: PrepareConfig, images: dict[str, int]) -> None:
 def read_plan(work: Path) -> Plan | None:
     """Reads the plan; None if there is no complete one."""
     try:
-        return Plan(**json.loads((work / PLAN).read_text()))
-    except (OSError, ValueError, TypeError):
+        return read_json(work / PLAN, _FORM, "delete it")
+    except ValueError:
         return None
 
 
@@ -156,4 +165,5 @@ def read_entries(work: Path, split: str) -> Iterator[list[Entry]]:
     """Reads the entries of each shard of a split."""
     with (work / f"{split}.jsonl").open() as file:
         for line in file:
-            yield [Entry(*values) for values in json.loads(line)]
+            entries = parse_json(line, _ENTRIES, work / f"{split}.jsonl", f"delete {work}, and run the command again")
+            yield [Entry(*values) for values in entries]

@@ -12,31 +12,37 @@ import secrets
 import string
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.ground.files import write_whole
+from twotower.ground.stored_files import read_json
 
 ID_FILE = "wandb.json"  # in a run's folder: {"id": ..., "folder": where the training ran}
 ID_LENGTH = 8  # lower-case letters and digits, as in W&B's own ids
+_LARGEST = 1 << 16  # bytes
+
+
+class _Stored(TypedDict):
+    id: Annotated[str, StringConstraints(pattern=r"^[^/\\#?%:\s\x00-\x1f]{1,128}$")]
+    folder: str
+
+
+_FORM: TypeAdapter[Any] = TypeAdapter(_Stored)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
     """Reads wandb.json; None if it is missing or damaged."""
     try:
-        stored = json.loads((folder / ID_FILE).read_text())
-    except (OSError, ValueError):
+        return dict(read_json(folder / ID_FILE, _FORM, "delete it", _LARGEST))
+    except ValueError:
         return None
-    return stored if isinstance(stored, dict) and {"id", "folder"} <= set(stored) else None
 
 
 def _write(folder: Path, run_id: str) -> None:
     write_whole(folder / ID_FILE, f"{json.dumps({'id': run_id, 'folder': str(folder.resolve())})}\n".encode())
-
-
-def was_trained_here(folder: Path) -> bool:
-    """Whether the run was trained in this very folder, rather than copied or moved here."""
-    stored = _read(folder)
-    return stored is not None and stored["folder"] == str(folder.resolve())
 
 
 def _is_copy(stored: Mapping[str, Any], folder: Path) -> bool:

@@ -8,24 +8,41 @@ A killed run loses the last second at most, because W&B's interval of 15 s is sh
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from twotower.config import Config
+from twotower.ground.stored_files import read_json
+from twotower.ground.versions import VERSIONS
 from twotower.runs.events import read_events
 from twotower.runs.mirrors.metric_names import MIRRORED, flatten_evaluation
 from twotower.runs.mirrors.wandb_key import check_key, unreachable
 from twotower.runs.mirrors.wandb_mirror import WandbMirror, name_group
-from twotower.runs.mirrors.wandb_run_id import find_run_id, was_trained_here
-from twotower.runs.mirrors.wandb_settings import DEFAULT_MODE, mode_in
+from twotower.runs.mirrors.wandb_run_id import find_run_id
+from twotower.runs.mirrors.wandb_settings import DEFAULT_MODE, OFFLINE_UNLESS_ASKED, mode_in
 
 FLUSH_SECONDS = 0.5  # time between writes to the offline file; a killed run loses the values after the last one
+_NUMBERS: TypeAdapter[Any] = TypeAdapter(dict[str, float])
+
+
+class _Evaluation(TypedDict):
+    """evaluation.json, as far as it is sent."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    split: str
+    centre: dict[str, float | str | bool] | None
+    ten: dict[str, float | str | bool] | None
+
+
+_EVALUATION: TypeAdapter[Any] = TypeAdapter(_Evaluation)
 TRAINING, DRAWING = "training", "figures"  # W&B's job types
 
 
@@ -98,7 +115,7 @@ def open_training(config: Config, run_dir: Path, versions: Mapping[str, str], fi
 def _mode_afterwards(config: Config, run_dir: Path, say: Callable[[str], None]) -> str:
     """The mode of additions to a run: that of W&B's variable, else the run's own. A run without W&B stays without.
 
-    A run that was brought here from elsewhere, perhaps by somebody else, does not send anything by itself.
+    A run that says online does not send anything by itself, because its folder may be somebody else's.
 
     Raises: ValueError for a WANDB_MODE that is not known.
     """
@@ -108,22 +125,26 @@ def _mode_afterwards(config: Config, run_dir: Path, say: Callable[[str], None]) 
     given = mode_in(os.environ)
     if given is not None:
         return given
-    if stored == "online" and not was_trained_here(run_dir):
-        say(f"{run_dir} was not trained in this folder, so W&B is offline; WANDB_MODE=online sends to W&B.")
+    if stored == "online":
+        say(f"{run_dir} was online; {OFFLINE_UNLESS_ASKED}.")
         return "offline"
     return stored
 
 
 def _describe_training(run_dir: Path) -> dict[str, Any]:
-    """The versions of a training's code, and where the run is now."""
-    path = run_dir / "versions.json"
-    return {**(_describe_code(json.loads(path.read_text())) if path.exists() else {}), "run_dir": str(run_dir)}
+    """The versions of a training's code as far as they can be read, and where the run is now."""
+    with suppress(ValueError):
+        versions = read_json(run_dir / "versions.json", VERSIONS, "leave it out")
+        return {**_describe_code(versions), "run_dir": str(run_dir)}
+    return {"run_dir": str(run_dir)}
 
 
 def _read_summary(run_dir: Path) -> dict[str, float]:
     """Everything that the summary of a W&B run holds so far: last values, final values, errors of evaluations.
 
     Each part of a W&B run sends a summary of its own, which may replace the one before, so it has to repeat that.
+
+    Raises: ValueError naming a damaged file.
     """
     summary: dict[str, float] = {}
     for event in read_events(run_dir / "metrics.jsonl"):
@@ -132,9 +153,9 @@ def _read_summary(run_dir: Path) -> dict[str, float]:
             summary |= {"train/step": event["step"], **values}
     training, evaluation = run_dir / "summary.json", run_dir / "evaluation.json"
     if training.exists():
-        summary |= json.loads(training.read_text())
+        summary |= read_json(training, _NUMBERS, "delete it")
     if evaluation.exists():
-        summary |= flatten_evaluation(json.loads(evaluation.read_text()))
+        summary |= flatten_evaluation(read_json(evaluation, _EVALUATION, "evaluate the run again with fresh=true"))
     return summary
 
 

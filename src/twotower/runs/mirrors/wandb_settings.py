@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from twotower.config import WANDB_MODES, LoggingConfig
+from twotower.config.stored_config import read_yaml
 
+# A run's folder may come from somebody else, who would have your key send things, so that its word is not enough.
+OFFLINE_UNLESS_ASKED = "now W&B is offline, and WANDB_MODE=online sends to W&B"
 DEFAULT_MODE, DEFAULT_PROJECT = "offline", "twotower"
 
 _OLD_MODES = {"dryrun": "offline", "run": "online"}  # W&B's names before 2019, which it still accepts
@@ -52,7 +52,8 @@ def settle(logging: LoggingConfig, run_dir: Path, environment: Mapping[str, str]
     """Fills in the keys that are null: from the run if it goes on, from W&B's environment variables, or by default.
 
     A run that goes on keeps everything that identifies its W&B run, such as the project. The mode may change, so the
-    variable comes first for it. The group stays null where nobody names one; W&B then gets the name of the folder.
+    variable comes first for it, and a run that was online goes on offline unless that is asked for again. The group
+    stays null where nobody names one; W&B then gets the name of the folder.
 
     Args:
         run_dir: the run's folder, which has a config.yaml if the run goes on.
@@ -63,6 +64,9 @@ def settle(logging: LoggingConfig, run_dir: Path, environment: Mapping[str, str]
     mode = logging.wandb
     if mode is None:
         mode = mode_in(environment) or stored.get("wandb") or DEFAULT_MODE
+        if mode == "online" and mode_in(environment) is None:
+            print(f"{run_dir} was online; {OFFLINE_UNLESS_ASKED}, and logging.wandb=online as well.")
+            mode = "offline"
     settled: dict[str, Any] = {
         key: stored.get(key) or environment.get(variable) or None
         for key, variable in _VARIABLES.items()
@@ -82,8 +86,12 @@ def _stored_in(run_dir: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, yaml.YAMLError):
+        logging = read_yaml(path).get("logging")
+    except ValueError:
         return {}
-    logging = config.get("logging") if isinstance(config, dict) else None
-    return {str(key): value for key, value in logging.items()} if isinstance(logging, dict) else {}
+    if not isinstance(logging, dict):
+        return {}
+    texts = {key: value for key, value in logging.items() if key in _VARIABLES and isinstance(value, str)}
+    tags, mode = logging.get("tags"), logging.get("wandb")
+    has_tags = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+    return {**texts, "tags": tags if has_tags else None, "wandb": mode if mode in WANDB_MODES else None}

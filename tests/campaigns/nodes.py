@@ -1,0 +1,145 @@
+"""Two nodes on this machine, of which one dies again and again, in every way and at any time.
+
+    python -m campaigns.nodes --count 30 --seed 0      from the folder tests/
+
+Each trial trains a small network to its end, with both nodes, or with what is left of them, and compares the last
+checkpoint with that of one machine: the same bits, or where the number of replicas has changed, to rounding.
+"""
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from campaigns import run_alone
+from helpers.commands import NO_WANDB, SMALL, draw_images, train
+from helpers.nodes import Node, find_port, start_node
+from twotower.runs import checkpoint
+
+STEPS = 9
+SHORT, FULL = 2, 30  # trials; each takes half a minute on two idle cores
+TRIAL_SECONDS = 600.0
+# What happens to which node; the others go on, or all begin again where the store was lost.
+DEATHS = ("node dies", "worker dies", "worker stalls", "host dies", "node leaves for good", "node joins late")
+ELASTIC = DEATHS[-2:]  # with --nnodes=1:2
+ROUNDING = 0.01  # relative difference of all weights after STEPS steps; 0.002 was seen
+
+
+def read_weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    path = checkpoint.find(run_dir)
+    return {f"{t}/{k}": v for t in (0, 1) for k, v in load_file(path / f"tower{t}.safetensors").items()}
+
+
+def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], same_bits: bool) -> bool:
+    if ours.keys() != theirs.keys():
+        return False
+    if same_bits:
+        return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    # Velocities are sums of the last gradients, of which rounding changes far more: single ReLUs flip.
+    names = [name for name in ours if "velocity" not in name]
+    change = torch.cat([(ours[name] - theirs[name]).flatten() for name in names])
+    return bool(change.norm() <= ROUNDING * torch.cat([theirs[name].flatten() for name in names]).norm())
+
+
+def find_workers(node: Node) -> list[int]:
+    """The processes that a node's torchrun has started, Linux only."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            text = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == node.process.pid and b"two_gpu.py" in text:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def wait_for_step(run_dir: Path, step: int, nodes: list[Node]) -> None:
+    end = time.monotonic() + TRIAL_SECONDS
+    while not any(found >= step for found in checkpoint.checkpoint_steps(run_dir / "checkpoints")):
+        if time.monotonic() > end or all(node.process.poll() is not None for node in nodes):
+            raise TimeoutError("\n".join(node.read() for node in nodes))
+        time.sleep(0.02)
+
+
+def end_one(death: str, step: int, cwd: Path, arguments: tuple[str, ...]) -> None:
+    """One trial. Raises: TimeoutError with what was printed, unless all finish that should."""
+    port = find_port()
+    is_elastic = death in ELASTIC
+
+    def start(is_host: bool) -> Node:
+        return start_node(arguments, cwd, port, is_host, nodes="1:2" if is_elastic else "2")
+
+    nodes = [start(True)] if death == "node joins late" else [start(True), start(False)]
+    try:
+        wait_for_step(cwd / "run", step, nodes)
+        waited = nodes
+        if death == "node joins late":
+            nodes.append(start(False))
+            waited = nodes[:1]  # the other one may come too late, and then has nothing to do
+        elif death == "node leaves for good":
+            nodes[1].kill()
+            waited = nodes[:1]
+        elif death == "node dies":
+            nodes[1].kill()
+            nodes[1] = start(False)
+        elif death == "host dies":  # and with it the store, so that both are started again
+            nodes[0].kill()
+            nodes[1].finish(TRIAL_SECONDS)
+            port = find_port()
+            waited = nodes = [start(True), start(False)]
+        else:
+            workers = find_workers(nodes[step % 2])
+            if workers:
+                os.kill(workers[0], signal.SIGKILL if death == "worker dies" else signal.SIGSTOP)
+        statuses = [node.finish(TRIAL_SECONDS)[0] for node in waited]
+        if any(statuses):
+            raise TimeoutError("\n".join(node.read() for node in waited))
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+def run(count: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
+    """`count` trials. Returns how often each death ended well, and under "failures" how often one did not."""
+    stream, outcomes = random.Random(seed), Counter({"failures": 0})
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        images = draw_images(root / "images")
+        common = ("optim.global_batch_size=8", f"schedule.max_steps={STEPS}", "run_dir=run")
+        (root / "whole").mkdir()
+        status, output = train(images, root / "whole", *common, "machine.replicas=2")
+        if status != 0:
+            raise RuntimeError(output)
+        whole = read_weights(root / "whole" / "run")
+        arguments = (*SMALL, *NO_WANDB, f"data.root={images}", *common, "checkpoint.every_steps=1", "resume=auto")
+        for number in range(count):
+            death, step = DEATHS[number % len(DEATHS)], stream.randrange(1, STEPS - 1)
+            cwd = root / str(number)
+            cwd.mkdir()
+            began = time.monotonic()
+            try:
+                end_one(death, step, cwd, (*arguments, "machine.timeout_seconds=10"))
+                is_right = compare(
+                    read_weights(cwd / "run"), whole, same_bits="leaves" not in death and "late" not in death
+                )
+                reason = "" if is_right else "other weights"
+            except (TimeoutError, ValueError, OSError) as error:
+                reason = str(error)
+            outcomes["failures" if reason else death] += 1
+            took = f"{time.monotonic() - began:.0f} s"
+            say(f"{number}: {death} after step {step}: {'FAILED, ' + reason if reason else 'right'}, {took}")
+    return dict(outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(run_alone("nodes", run, FULL))
