@@ -213,7 +213,7 @@ def test_features_are_computed_once_and_again_for_another_checkpoint(
     assert not list((paper_run / FOLDER).glob("*.pending"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     path.unlink()
-    with pytest.raises(ValueError, match=r"GB free, and the features of all images take"):
+    with pytest.raises(ValueError, match=r"bytes free, and the features of all images take"):
         make_features(subject, "val", "fc6")
     assert not list((paper_run / FOLDER).glob("*.pending"))
 
@@ -243,9 +243,18 @@ def test_precision_is_that_of_a_loop() -> None:
 
 def test_names_are_for_people(paper_run: Path, tmp_path: Path) -> None:
     words = ["tench, Tinca tinca", "crane", "crane, bird", "n3", "English springer", "a", "b"]
-    (tmp_path / "dataset.json").write_text(
-        json.dumps({"format": 1, "classes": [{"name": "x", "words": w} for w in words]})
-    )
+    shard = {"file": "00000.tar", "sha256": ""}
+    described = {
+        "format": 1,
+        "settings": {"size": 256, "source": "folder"},
+        "classes": [{"name": f"n{i}", "words": w} for i, w in enumerate(words)],
+        "splits": {split: {"images": 1, "index_sha256": "", "shards": [shard]} for split in ("train", "val")},
+        "rejects": [],
+        "mean_image_sha256": "",
+        "eigenvalues": [1.0] * 3,
+        "eigenvectors": [[1.0] * 3] * 3,
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
     subject = open_run(paper_run)
     assert read_class_names(subject) == subject.dataset.classes
     prepared = replace(subject.config.data, root=str(tmp_path))

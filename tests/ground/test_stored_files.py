@@ -4,10 +4,12 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
+from annotated_types import Len
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
@@ -15,6 +17,7 @@ from twotower.ground.screen import show
 from twotower.ground.stored_files import (
     ANYTHING,
     Count,
+    check_form,
     read_json,
     read_limited,
     read_npy,
@@ -67,6 +70,14 @@ def test_names_of_files_that_are_no_utf8_are_read_back(tmp_path: Path) -> None:
     path.write_text(json.dumps({name: name}).replace("}", ""))
     with pytest.raises(ValueError, match=r"names\.json is damaged"):
         read_json(path, TypeAdapter(dict[str, str]), REMEDY)
+    pair, row = TypeAdapter(tuple[str, int]), ["a\udcff", 1]
+    path.write_text(json.dumps(row))
+    assert read_json(path, pair, REMEDY) == tuple(row)
+    long_enough = TypeAdapter(list[Annotated[str, Len(1)]])
+    assert check_form([name, "é"], long_enough, path, REMEDY) == [name, "é"]
+    path.write_text(json.dumps([row[0], "1"]))
+    with pytest.raises(ValueError, match=r"names\.json is damaged \(1: Input should be a valid integer\)"):
+        read_json(path, pair, REMEDY)
     path.write_text('{"a": "\\udcff", "b": ' + "[" * 100_000)
     with pytest.raises(ValueError, match=r"names\.json is damaged"):
         read_json(path, ANYTHING, REMEDY)

@@ -136,7 +136,8 @@ def test_gloo_stays_on_this_host(monkeypatch: pytest.MonkeyPatch, system: str, l
 
 
 def test_memory_is_in_the_units_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux counts in KiB, macOS in bytes."""
+    """Linux counts in KiB, macOS in bytes. Where there is /proc, the count is that of the process alone."""
+    monkeypatch.setattr("twotower.ground.memory._STATUS", Path("/nowhere"))
     usage = type("Usage", (), {"ru_maxrss": 3 * 2**20})
     monkeypatch.setattr(resource, "getrusage", lambda who: usage)
     assert peak_megabytes(CPU) == 3 * 1024

@@ -134,6 +134,12 @@ def test_a_damaged_mean_image_is_said_and_mended(here: Path, capsys: pytest.Capt
     manifest = checkpoint.find(run) / "manifest.json"
     content = json.loads(manifest.read_text())
     content["identity"] = identify(config, 1, dataset)
+    rates = [0.01] * (2 * len(config.network.layers))
+    content["rates"] = {"rates": rates, "velocity_rates": rates}
+    content["schedule"] = {"num_drops": 0, "best_error": None, "epochs_without_gain": 0}
+    best = {"best_top1_error": 1.0, "best_top5_error": 1.0}
+    counts = {name: [0.0] * 4 for name in ("window", "epoch")}
+    content["progress"] = {**counts, "best": best, "last": {}, "seconds": 1.0, "images": 7, "watching_loss": False}
     manifest.write_text(json.dumps(content))
     (run / "summary.json").write_text('{"top1_error": 1.0}')
     assert run_training(config) == {"top1_error": 1.0}

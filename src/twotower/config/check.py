@@ -2,6 +2,7 @@
 
 from twotower.config.schema import MOST_DROPS, Config, InputConfig, OptimConfig, ScheduleConfig
 from twotower.config.value_bounds import check_bounds
+from twotower.ground.wording import counted
 
 
 def _check_schedule(schedule: ScheduleConfig) -> None:
@@ -10,8 +11,8 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
         raise ValueError("schedule.rule=recorded needs schedule.changes; choose one of conf/schedule/run_*.yaml.")
     if len(schedule.drop_epochs) > MOST_DROPS:
         raise ValueError(
-            f"schedule.drop_epochs has {len(schedule.drop_epochs)} epochs, after each of which the rate is divided; "
-            f"give at most {MOST_DROPS}."
+            f"schedule.drop_epochs has {counted(len(schedule.drop_epochs), 'epoch')}, after each of which the rate "
+            f"is divided; give at most {MOST_DROPS}."
         )
     for number, change in enumerate(schedule.changes):
         for key, value in (("weights", change.weights), ("biases", change.biases)):

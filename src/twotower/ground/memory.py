@@ -7,10 +7,13 @@ import ctypes
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
+_STATUS = Path("/proc/self/status")
 # Parameters of mallopt, from glibc's malloc.h, and their values: no maps of their own for large blocks, nothing given
 # back at the end of the heap (up to the largest int, 2 GiB), which grows by 64 MiB at a time.
 _MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 64 << 20}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
@@ -45,5 +48,10 @@ def peak_megabytes(device: torch.device) -> float:
         return 0.0
     import resource
 
+    # Linux gives a new process the count of the one that started it in getrusage, and its own in this file alone.
+    with suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -28,6 +28,10 @@ Positive = Annotated[int, Gt(0), Le(2**53)]
 Percent = Annotated[FiniteFloat, Ge(0), Le(100)]
 Three = Annotated[list[FiniteFloat], Len(3, 3)]
 
+# Halves of a pair, by which Python names files whose bytes are no UTF-8, and characters that nobody uses.
+_PRIVATE = {half: half + 0x100000 for half in range(0xD800, 0xE000)}
+_SURROGATES = {private: half for half, private in _PRIVATE.items()}
+
 LARGEST_JSON = 1 << 30  # bytes; the index of ImageNet's 14 million files would take half of it
 ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _NO_ARRAY = (ValueError, MemoryError, OverflowError, TypeError)  # of numpy, for impossible shapes and dtypes
@@ -63,7 +67,27 @@ def check_form(content: Any, form: TypeAdapter[Form], path: Path, remedy: str) -
     try:
         return form.validate_python(content, strict=True)
     except ValidationError as error:
+        if any(one["type"] == "string_unicode" for one in error.errors(include_url=False)):
+            return _parse_with_surrogates(json.dumps(content), form, path, remedy)
         raise damaged(path, _describe(error), remedy) from None
+
+
+def _replace_characters(content: Any, table: dict[int, int]) -> Any:
+    """The same lists, tuples and mappings, with other characters in every text."""
+    if isinstance(content, str):
+        return content.translate(table)
+    if isinstance(content, list | tuple):
+        return type(content)(_replace_characters(one, table) for one in content)
+    if isinstance(content, dict):
+        return {_replace_characters(name, table): _replace_characters(one, table) for name, one in content.items()}
+    return content
+
+
+def _check_with_surrogates(content: Any, form: TypeAdapter[Form]) -> Form:
+    """Content of JSON as the form has it, which pydantic checks with characters of private use for the surrogates."""
+    text = json.dumps(_replace_characters(content, _PRIVATE), ensure_ascii=False)
+    checked: Form = _replace_characters(form.validate_json(text, strict=True), _SURROGATES)
+    return checked
 
 
 def parse_json(text: bytes | str, form: TypeAdapter[Form], path: Path, remedy: str) -> Form:
@@ -79,10 +103,11 @@ def parse_json(text: bytes | str, form: TypeAdapter[Form], path: Path, remedy: s
 def _parse_with_surrogates(text: bytes | str, form: TypeAdapter[Form], path: Path, remedy: str) -> Form:
     """The same by Python's own parser, which takes halves of a pair. Raises: ValueError as `check_form`."""
     try:
-        content = json.loads(text)
+        return _check_with_surrogates(json.loads(text), form)
+    except ValidationError as error:
+        raise damaged(path, _describe(error), remedy) from None
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error), remedy) from None
-    return check_form(content, form, path, remedy)
 
 
 def read_json(path: Path, form: TypeAdapter[Form], remedy: str, most: int = LARGEST_JSON) -> Form:
@@ -106,9 +131,7 @@ def _read_header(path: Path, remedy: str) -> tuple[tuple[int, ...], np.dtype[Any
             shape, _, kind = readers[version](file)
         except OSError:
             raise
-        except (
-            Exception
-        ) as error:  # numpy has Python's own tokenizer and parser read a header, with errors of any kind
+        except Exception as error:  # any kind, because Python's own tokenizer and parser read a header
             raise damaged(path, str(error) or type(error).__name__, remedy) from None
         return shape, kind, file.tell()
 
