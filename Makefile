@@ -4,6 +4,7 @@
 # make test              lint, types, layers and all tests
 # make test-gpu          the tests that need one GPU, or two
 # make campaigns         thousands of random attempts to break it, of which the tests try a few
+# make audit             compares what is installed with the known vulnerabilities; needs the network
 # make quick             the same as test without the slow tests: under a minute
 # Each makes .venv and installs what it needs, if that has not been done: training less than the tests.
 
@@ -21,7 +22,7 @@ ifeq ($(filter $(TORCH),default cuda12 cpu),)
 $(error TORCH=$(TORCH) is not known; TORCH=cpu takes torch's build for CPUs, TORCH=cuda12 that for older NVIDIA drivers, and without it pip chooses)
 endif
 
-.PHONY: train test test-gpu quick campaigns lint install clean
+.PHONY: train test test-gpu quick campaigns audit lint install clean
 
 train: install
 	$(BIN)/python launch/two_gpu.py $(DEVICE)
@@ -38,6 +39,15 @@ quick: lint
 
 campaigns: $(VENV)/installed-dev
 	cd tests && ../$(BIN)/python -m campaigns
+
+# The local part of a version (+cpu) names a build, and no version that a database knows.
+audit: $(VENV)/installed-dev $(VENV)/audit/bin/pip-audit
+	$(PIP) list --format freeze --exclude-editable | sed 's/+.*//' > $(VENV)/audit/installed.txt
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r $(VENV)/audit/installed.txt
+
+$(VENV)/audit/bin/pip-audit: | $(VENV)/made
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

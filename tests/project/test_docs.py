@@ -14,8 +14,10 @@ from twotower.config.presets import preset
 from twotower.figures.figure2 import draw_figure2
 from twotower.model.layer_numbers import describe
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#]+)\)|src(?:set)?=\"([^\"]+)\"")
+TESTS = sorted((ROOT / "tests").glob("*/test_*.py"))
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 
 
@@ -63,6 +65,13 @@ def test_a_stale_table_is_noticed() -> None:
     stale = text.replace("60,965,224", "60,965,225", 1)
     assert stale != text
     assert TABLES["fill_tables"](stale) == text
+
+
+def test_what_is_said_of_security_is_tested() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text()))
+    written = {name for path in TESTS for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)}
+    assert len(named) >= 20
+    assert named - written == set()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
