@@ -34,7 +34,7 @@ from twotower.data.feed import open_train, open_validation
 from twotower.data.prepared_set import read_dataset_json
 from twotower.data.preparing.first_use import prepare
 
-SHORT, FULL = 60, 2000
+SHORT, FULL = 60, 10_000
 PER_FOLDER = 120
 SECONDS = 300.0  # for a folder; a PNG of 2^27 pixels alone takes some
 PLAIN_SIZES = ((40, 50), (64, 64), (300, 20), (257, 256), (1, 1), (7, 400))

@@ -328,7 +328,7 @@ def _limits() -> Iterator[None]:
 @contextlib.contextmanager
 def _prepared() -> Iterator[pytest.MonkeyPatch]:
     """The commands with their work taken out, and quick reading of yamls."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="twotower-campaign-") as scratch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="campaign-overrides-") as scratch:
         for variable in [name for name in os.environ if name.startswith(("WANDB", "TORCHELASTIC"))]:
             patch.delenv(variable)
         patch.setenv("COLUMNS", "200")

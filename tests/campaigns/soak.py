@@ -21,7 +21,7 @@ from helpers.commands import draw_images, events
 from helpers.marked import TRAINING, Marked
 from twotower.runs import checkpoint
 
-SHORT, FULL = 1, 60
+SHORT, FULL = 1, 120
 START_SECONDS = 600.0
 EVERY_SECONDS = 5.0  # between measurements, of which the highest of a fifth counts
 END_SECONDS = 30.0

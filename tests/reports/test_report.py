@@ -154,6 +154,13 @@ def test_another_baseline(tmp_path: Path) -> None:
         compare(runs, "no_norm")
 
 
+def test_the_baseline_is_what_has_fewest_settings(tmp_path: Path) -> None:
+    leave_run(tmp_path / "a", 41, "seed=0", "machine.precision=bf16")
+    leave_run(tmp_path / "b", 40, "seed=0")
+    comparison = compare(find_runs([str(tmp_path)]))
+    assert [group.label for group in comparison.groups] == ["none", "none, machine.precision=bf16"]
+
+
 def test_the_difference_of_2012_stands_where_only_the_ablation_changed(tmp_path: Path) -> None:
     leave_run(tmp_path / "a", 40, "seed=0")
     leave_run(tmp_path / "b", 41, "seed=0", "ablation=no_lrn")

@@ -20,11 +20,12 @@ from twotower.config.stored_config import read_config_file
 
 RESULTS = sorted(path for path in (ROOT / "results").iterdir() if path.is_dir())
 ABLATIONS = ROOT / "results" / "imagenette_narrow"
+BF16 = [ROOT / "results" / name for name in ("bf16_shapes", "bf16_photographs")]
 FIGURE_1 = ROOT / "results" / "figure1_cifar10"
 
 
 def test_there_are_results() -> None:
-    assert {ABLATIONS, FIGURE_1} <= set(RESULTS)
+    assert {ABLATIONS, FIGURE_1, *BF16} <= set(RESULTS)
 
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
@@ -87,6 +88,34 @@ def test_the_text_counts_the_intervals_that_exclude_zero() -> None:
     text = " ".join((ABLATIONS / "README.md").read_text().split())
     assert "three of the twelve intervals exclude zero, where 0.6 would by chance" in text
     assert 0.05 * len(intervals) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("folder", BF16, ids=lambda folder: folder.name)
+def test_what_bf16_costs_follows_from_its_runs(folder: Path) -> None:
+    """Summary and text: the errors of each seed, and the mean of the differences with its interval."""
+    runs = list(csv.DictReader((folder / "runs.csv").open()))
+    text = (folder / "README.md").read_text()
+    group = json.loads((folder / "summary.json").read_text())["groups"]["none, machine.precision=bf16"]
+    for column, view in (("top1_error_centre", "centre crop"), ("top1_error_ten", "ten crops")):
+        by_precision = [
+            {run["seed"]: float(run[column]) for run in runs if f"precision={precision} " in run["command"]}
+            for precision in ("fp32", "bf16")
+        ]
+        fp32, bf16 = by_precision
+        assert sorted(fp32) == sorted(bf16) == ["0", "1", "2"]
+        pairs = [bf16[seed] - fp32[seed] for seed in fp32]
+        half = 4.302653 * stdev(pairs) / len(pairs) ** 0.5
+        difference = group["differences"][column]
+        assert difference["mean"] == pytest.approx(mean(pairs), abs=1e-3)
+        assert difference["high"] - difference["mean"] == pytest.approx(half, abs=1e-3)
+        for precision, errors in zip(("fp32", "bf16"), by_precision, strict=True):
+            (line,) = (line for line in text.splitlines() if line.startswith(f"| {precision}, {view} |"))
+            shown = [float(cell.split("/")[0]) for cell in line.split("|")[2:6]]
+            assert shown == pytest.approx([*errors.values(), mean(errors.values())], abs=0.051)
+            if precision == "bf16":
+                numbers = [float(number) for number in re.findall(r"[-+]?[\d.]+", line.split("|")[6])[:3]]
+                expected = [mean(pairs), mean(pairs) - half, mean(pairs) + half]
+                assert numbers == pytest.approx(expected, abs=0.051)
 
 
 def test_figure_1_follows_from_its_curves() -> None:

@@ -18,7 +18,7 @@ from twotower.ground.wording import counted
 from twotower.reports.counterpart import BASELINE, COUNTERPARTS, find_counterpart, list_overridden
 from twotower.reports.labbook import find_difference, read_labbook
 from twotower.reports.run_records import FinishedRun, Run, Trace, list_finished
-from twotower.runs.variants import labels_of, list_changes, read_names, select_for_comparison
+from twotower.runs.variants import count_given, labels_of, list_changes, read_names, select_for_comparison
 
 CONFIDENCE = 0.95
 MEASURES = ("top1_error", "top5_error")
@@ -143,10 +143,10 @@ def find_recorded_difference(group: Group, baseline: Group) -> Recorded | None:
 
 
 def _choose_baseline(configs: list[Config]) -> int:
-    """The paper's network without an ablation, or the first without one, or the first."""
+    """The paper's network without an ablation, or another without one, or any; of several that with fewest settings."""
     plain = [i for i, config in enumerate(configs) if config.ablation == "none"]
     paper = [i for i in plain if configs[i].network.name == BASELINE]
-    return (paper or plain or [0])[0]
+    return min(paper or plain or range(len(configs)), key=lambda i: count_given(configs[i]))
 
 
 def compare(runs: Sequence[Trace], baseline: str | None = None) -> Comparison:

@@ -45,6 +45,12 @@ def read_names(config: Config) -> tuple[str, str]:
     return config.network.name, config.ablation
 
 
+def count_given(config: Config) -> int:
+    """The number of settings that neither the names of network and ablation nor the defaults bring."""
+    named = as_named(*read_names(config))
+    return sum(value != named.get(key) for key, value in select_for_comparison(config).items())
+
+
 def list_changes(config: Config, base: Config) -> list[str]:
     """ "key=value" of settings that differ from those of `base`, unless network's and ablation's names tell them."""
     ours, theirs = select_for_comparison(config), select_for_comparison(base)
