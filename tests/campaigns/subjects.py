@@ -197,7 +197,8 @@ def show_labbook(run_dir: Path) -> str:
     """With a whole run before the damaged one."""
     runs = [str(run_dir.parent / WHOLE), str(run_dir)]
     page = make_page(runs)
-    return render(page, "markdown", 165) + render(page, "text", 165)
+    print(render(page, "text", 165))  # for a terminal, to which markup is a text like others
+    return render(page, "markdown", 165)
 
 
 def find_config(runs: Path, **changes: Any) -> Config:
