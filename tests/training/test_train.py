@@ -95,14 +95,11 @@ def test_wandb_is_there_offline(reference: Path) -> None:
         assert key.encode() in content, key
 
 
-@pytest.mark.parametrize("stop_at", [2, 4])
-def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(
-    images: Path, reference: Path, tmp_path: Path, stop_at: int
-) -> None:
+def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(images: Path, reference: Path, tmp_path: Path) -> None:
     """Weights, velocities, order of images and metrics; a random stream with hidden state would show here."""
     arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "checkpoint.every_steps=1", "run_dir=run")
     process = command(*arguments, cwd=tmp_path)
-    wait_for_checkpoint(process, tmp_path / "run", stop_at)
+    wait_for_checkpoint(process, tmp_path / "run", 4)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "run" / "summary.json").exists()
