@@ -143,7 +143,7 @@ def find_recorded_difference(group: Group, baseline: Group) -> Recorded | None:
 
 
 def _choose_baseline(configs: list[Config]) -> int:
-    """The paper's network without an ablation, or another without one, or any; of several that with fewest settings."""
+    """The paper's network without an ablation, or another without one, or any; that with the fewest settings."""
     plain = [i for i, config in enumerate(configs) if config.ablation == "none"]
     paper = [i for i in plain if configs[i].network.name == BASELINE]
     return min(paper or plain or range(len(configs)), key=lambda i: count_given(configs[i]))
