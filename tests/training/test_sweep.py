@@ -12,9 +12,10 @@ import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import pytest
@@ -31,7 +32,7 @@ from twotower.runs import checkpoint
 from twotower.runs.failure import NotApplicableError, forget_failure, note_failure, note_not_applicable, read_failure
 from twotower.training.configure import resolve_ablated
 from twotower.training.explain import AlreadyExplainedError, explain
-from twotower.training.processes import start_towers
+from twotower.training.processes import _await_end, start_towers
 from twotower.training.ready_run import ReadyRun
 from twotower.training.sweep import Job, Sweep
 from twotower.training.trainer import NonFiniteLossError
@@ -357,6 +358,28 @@ def test_a_killed_tower_is_noted_by_the_process_that_started_it(
     with pytest.raises(ChildProcessError, match=r"was ended by SIGKILL") as caught:
         start_towers(ReadyRun(fake_config(tmp_path, "network=half_tower"), tmp_path, None))
     assert (read_failure(tmp_path) or {})["error"] == str(caught.value)
+
+
+class DiesAfterOneLook:
+    """A process that runs when its status is read first, and has been killed when that is read again."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.sentinel, end = os.pipe()
+        os.close(end)
+
+    @property
+    def exitcode(self) -> int | None:
+        self.looks += 1
+        return None if self.looks == 1 else -signal.SIGKILL
+
+
+def test_a_tower_that_is_killed_between_two_looks_has_not_ended_well() -> None:
+    process = DiesAfterOneLook()
+    try:
+        assert _await_end([cast(BaseProcess, process)]) == 0
+    finally:
+        os.close(process.sentinel)
 
 
 def test_a_sweep_that_was_killed_goes_on_by_the_same_command(images: Path, tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def _await_end(processes: Sequence[BaseProcess]) -> int | None:
             for rank, status in enumerate(ends):
                 if status is not None and is_cause(status):
                     return rank
-        running = [process.sentinel for process in processes if process.exitcode is None]
+        # From the same look, as one that is killed in between would be taken for one that has ended well.
+        running = [process.sentinel for process, status in zip(processes, ends, strict=True) if status is None]
         if not running:
             return None
         wait(running, timeout=1.0)  # in turns, as a Ctrl-C just before a wait is noticed only after it
