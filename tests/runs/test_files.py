@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +110,14 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def test_a_damaged_mean_image_is_said_and_mended(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The run is finished: its mean image is written again, and nothing else."""
+def test_a_damaged_mean_image_is_said_and_mended(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is finished: its mean image is written again, and nothing else. What a killed one left goes, too."""
+    left = here / "temporary" / "twotower-of-one-that-was-killed"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(tempfile, "tempdir", str(left.parent))
     overrides = ("run_dir=run", "schedule=fixed", "schedule.epochs=1", "schedule.max_steps=1", "optim.batch_size=7")
     run = fake_run(here / "run", Path("d/mine"), *overrides)
     config = fake_config(Path("d/mine"), *overrides, "resume=auto")
@@ -143,6 +150,7 @@ def test_a_damaged_mean_image_is_said_and_mended(here: Path, capsys: pytest.Capt
     manifest.write_text(json.dumps(content))
     (run / "summary.json").write_text('{"top1_error": 1.0}')
     assert run_training(config) == {"top1_error": 1.0}
+    assert not left.exists()
     assert "mean_image.npy was damaged, and is written again" in capsys.readouterr().out
     assert (run / "mean_image.npy").read_bytes() == whole
     assert evaluate_run(settings)["loss"] == first["loss"]

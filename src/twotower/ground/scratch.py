@@ -17,7 +17,7 @@ OWNER = ".owner"  # a file that the process has marked as its own
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """An empty folder that is removed when the block has ended. Those of killed processes are removed before."""
-    _remove_abandoned()
+    remove_abandoned_scratch()
     # On Windows a killed process may hold a file for a moment longer.
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder,
@@ -26,7 +26,8 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _remove_abandoned() -> None:
+def remove_abandoned_scratch() -> None:
+    """Removes the folders that killed processes of this user have left."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             status = folder.lstat()

@@ -30,7 +30,7 @@ from twotower.distributed.transport import TowerSilentError
 from twotower.distributed.world import World, open_world
 from twotower.ground.precision import check_precision
 from twotower.ground.processes import STOPPED, catch_stops, die_with_parent, kill_stuck_siblings
-from twotower.ground.scratch import scratch_folder
+from twotower.ground.scratch import remove_abandoned_scratch, scratch_folder
 from twotower.ground.wording import counted
 from twotower.model.fused_steps import notice_steps
 from twotower.model.layer_table import count_parameters
@@ -209,6 +209,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises: ValueError, OSError, ChildProcessError.
     """
     check(config)
+    remove_abandoned_scratch()  # also where nothing is left to do, as after a kill in the last moment of a run
     config = share_batch(config, config.machine.replicas)
     size = config.network.towers * config.machine.replicas
     check_room(size)
