@@ -10,6 +10,7 @@ may be left after the second start, and results must be those of an undisturbed 
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -118,6 +119,7 @@ WORKS = {
         2,
     ),
 }
+OURS = re.compile(r"two_gpu\.py|/twotower/|/launch/")
 SIGNALS = ("KILL", "KILL", "TERM", "INT", "HUP", "STOP")
 
 
@@ -199,6 +201,8 @@ class Attacker:
             # A tower that hears nothing is only noticed after the time-out.
             patience = END_SECONDS + (silent if sent == "STOP" else 0)
             status = command.wait(patience if hit else WHOLE_SECONDS)
+            if status is None and sent == "STOP":
+                status = self._continue(command)
             if status is None:
                 problems.append(f"still runs after {patience:g} s")
             left = command.left_after(GONE_SECONDS if hit else END_SECONDS)
@@ -208,7 +212,7 @@ class Attacker:
                 problems.append(f"processes are left: {left}")
             if hit and status == 0 and not self._is_done(work, folder, reference):
                 problems.append("exit status 0, and it is not finished")
-            problems += self._look_at(command, work)
+            problems += self._look_at(command, work, sent == "KILL")
         finally:
             command.end()
         first = command.said()
@@ -240,12 +244,22 @@ class Attacker:
             return False
 
     @staticmethod
-    def _look_at(command: Marked, work: Work) -> list[str]:
+    def _look_at(command: Marked, work: Work, killed: bool = False) -> list[str]:
         said = command.said()
-        # torchrun's agent prints a traceback of its own, which says where its workers are to be looked for.
-        if "Traceback" in said and (not work.torchrun or "two_gpu.py" in _tracebacks(said)):
+        # torchrun's agent prints a traceback of its own, which says where its workers are to be looked for, and Python
+        # one in a process that was being started when its parent was killed.
+        foreign = bool(work.torchrun) or killed
+        if "Traceback" in said and (not foreign or OURS.search(_tracebacks(said))):
             return ["a traceback"]
         return []
+
+    @staticmethod
+    def _continue(command: Marked) -> int | None:
+        """A tower that was stopped when nothing was left to do but to end is waited for; so it is continued."""
+        for pid in command.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        return command.wait(END_SECONDS)
 
     def _hit(self, command: Marked, folder: Path, how: tuple[str, str, str | None], delay: float, which: int) -> bool:
         """Whether there was anything to hit."""

@@ -23,7 +23,8 @@ from helpers.prepared_sets import (
 from twotower.config import SourceConfig
 from twotower.data.dataset import DataSet
 from twotower.data.decode import cut_square, decode_image
-from twotower.data.prepared_set import load_prepared
+from twotower.data.prepared_set import assemble, load_prepared
+from twotower.data.shards import ShardSplit
 from twotower.data.sources import archives as reading
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -210,6 +211,16 @@ def test_the_square_is_that_of_pillow(shape: tuple[int, int]) -> None:
     if min(shape) > 50:
         moved = pillow_square(Image.fromarray(np.roll(image, 2, axis=(0, 1))), SIZE)
         assert difference(square, moved) > 2
+
+
+def test_whole_numbers_in_dataset_json_are_numbers_like_others(mini2010: tuple[SourceConfig, DataSet]) -> None:
+    """Also those that 64 bits do not hold, which NumPy would keep as objects of Python."""
+    _, dataset = mini2010
+    assert isinstance(dataset.train, ShardSplit)
+    content = json.loads((dataset.train.folder.parent / "dataset.json").read_text())
+    content["eigenvalues"], content["eigenvectors"] = [10**30, 2, 1], [[10**30, 0, 0], [0, 1, 0], [0, 0, 1]]
+    read = assemble(dataset.train.folder.parent, content)
+    assert (read.eigenvalues.dtype, read.eigenvectors.dtype) == (np.float64, np.float64)
 
 
 def test_mean_and_colour_axes_are_those_of_exact_sums(mini2010: tuple[SourceConfig, DataSet]) -> None:

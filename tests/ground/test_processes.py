@@ -68,3 +68,33 @@ library.pthread_mutex_lock(mutex)  # no signal ends this wait
 
     assert end("SIGUSR1") == 0
     assert end("SIGTERM") == 130
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_held_stop_comes_when_the_block_has_ended(name: str) -> None:
+    stop = f"""from twotower.ground.processes import stops_held
+    with stops_held():
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0)
+        print("held")"""
+    assert run_program(stop, name) == ("held\nstopped", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_process_that_has_done_its_work_ends_as_such() -> None:
+    """A stop within Python's own end would be a traceback."""
+    program = """
+import os, signal, time
+from twotower.ground.processes import catch_stops, ignore_stops
+catch_stops()
+{}
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0)
+"""
+    done = [
+        subprocess.run([sys.executable, "-c", program.format(line)], capture_output=True, text=True, timeout=60)
+        for line in ("ignore_stops()", "")
+    ]
+    assert (done[0].returncode, done[0].stderr) == (0, "")
+    assert "KeyboardInterrupt" in done[1].stderr

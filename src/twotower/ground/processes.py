@@ -42,6 +42,30 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _list_stops() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in STOPS if hasattr(signal, name)]  # Windows has no SIGHUP
+
+
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """Holds stops back until the block has ended. Processes that are started within get theirs as always."""
+    came: list[int] = []
+    before = {stop: signal.signal(stop, lambda number, _frame: came.append(number)) for stop in _list_stops()}
+    try:
+        yield
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def ignore_stops() -> None:
+    """For a process that has done its work: a stop would only interrupt Python's own end, with a traceback."""
+    for stop in _list_stops():
+        signal.signal(stop, signal.SIG_IGN)
+
+
 def die_with_parent() -> None:
     """Ends this process when the one that started it ends, however that happens, so that no orphan computes on."""
     if sys.platform == "linux":
@@ -90,7 +114,7 @@ def _end_if_deaf(seconds: float, is_heard: Callable[[], bool]) -> None:
     tell.setblocking(False)
     _kept_open.append(tell)
     signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
-    stops = {getattr(signal, name) for name in STOPS if hasattr(signal, name)}
+    stops = set(_list_stops())
 
     def listen() -> None:
         while not stops.intersection(hear.recv(1)):
@@ -118,9 +142,8 @@ def catch_stops(deaf_seconds: float | None = None) -> None:
             stopped = True
             raise KeyboardInterrupt
 
-    for name in STOPS:
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), interrupt)
+    for stop in _list_stops():
+        signal.signal(stop, interrupt)
     if deaf_seconds is not None:
         _end_if_deaf(deaf_seconds, lambda: stopped)
     if not hasattr(signal, "setitimer"):  # Windows

@@ -29,7 +29,14 @@ from twotower.distributed.place import (
 from twotower.distributed.transport import TowerSilentError
 from twotower.distributed.world import World, open_world
 from twotower.ground.precision import check_precision
-from twotower.ground.processes import STOPPED, catch_stops, die_with_parent, kill_stuck_siblings
+from twotower.ground.processes import (
+    STOPPED,
+    catch_stops,
+    die_with_parent,
+    ignore_stops,
+    kill_stuck_siblings,
+    stops_held,
+)
 from twotower.ground.scratch import remove_abandoned_scratch, scratch_folder
 from twotower.ground.wording import counted
 from twotower.model.fused_steps import notice_steps
@@ -106,6 +113,7 @@ def _run_tower(local_rank: int, ready: ReadyRun, size: int, rendezvous: str) -> 
     try:
         with open_world(ready.config.machine, place, rendezvous) as world:
             _train(ready, world)
+        ignore_stops()
     except KeyboardInterrupt:
         os._exit(STOPPED)
     except Exception as error:
@@ -168,11 +176,14 @@ def start_towers(ready: ReadyRun) -> dict[str, Any]:
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(ready.config.machine, size))
     stay_on_this_host()
     with scratch_folder() as folder:
-        context = mp.start_processes(
-            _run_tower, (ready, size, str(folder / "rendezvous")), size, join=False, start_method="spawn"
-        )
-        processes: list[BaseProcess] = context.processes
+        processes: list[BaseProcess] = []
         try:
+            # A stop in between would leave a process with half of what it shall do, and others that wait for it.
+            with stops_held():
+                context = mp.start_processes(
+                    _run_tower, (ready, size, str(folder / "rendezvous")), size, join=False, start_method="spawn"
+                )
+                processes = context.processes
             failed = _await_end(processes)
             if failed is not None:
                 _join(processes, GRACE_AFTER_FAILURE_SECONDS)
@@ -241,6 +252,7 @@ def run_as_worker(config: Config, place: Place) -> int:
                 _train(ready, world)
                 if place.local_rank == 0:  # where the node's folder is its own
                     forget_failure(ready.run_dir)
+        ignore_stops()
         return 0
     except KeyboardInterrupt:
         return STOPPED
