@@ -64,6 +64,7 @@ WORK = {
     ],
     "export": ["twotower.weights.export.open_run", "twotower.weights.read_weights.read_merged"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
+    "identify": ["identify"],
     "labbook": ["twotower.reports.own_results.read_config", "render"],
     "memory": ["list_memory"],
     "predict": ["open_trained"],

@@ -211,6 +211,14 @@ class ExportConfig:
 
 
 @dataclass
+class IdentifyConfig:
+    """The schema of launch/identify.py."""
+
+    # Weights of anybody: .pth, .pt, .bin, .safetensors, .caffemodel, .npy, .npz, or a run's folder.
+    file: str = MISSING
+
+
+@dataclass
 class FigureConfig:
     """The schema of launch/figure.py."""
 

@@ -1,0 +1,233 @@
+"""Tells which of the known AlexNets a file of weights is, by the shapes of its layers and the level of its biases.
+
+Many networks are called AlexNet, and most are not that of 2012. Shapes tell the families apart. Within one, biases
+do: they start at 0, 0.1 or 1, no weight decay pulls them back in most of these codes, and their median stays near.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twotower.config import NetworkConfig
+from twotower.config.presets import preset, presets
+from twotower.model.layer_numbers import LayerNumbers, describe
+from twotower.weights.any_file import Layer, read_layers_of
+from twotower.weights.merged import expected_shapes
+from twotower.weights.verify import untrained_layers
+
+PAPER = "alexnet"  # the network of the paper's text
+TITLES = {
+    "alexnet": "the network of the paper's text, two towers",
+    "alexnet_2012": "the network that won in 2012, two towers (run 145)",
+    "no_exchange": "the two towers of 2012 without an exchange below fc8 (run 150)",
+    "half_tower": "half of the network of 2012, one tower",
+    "one_tower": "the network of 2012 in one piece: every layer reads all maps",
+    "caffe_alexnet": "Caffe's bvlc_alexnet, one process with two groups",
+    "caffenet": "Caffe's CaffeNet (bvlc_reference_caffenet): pooling before the norm",
+    "torchvision_alexnet": 'torchvision\'s alexnet, after "One weird trick" (2014): one tower, other widths, no norm',
+    "alexnet_v2": 'TF-slim\'s alexnet_v2, after "One weird trick" (2014): one tower, no norm',
+    "alexnet_cifar": "the AlexNet of courses for 32 x 32 pixels",
+}
+CAFFES = ("caffe_alexnet", "caffenet")
+NEAR = 0.5  # of the distance to the second nearest level of biases, that to the nearest may be
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file is.
+
+    Attributes:
+        networks: those of conf/network that it can be, the likeliest first; more than one where nothing tells them
+            apart; empty if it is none.
+        width: the factor on the kernels of each layer; 1 is the original's.
+        num_classes: outputs of the last layer.
+        reasons: sentences that say what the choice rests on.
+        untrained: layers that look as they were drawn at first, by the names of conf/network.
+        nearest: the network with the most layers in common, where it is none; its name, and the first difference.
+    """
+
+    networks: list[NetworkConfig]
+    width: float
+    num_classes: int
+    reasons: list[str]
+    untrained: list[str]
+    nearest: tuple[str, str] | None = None
+
+
+def _weight_shapes(network: NetworkConfig, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Of each layer. Raises: ValueError if the network cannot be built."""
+    shapes = expected_shapes(network, num_classes)
+    return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight")}
+
+
+def _expected(network: NetworkConfig, layers: list[Layer]) -> tuple[NetworkConfig, list[tuple[int, ...]]] | None:
+    """The network at the file's width, and the shapes of its weights for the file's classes; None if it has none."""
+    first = next(iter(network.layers.values()))
+    width = layers[0].shape[0] / (first.kernels or layers[0].shape[0])
+    sized = replace(network, width=width)
+    try:
+        return sized, list(_weight_shapes(sized, layers[-1].shape[0]).values())
+    except ValueError:  # a width that cannot be cut, or too few classes
+        return None
+
+
+def _same(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether both are the same weights: a linear layer may be written as a convolution over all of its pixels."""
+    return (
+        found == wanted
+        or (len(wanted) == 2 and len(found) == 4 and (found[0], math.prod(found[1:])) == wanted and found[2] > 1)
+        or (len(wanted) == 2 and len(found) == 4 and found[2:] == (1, 1) and found[:2] == wanted)
+    )
+
+
+def _bias_distance(network: NetworkConfig, layers: list[Layer]) -> float:
+    """Mean distance of the layers' median bias from where the network's biases start; the classes' are left out."""
+    started = [row.initial_bias for row in network.layers.values()]
+    medians = [layer.bias.median().item() if layer.bias is not None else 0.0 for layer in layers]
+    return fmean(abs(median - start) for median, start in zip(medians[:-1], started[:-1], strict=True))
+
+
+def _find_untrained(network: NetworkConfig, layers: list[Layer], num_classes: int) -> list[str]:
+    """The layers, by the network's names, that look as they were drawn at first."""
+    names = list(network.layers)
+    tensors: dict[str, Tensor] = {}
+    for (name, shape), layer in zip(_weight_shapes(network, num_classes).items(), layers, strict=True):
+        tensors[f"{name}.weight"] = layer.weight.reshape(shape)
+        tensors[f"{name}.bias"] = torch.zeros(layer.shape[0]) if layer.bias is None else layer.bias
+    return [name for name in untrained_layers(tensors, network, num_classes) if name in names]
+
+
+def identify(path: Path) -> Identity:
+    """Reads a file or a run's folder and finds the networks that it can be.
+
+    Raises: ValueError if it cannot be read, or holds no layers with weights.
+    """
+    found = read_layers_of(path)
+    layers, classes = found.layers, found.layers[-1].shape[0]
+    if found.says is not None:
+        untrained = _find_untrained(found.says, layers, classes)
+        return Identity([found.says], found.says.width, classes, [f"it says that it is {found.says.name}"], untrained)
+    fitting: list[NetworkConfig] = []
+    common: list[tuple[int, str, str]] = []
+    for network in presets():
+        expected = _expected(network, layers)
+        if expected is None:
+            continue
+        sized, shapes = expected
+        pairs = [(layer, shape) for layer, shape in zip(layers, shapes, strict=False)]
+        differing = [(layer, shape) for layer, shape in pairs if not _same(layer.shape, shape)]
+        if not differing and len(shapes) == len(layers):
+            fitting.append(sized)
+            continue
+        first = (
+            f"{differing[0][0].name} is {list(differing[0][0].shape)} and would be {list(differing[0][1])}"
+            if differing
+            else f"it has {len(layers)} layers and would have {len(shapes)}"
+        )
+        common.append((len(differing) + abs(len(shapes) - len(layers)), network.name, first))
+    if not fitting:
+        _, name, first = min(common)
+        return Identity([], 1.0, classes, [], [], (name, first))
+    networks, reasons = _choose(fitting, layers, found.is_caffe)
+    untrained = max((_find_untrained(network, layers, classes) for network in networks), key=len)
+    return Identity(networks, networks[0].width, classes, reasons, untrained)
+
+
+def _choose(
+    fitting: list[NetworkConfig], layers: list[Layer], is_caffe: bool
+) -> tuple[list[NetworkConfig], list[str]]:
+    """Of the networks whose shapes fit, those that the file's kind and its biases leave; and the reasons."""
+    reasons = [f"the shapes of its {len(layers)} layers fit {_names(fitting)}"]
+    fitting = [network for network in fitting if network.name in TITLES] or fitting
+    caffes = [network for network in fitting if network.name in CAFFES]
+    if is_caffe and caffes:
+        fitting = caffes
+        reasons.append("it is a file of Caffe's")
+    distances = {network.name: _bias_distance(network, layers) for network in fitting}
+    nearest = min(distances.values())
+    others = [distance for distance in distances.values() if distance > nearest + 1e-6]
+    left = [network for network in fitting if distances[network.name] <= nearest + 1e-6]
+    if others and nearest < NEAR * min(others):
+        reasons.append(f"the medians of its biases are where those of {_names(left)} start")
+        fitting = left
+    return fitting, reasons
+
+
+def _names(networks: list[NetworkConfig]) -> str:
+    return ", ".join(network.name for network in networks)
+
+
+Row = tuple[str, str, str]
+
+
+def list_differences(network: NetworkConfig, num_classes: int, paper: NetworkConfig | None = None) -> list[Row]:
+    """What sets a network apart from the paper's: what it is about, here, in the paper.
+
+    Args:
+        paper: the network to compare with; None: that of the paper's text.
+    """
+    paper = replace(paper or preset(PAPER), width=network.width)
+    ours, theirs = describe(network, num_classes, 1), describe(paper, num_classes, 1)
+    rows: list[Row] = []
+    for one, other in zip(ours, theirs, strict=False):
+        rows += [
+            (f"{other.name}, {what}", mine, its)
+            for (what, mine), (_, its) in zip(_traits(one), _traits(other), strict=True)
+            if mine != its
+        ]
+    rows += [(layer.name, "is there", "") for layer in ours[len(theirs) :]]
+    rows += [(layer.name, "", "is there") for layer in theirs[len(ours) :]]
+    for what, of in _WHOLE.items():
+        if of(network) != of(paper):
+            rows.append((what, of(network), of(paper)))
+    return rows
+
+
+def _describe_reads(layer: LayerNumbers) -> str:
+    """The maps that a kernel sees; two groups in one process are two towers that do not see each other."""
+    if layer.reads == "image":
+        return "the image"
+    parts = len(layer.maps_out) * layer.groups if layer.reads == "own" else layer.groups
+    return "all maps" if parts == 1 else f"those of its own {'half' if parts == 2 else f'part of {parts}'}"
+
+
+def _traits(layer: LayerNumbers) -> list[tuple[str, str]]:
+    """What a layer is, in words that can be compared."""
+    kernel = "" if layer.kind == "linear" else f"{layer.kernel} x {layer.kernel}, stride {layer.stride}"
+    return [
+        ("kind", layer.kind),
+        ("maps or units", f"{sum(layer.maps_out):,}"),
+        ("kernels", kernel),
+        ("reads", _describe_reads(layer)),
+        ("pixels", "" if layer.kind == "linear" else f"{layer.size_conv}, then {layer.size_out}"),
+        ("order after the sum", ", ".join(layer.steps) or "nothing"),
+    ]
+
+
+def _describe_lrn(network: NetworkConfig) -> str:
+    lrn: Any = network.lrn
+    if lrn is None:
+        return "none"
+    return f"n {lrn.n}, k {lrn.k:g}, alpha {lrn.alpha:g}{' / n' if lrn.alpha_over_n else ''}, beta {lrn.beta:g}"
+
+
+_WHOLE: Mapping[str, Any] = {
+    "towers": lambda network: str(network.towers),
+    "LRN": _describe_lrn,
+    "norm over pixels": lambda network: "none" if network.spatial_norm is None else f"n {network.spatial_norm.n}",
+    "pooling": lambda network: (
+        f"{network.pool.size} / {network.pool.stride}" + ("" if network.pool.partial else ", whole windows only")
+    ),
+    "dropout": lambda network: "times 0.5 at test" if network.dropout_scaling == "test" else "times 2 in training",
+    "activation": lambda network: network.activation,
+    "pixels of the image": lambda network: str(network.image_size),
+    "first biases": lambda network: ", ".join(f"{row.initial_bias:g}" for row in network.layers.values()),
+    "rate of biases": lambda network: f"{network.bias_rate:g} times that of weights",
+    "weight decay of biases": lambda network: "yes" if network.bias_decay else "no",
+}
