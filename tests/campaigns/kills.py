@@ -246,8 +246,8 @@ class Attacker:
     @staticmethod
     def _look_at(command: Marked, work: Work, killed: bool = False) -> list[str]:
         said = command.said()
-        # torchrun's agent prints a traceback of its own, which says where its workers are to be looked for, and Python
-        # one in a process that was being started when its parent was killed.
+        # torchrun's agent prints a traceback of its own, which says where its workers are to be looked for. So does
+        # Python in a process that was being started when its parent was killed.
         foreign = bool(work.torchrun) or killed
         if "Traceback" in said and (not foreign or OURS.search(_tracebacks(said))):
             return ["a traceback"]

@@ -77,6 +77,7 @@ GIVEN = {
     "evaluate": ["RUN"],
     "export": ["RUN"],
     "figure": ["figure3", "RUN"],
+    "identify": ["RUN"],
     "labbook": ["RUN"],
     "memory": ["network.width=0.0625"],
     "predict": ["RUN", "cat.jpg"],
