@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from campaigns import run_alone
-from helpers.commands import NO_WANDB, SMALL, draw_images, train
+from helpers.commands import NO_WANDB, SMALL, draw_images, find_children, train
 from helpers.nodes import Node, find_port, start_node
 from twotower.runs import checkpoint
 
@@ -47,20 +47,6 @@ def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], same
     names = [name for name in ours if "velocity" not in name]
     change = torch.cat([(ours[name] - theirs[name]).flatten() for name in names])
     return bool(change.norm() <= ROUNDING * torch.cat([theirs[name].flatten() for name in names]).norm())
-
-
-def find_workers(node: Node) -> list[int]:
-    """The processes that a node's torchrun has started, Linux only."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            text = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == node.process.pid and b"two_gpu.py" in text:
-            found.append(int(entry.name))
-    return sorted(found)
 
 
 def wait_for_step(run_dir: Path, step: int, nodes: list[Node]) -> None:
@@ -98,7 +84,7 @@ def end_one(death: str, step: int, cwd: Path, arguments: tuple[str, ...]) -> Non
             port = find_port()
             waited = nodes = [start(True), start(False)]
         else:
-            workers = find_workers(nodes[step % 2])
+            workers = find_children(nodes[step % 2].process.pid, b"two_gpu.py")
             if workers:
                 os.kill(workers[0], signal.SIGKILL if death == "worker dies" else signal.SIGSTOP)
         statuses = [node.finish(TRIAL_SECONDS)[0] for node in waited]

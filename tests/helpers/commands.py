@@ -90,6 +90,20 @@ def limit_files(largest: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
+def find_children(pid: int, words: bytes) -> list[int]:
+    """The processes that a process has started, with `words` in their command line; Linux only."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            text = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and words in text:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit status and output; the whole process group is killed at the deadline."""
     try:

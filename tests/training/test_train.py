@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, finish, numbers, train
+from helpers.commands import DEADLINE, NO_WANDB, SMALL, command, events, find_children, finish, numbers, train
 from twotower.config.presets import preset
 from twotower.distributed.place import Place, check_room
 from twotower.model.volume import measure_volume
@@ -110,19 +110,6 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(images: Path, refere
     assert_same_bits(tmp_path / "run", reference)
 
 
-def children(pid: int, name: bytes = b"spawn_main") -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            text = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and name in text:
-            found.append(int(entry.name))
-    return sorted(found)
-
-
 def alive(pid: int) -> bool:
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -145,7 +132,7 @@ def test_a_lost_tower_stops_the_other_and_leaves_no_orphans(
             assert time.monotonic() < deadline
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.05)
-        towers = children(process.pid, b"two_gpu.py" if torchrun else b"spawn_main")
+        towers = find_children(process.pid, b"two_gpu.py" if torchrun else b"spawn_main")
         assert len(towers) == 2
         began = time.monotonic()
         if how == "parent killed":
@@ -188,7 +175,7 @@ def test_torchrun_starts_the_towers_again_after_one_was_killed_to_the_same_bits(
     process = command(*arguments, cwd=tmp_path, torchrun=2, options=("--max-restarts=3",))
     try:
         wait_for_checkpoint(process, tmp_path / "run", 2)
-        os.kill(children(process.pid, b"two_gpu.py")[1], signal.SIGKILL)
+        os.kill(find_children(process.pid, b"two_gpu.py")[1], signal.SIGKILL)
         status, output = finish(process)
     finally:
         if process.poll() is None:

@@ -1,6 +1,5 @@
 """The layers of any file of weights, whatever it calls them: ours, Caffe's, TensorFlow's, state dictionaries."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from twotower.config import NetworkConfig
 from twotower.ground.stored_files import read_tensors
 from twotower.weights.caffemodel import read_caffemodel
 from twotower.weights.npydict import read_layers
-from twotower.weights.other_formats import LARGEST_TENSOR
+from twotower.weights.other_formats import load_without_code, read_floats
 from twotower.weights.read_weights import FORMAT, read_checkpoint, read_merged
 
 KINDS = "a run's folder, .safetensors, .pth, .pt, .bin, .caffemodel, .npy or .npz"
@@ -85,10 +84,7 @@ def _count(name: str) -> list[tuple[int, str]]:
 
 
 def _load_state(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, MemoryError) as error:
-        raise ValueError(f"{path} cannot be read as a state dictionary of tensors; {REMEDY}.") from error
+    state = load_without_code(path)
     for name in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
@@ -105,14 +101,10 @@ def _from_state(path: Path, state: Mapping[str, Tensor]) -> list[Layer]:
         if part != "weight" or tensor.dim() not in (2, 4, 6):
             continue
         bias = state.get(f"{stem}.bias")
-        for one in (tensor, bias):
-            if one is not None and one.numel() > LARGEST_TENSOR:
-                raise ValueError(
-                    f"{path} claims {list(one.shape)} numbers of {name}, more than AlexNet has; {REMEDY}."
-                )
         for prefix in PREFIXES:
             stem = stem.removeprefix(prefix)
-        layers.append(Layer(stem, tensor.float(), None if bias is None else bias.float()))
+        biases = None if bias is None else read_floats(bias, path, name)
+        layers.append(Layer(stem, read_floats(tensor, path, name), biases))
     return layers
 
 

@@ -95,12 +95,11 @@ def _bias_distance(network: NetworkConfig, layers: list[Layer]) -> float:
 
 def _find_untrained(network: NetworkConfig, layers: list[Layer], num_classes: int) -> list[str]:
     """The layers, by the network's names, that look as they were drawn at first."""
-    names = list(network.layers)
     tensors: dict[str, Tensor] = {}
     for (name, shape), layer in zip(_weight_shapes(network, num_classes).items(), layers, strict=True):
         tensors[f"{name}.weight"] = layer.weight.reshape(shape)
         tensors[f"{name}.bias"] = torch.zeros(layer.shape[0]) if layer.bias is None else layer.bias
-    return [name for name in untrained_layers(tensors, network, num_classes) if name in names]
+    return untrained_layers(tensors, network, num_classes)
 
 
 def identify(path: Path) -> Identity:

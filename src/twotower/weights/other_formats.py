@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def _caffe_mean(path: Path | None, size: int) -> tuple[Tensor, str]:
     return mean, f"image {path}"
 
 
-def _read_floats(tensor: Tensor, path: Path, name: str) -> Tensor:
+def read_floats(tensor: Tensor, path: Path, name: str) -> Tensor:
     """The tensor in float32. Raises: ValueError if it claims more than AlexNet has: one number may stand for many."""
     if tensor.numel() > LARGEST_TENSOR:
         raise ValueError(
@@ -121,12 +122,17 @@ def _read_floats(tensor: Tensor, path: Path, name: str) -> Tensor:
     return tensor.float().contiguous()
 
 
-def read_torchvision(path: Path) -> Imported:
-    """torchvision's state dictionary of alexnet. Raises: ValueError if the file is none, or is damaged."""
+def load_without_code(path: Path) -> Any:
+    """What torch.save wrote, as long as it is tensors and plain containers. Raises: ValueError for anything else."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, MemoryError) as error:
         raise ValueError(f"{path} cannot be read as a state dictionary of tensors; get the file again.") from error
+
+
+def read_torchvision(path: Path) -> Imported:
+    """torchvision's state dictionary of alexnet. Raises: ValueError if the file is none, or is damaged."""
+    state = load_without_code(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dictionary; give torchvision's weights of alexnet, as they come.")
     tensors: dict[str, Tensor] = {}
@@ -134,7 +140,7 @@ def read_torchvision(path: Path) -> Imported:
         for part in ("weight", "bias"):
             if f"{place}.{part}" not in state:
                 raise ValueError(f"{path} has no {place}.{part}; only torchvision's alexnet is known in .pth files.")
-            tensors[f"{layer}.{part}"] = _read_floats(state[f"{place}.{part}"], path, f"{place}.{part}")
+            tensors[f"{layer}.{part}"] = read_floats(state[f"{place}.{part}"], path, f"{place}.{part}")
     # (p / 255 - m) / s = (p - 255 m) / (255 s). Padding adds zeros after this, so it stays exact. The scale goes into
     # the weights, whatever input.std is: the file is evaluated with 1, and training brings it to its own (transfer).
     scale = 255 * torch.tensor(TORCHVISION_STD, dtype=torch.float64)
