@@ -77,6 +77,7 @@ SPEED = [
     "machine.timeout_seconds=99",
     "logging.every_steps=7",
     "checkpoint.keep=5",
+    "checkpoint.rule=trajectory",
 ]
 
 

@@ -234,7 +234,9 @@ class InitialWeightsConfig(Freezable):
 @dataclass
 class CheckpointConfig(Freezable):
     every_steps: int | None = key(None, least=1, most=MOST_STEPS)  # null: at the end of each epoch only
-    keep: int = key(2, least=1, most=MOST_STEPS)
+    keep: int = key(2, least=1, most=MOST_STEPS)  # of the last ones
+    # trajectory: also, for good, before the first update, at powers of two within the first epoch, after each epoch.
+    rule: str = key("last", choices=("last", "trajectory"))
 
 
 @has_role(Role.RECORD)

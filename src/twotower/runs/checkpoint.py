@@ -11,7 +11,7 @@ renamed when all of it is on disk, so a killed run leaves the last one whole.
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -171,8 +171,20 @@ def save_tower(folder: Path, step: int, tower: Tower, velocity_buffers: Mapping[
     write_tensors(pending / tower_file(tower.tower), tensors)
 
 
-def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
+def is_of_trajectory(step: int, steps_per_epoch: int) -> bool:
+    """Whether a step is 0, a power of two within the first epoch, or the end of an epoch.
+
+    Networks change most at first, so that is where a trajectory has most of its points.
+    """
+    return step % steps_per_epoch == 0 or (step < steps_per_epoch and step.bit_count() == 1)
+
+
+def complete(folder: Path, manifest: Manifest, keep: int, for_good: Callable[[int], bool] | None = None) -> Path:
     """Second part, by one process after all towers have saved: manifest, rename, and the oldest ones removed.
+
+    Args:
+        keep: how many of the last ones stay.
+        for_good: says of a step that its checkpoint stays, however old; None: of none.
 
     Raises: OSError, DiskFullError.
     """
@@ -185,7 +197,8 @@ def complete(folder: Path, manifest: Manifest, keep: int) -> Path:
     pending.rename(final)
     _sync(folder)
     for step in checkpoint_steps(folder)[:-keep]:
-        _remove(folder, step)
+        if for_good is None or not for_good(step):
+            _remove(folder, step)
     forget_pending(folder)
     return final
 

@@ -11,6 +11,11 @@ from torch import Tensor
 from twotower.evaluation.metrics import Counts
 
 
+def describe_errors(validation: Counts) -> dict[str, float]:
+    """Loss in nats and errors in percent, as manifests and summaries have them."""
+    return {"loss": validation.loss, "top1_error": validation.top1_error, "top5_error": validation.top5_error}
+
+
 @dataclass
 class Window:
     """The steps since the last line of the journal."""
@@ -49,11 +54,7 @@ class Progress:
 
     def end_epoch(self, validation: Counts) -> None:
         """Notes a validation, and begins to count anew."""
-        self.last = {
-            "loss": validation.loss,
-            "top1_error": validation.top1_error,
-            "top5_error": validation.top5_error,
-        }
+        self.last = describe_errors(validation)
         for key in ("top1_error", "top5_error"):
             self.best[f"best_{key}"] = min(self.best[f"best_{key}"], self.last[key])
         self.epoch = Counts.zero()

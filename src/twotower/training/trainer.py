@@ -34,7 +34,7 @@ from twotower.runs.mirrors.training_pictures import Handful, draw_kernels, first
 from twotower.training.identity import count_steps, identify
 from twotower.training.layer_scales import OutputScales, as_values, measure
 from twotower.training.optim import VelocitySGD
-from twotower.training.progress import Progress, Window
+from twotower.training.progress import Progress, Window, describe_errors
 from twotower.training.schedule import Rates, Schedule
 from twotower.training.stuck_loss import StuckLoss
 from twotower.training.validation import open_handful, validate
@@ -150,6 +150,11 @@ class Trainer:
     def checkpoints(self) -> Path:
         return self.run_dir / "checkpoints"
 
+    def _stays(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept for good."""
+        is_wanted = self.config.checkpoint.rule == "trajectory"
+        return is_wanted and checkpoint.is_of_trajectory(step, self.steps_per_epoch)
+
     def _resume(self, path: Path) -> None:
         """Replica 0 reads the checkpoint, and the others get from it what they need: they may be on other disks."""
 
@@ -205,7 +210,7 @@ class Trainer:
                 sha256={},
                 input=checkpoint.read_scale(self.config.input),
             )
-            checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep)
+            checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep, self._stays)
 
         self._together(journal.check_folder)
         try:
@@ -376,6 +381,25 @@ class Trainer:
         journal.say(describe_epoch(epochs_done, self.step, trained, counts, self._describe_rates(epochs_done)))
         self.window = Window(bytes_sent=self.world.link.bytes_sent)
 
+    def look_within_epoch(self, journal: SilentJournal) -> None:
+        """Validates for a checkpoint of the trajectory that no epoch ends with. Raises: NonFiniteLossError.
+
+        Neither the schedule nor the lowest errors take note of it.
+        """
+        if self.window.steps:
+            self.report(journal)
+        counts = validate(self.tower, self.exchange, self.world, self.dataset, self.config.input, self.share)
+        self._check_finite(counts.loss)
+        self.world.link.read_waited_ms()
+        self.progress.last = describe_errors(counts)
+        journal.event("trajectory", self.step, epoch=self.step / self.steps_per_epoch, **self.progress.last)
+        self.window = Window(bytes_sent=self.world.link.bytes_sent)
+
+    def _save_and_show(self, journal: SilentJournal) -> None:
+        self.save(journal)
+        path = checkpoint.place(self.checkpoints, self.step)
+        journal.mirrors.checkpoint(path, self.step, is_last=self.step == self.total_steps)
+
     def _check_finite(self, validation_loss: float) -> None:
         """Raises: NonFiniteLossError in all processes alike, if the last validation shows that weights are ruined.
 
@@ -414,6 +438,9 @@ class Trainer:
         feed = open_train(self.dataset, self.input, self.share, seed=config.seed, first_step=self.step)
         self.window.began = time.perf_counter()
         try:
+            if self.step == 0 and self._stays(0):
+                self.look_within_epoch(journal)
+                self._save_and_show(journal)
             while self.step < self.total_steps:
                 self._follow_schedule(journal)
                 step = self.step + 1
@@ -426,11 +453,11 @@ class Trainer:
                     self.report(journal)
                 if ends_epoch:
                     self.end_epoch(journal)
+                elif self._stays(self.step):
+                    self.look_within_epoch(journal)
                 every = config.checkpoint.every_steps
-                if ends_epoch or (every is not None and self.step % every == 0):
-                    self.save(journal)
-                    path = checkpoint.place(self.checkpoints, self.step)
-                    journal.mirrors.checkpoint(path, self.step, is_last=self.step == self.total_steps)
+                if ends_epoch or self._stays(self.step) or (every is not None and self.step % every == 0):
+                    self._save_and_show(journal)
         finally:
             feed.close()
         self._check_finite(self.progress.last["loss"])  # of a run that had nothing left to do
