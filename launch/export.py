@@ -1,6 +1,6 @@
 """A run's network in one file that others can load, or the check of such a file.
 
-python launch/export.py RUN to=merged|onnx [checkpoint=120] [output=DIR] [force=true]
+python launch/export.py RUN to=merged|huggingface|onnx [checkpoint=120|all] [output=DIR] [dtype=float16] [force=true]
 python launch/export.py verify=FILE.safetensors
 """
 
@@ -8,10 +8,13 @@ from pathlib import Path
 
 from twotower.command_line.arguments import name_paths, quote_paths
 from twotower.command_line.command import command
-from twotower.config import ExportConfig
+from twotower.config import ExportConfig, check_bounds
+from twotower.evaluation.measured import Measurer
 from twotower.ground.screen import show
-from twotower.ground.wording import counted
+from twotower.ground.wording import counted, on_one_line
 from twotower.weights.export import export_run
+from twotower.weights.hub import check_folder, check_whole
+from twotower.weights.proof import check_file
 from twotower.weights.verify import Verified, verify
 
 
@@ -35,9 +38,17 @@ def _show(path: Path, checked: Verified) -> None:
         show(f"warning: {', '.join(checked.untrained)} look untrained: weights and biases are as they were drawn")
 
 
+def _check_there(file: Path) -> None:
+    """Raises: ValueError if a file is cut short."""
+    if file.is_file():
+        check_whole(file)
+
+
 def to_overrides(arguments: list[str]) -> list[str]:
     """A folder without a key is `run`. Raises: ValueError."""
-    return quote_paths(name_paths(arguments, ExportConfig, single="run"), ("run", "verify", "checkpoint", "output"))
+    return quote_paths(
+        name_paths(arguments, ExportConfig, single="run"), ("run", "verify", "checkpoint", "output", "data_root")
+    )
 
 
 @command("export", to_overrides=to_overrides)
@@ -45,11 +56,24 @@ def main(settings: ExportConfig) -> None:
     if (settings.run is None) == (settings.verify is None):
         raise ValueError("give either a run or verify=FILE: python launch/export.py RUN to=merged")
     if settings.verify is not None:
-        _show(Path(settings.verify), verify(Path(settings.verify)))
+        file = check_folder(Path(settings.verify))
+        _check_there(file)
+        _show(file, verify(file))
+        check_file(file)
+        show("each layer of each tower computes what it did when the file was written")
         return
-    files = export_run(settings)
-    if settings.to == "merged":
-        _show(files[0], verify(files[0]))
+    check_bounds(settings)
+    measurer = Measurer(settings)
+    if measurer.dataset is None and settings.measure == "auto":
+        show(f"errors are those of the run's last validation, because none were measured: {measurer.reason}")
+    files = export_run(settings, measurer)
+    for file in files:
+        if file.suffix == ".safetensors":
+            _show(file, verify(file))
+            try:
+                check_file(file)
+            except ValueError as error:  # as of the first checkpoints of a trajectory
+                show(f"warning: it will be refused when it is loaded: {on_one_line(str(error), 300)}")
     show(f"written: {', '.join(str(file) for file in files)}")
 
 

@@ -43,7 +43,8 @@ from twotower.runs import checkpoint
 from twotower.weights import read_weights as weights
 from twotower.weights.export import export_run
 from twotower.weights.merged import hash_tensors
-from twotower.weights.verify import known_images, untrained_layers, verify
+from twotower.weights.untrained import untrained_layers
+from twotower.weights.verify import known_images, verify
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite"]
 NETWORKS = {

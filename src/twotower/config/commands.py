@@ -202,10 +202,15 @@ class ExportConfig:
     """The schema of launch/export.py."""
 
     run: str | None = None  # a folder, when it is given with a key
-    # safetensors with plain.py that loads it, or ONNX, which needs pip install -e '.[onnx]'.
-    to: str = key("merged", choices=("merged", "onnx"))
-    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
-    output: str | None = None  # a folder; null: RUN/export
+    # safetensors with plain.py that loads it; the same as a folder for Hugging Face's hub, with a model card; ONNX,
+    # which needs pip install -e '.[onnx]'.
+    to: str = key("merged", choices=("merged", "huggingface", "onnx"))
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; all: each of them; null: the last one
+    output: str | None = None  # a folder; null: RUN/export, or RUN/huggingface
+    dtype: str = key("float32", choices=("float32", "float16", "bfloat16"))  # to which the stored values are rounded
+    # Whether the errors are measured anew on the run's validation images; auto: where these are found.
+    measure: str = key("auto", choices=YES_NO_AUTO)
+    data_root: str | None = None  # null: the folder that the run was trained on
     force: bool = False  # true: also a network that is not better than guessing
     verify: str | None = None  # a file that to=merged made: checks it instead
 

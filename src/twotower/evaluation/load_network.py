@@ -19,6 +19,8 @@ from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.runs.rundir import own_mean
 from twotower.weights import read_weights as weights
+from twotower.weights.hub import check_whole, locate
+from twotower.weights.proof import check_file
 
 
 def load_network(
@@ -29,24 +31,29 @@ def load_network(
     input: InputConfig | None = None,
     mean: str | None = None,
     device: str | torch.device = "auto",
+    check: bool = True,
 ) -> TrainedNetwork:
     """A trained network from the folder of a run, or from a file of weights.
 
+    A file of `launch/export.py` is refused unless it computes what it did when it was written, and is better than
+    guessing: see weights/proof.py.
+
     Args:
-        path: the folder of a run or of one of its checkpoints; a file of `launch/export.py`; Caffe's `.caffemodel`,
-            `.npy` or `.npz`; torchvision's `.pth`.
+        path: the folder of a run or of one of its checkpoints; a file of `launch/export.py`, or a folder that it made
+            for Hugging Face's hub; "hf:OWNER/NAME", which fetches one; the name of a network that comes with this
+            project, such as "cifar_80sec"; Caffe's `.caffemodel`, `.npy` or `.npz`; torchvision's `.pth`.
         checkpoint: the name of one of a run's checkpoints; None: the last one.
         network: the preset that a file of others belongs to, "caffe_alexnet", "caffenet" or "torchvision_alexnet".
         input: how images are brought to a file of others; None: as its preset says.
         mean: the mean image that belongs to Caffe's weights; None: Caffe's mean of each channel.
         device: "auto" (the GPU if there is one), "cpu", "cuda", or a torch device.
+        check: False loads an exported file whatever it computes; its checksum is still looked at.
 
-    Raises: ValueError if there is nothing that can be read, or it does not fit the network.
+    Raises: ValueError if there is nothing that can be read, or it does not fit the network, or it is not what it was
+        when it was written.
     """
     chosen = device if isinstance(device, torch.device) else choose_device(device)
-    folder = Path(path)
-    if not folder.exists():
-        raise ValueError(f"{path} does not exist; give {weights.KINDS}.")
+    folder = locate(path)
     if folder.is_dir() and folder.parent.name == "checkpoints" and checkpoint is None:
         return _load_run(folder.parents[1], folder.name, chosen)
     if folder.is_dir():
@@ -57,7 +64,12 @@ def load_network(
         _check_preset(network)
         input = input or preset_input(network)
         network = preset(network)
-    return _load_file(str(path), network, input, mean, chosen)
+    if folder.suffix == ".safetensors":
+        check_whole(folder)
+    loaded = _load_file(str(folder), network, input, mean, chosen)
+    if check and folder.suffix == ".safetensors":
+        check_file(folder)
+    return loaded
 
 
 def _check_preset(name: str) -> None:

@@ -149,4 +149,5 @@ def load(path: str | Path) -> Network:
     """The network in a file that `launch/export.py to=merged` made, ready for use."""
     with safe_open(path, framework="pt") as file:
         table = json.loads(file.metadata()["network"])
-    return Network(table, load_file(path)).eval()
+    # Values that were rounded to half precision are computed with in float32.
+    return Network(table, {name: tensor.float() for name, tensor in load_file(path).items()}).eval()

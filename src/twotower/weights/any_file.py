@@ -15,7 +15,7 @@ from twotower.ground.stored_files import read_tensors
 from twotower.weights.caffemodel import read_caffemodel
 from twotower.weights.npydict import read_layers
 from twotower.weights.other_formats import load_without_code, read_floats
-from twotower.weights.read_weights import FORMAT, read_checkpoint, read_merged
+from twotower.weights.read_weights import FORMATS, read_checkpoint, read_merged
 
 KINDS = "a run's folder, .safetensors, .pth, .pt, .bin, .caffemodel, .npy or .npz"
 COLOURS = 3
@@ -68,7 +68,7 @@ def read_layers_of(path: Path) -> AnyFile:
         return AnyFile(_order(path, _from_state(path, imported.tensors)), imported.network)
     if suffix == ".safetensors":
         tensors, about = read_tensors(path, REMEDY)
-        if about.get("format") == FORMAT:
+        if about.get("format") in FORMATS:
             merged = read_merged(path)
             return AnyFile(_order(path, _from_state(path, merged.tensors)), merged.network)
         # Such a file has its tensors in an order of its own.

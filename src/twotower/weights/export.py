@@ -2,36 +2,41 @@
 
     OUTPUT/alexnet-step-00000120.safetensors   conv1.weight ... fc8.bias (see `merged`), mean_image float32 [3, S, S]
                                                of the centre crop, whole_mean_image [3, P, P] of the prepared square;
-                                               metadata: table of layers, classes, errors, checksum, known answer
+                                               metadata: table of layers, classes, data, seed, step, commits, errors,
+                                               checksums, known answer, and what `proof` says
     OUTPUT/plain.py                            loads it with torch and safetensors alone
+    OUTPUT/model.safetensors, config.json, README.md   the same for Hugging Face's hub; see `model_card`
+    OUTPUT/trajectory.csv                      of all checkpoints: step, errors with intervals, file
     OUTPUT/alexnet-step-00000120.onnx          the same network as ONNX, with its mean image as .npy
 
 The known answer is what the towers say in float64 about two images that a formula draws, so a loader that mistakes an
 order or a norm is found out, and so is a file whose tensors were changed together with its checksum.
 """
 
+import csv
 import importlib.util
+import io
 import json
 import logging
-import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twotower.config import ExportConfig, NetworkConfig, check_bounds
+from twotower.config import Config, ExportConfig, NetworkConfig, check_bounds
 from twotower.config.stored_config import read_config
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
 from twotower.ground.files import write_npy, write_whole, written_whole
+from twotower.ground.stored_files import read_json
 from twotower.ground.tensor_files import written_tensors
-from twotower.ground.versions import read_versions
+from twotower.ground.versions import UNKNOWN, VERSIONS, read_versions
 from twotower.ground.wording import counted
 from twotower.model import plain
 from twotower.model.tower import forward
@@ -39,10 +44,14 @@ from twotower.runs import checkpoint
 from twotower.runs.rundir import own_mean
 from twotower.weights import read_weights as weights
 from twotower.weights.merged import divide_image_weights, hash_tensors
+from twotower.weights.model_card import write_config, write_model_card
+from twotower.weights.proof import Measured, hash_metadata, highest_error, is_better, make_proof, with_intervals
 from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
-STANDARD_ERRORS = 3.0  # that a trained network must be better than guessing
+ALL = "all"  # of `checkpoint`
+MODEL = "model.safetensors"  # the name that Hugging Face's hub looks for
+NOT_IN_ONNX = ("format", "sha256", "metadata_sha256", "proof")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -59,14 +68,12 @@ def check_trained(manifest: checkpoint.Manifest) -> None:
     where = f"The checkpoint of step {manifest.step}"
     if error is None:
         raise ValueError(f"{where} has no validation error, as no epoch is finished; train on, or give force=true.")
-    num_images, hit = max(1, manifest.identity.get("num_val", 1)), 1 / len(manifest.classes)
-    guessing = 100 * (1 - hit)
-    margin = STANDARD_ERRORS * 100 * math.sqrt(hit * (1 - hit) / num_images)
-    if not error < guessing - margin:
+    num_images, num_classes = max(1, manifest.identity.get("num_val", 1)), len(manifest.classes)
+    if not is_better(error, num_images, num_classes):
         raise ValueError(
             f"{where} has a top-1 error of {error:.2f} % on {counted(num_images, 'image')}, and guessing has "
-            f"{guessing:.2f} %; only below {guessing - margin:.2f} % it is clearly better; train on, or "
-            "give force=true."
+            f"{100 - 100 / num_classes:.2f} %; only below {highest_error(num_images, num_classes):.2f} % it is "
+            "clearly better; train on, or give force=true."
         )
 
 
@@ -75,11 +82,21 @@ class RunToExport:
     """The network to export: merged tensors with the mean image, and all that is noted beside them."""
 
     network: NetworkConfig
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # float32, of values that were rounded to `dtype`
     manifest: checkpoint.Manifest
     name: str  # stem of the files
-    mean_use: str  # input.mean of the training
-    std: list[float]  # input.std of the training, which the tensors have in them
+    run_dir: Path
+    config: Config  # of the run
+    dtype: str
+    measured: Measured | None = None
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Of this very network, where they were measured, else of the run's last validation; with intervals."""
+        if self.measured is not None:
+            return with_intervals(self.measured.errors, self.measured.num_images)
+        num_images = self.manifest.identity.get("num_val", 0)
+        return with_intervals(self.manifest.progress.get("last", {}), num_images) if num_images else {}
 
     @property
     def answer(self) -> Tensor:
@@ -92,6 +109,9 @@ def _central(mean_image: Any, size: int) -> Tensor:
         return torch.zeros(3, size, size)
     top = (len(mean_image) - size) // 2
     return torch.from_numpy(mean_image).permute(2, 0, 1)[:, top : top + size, top : top + size].contiguous()
+
+
+Measure = Callable[[RunToExport], Measured | None]
 
 
 def open_run(settings: ExportConfig) -> RunToExport:
@@ -119,34 +139,88 @@ def open_run(settings: ExportConfig) -> RunToExport:
     if mean_image is not None:
         mean_tensor = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
         tensors[weights.WHOLE_MEAN_IMAGE] = mean_tensor
+    stored_as = weights.STORED_AS[settings.dtype]
+    tensors = {name: tensor.to(stored_as).float() for name, tensor in tensors.items()}
+    overflown = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if overflown:
+        raise ValueError(
+            f"dtype={settings.dtype} cannot hold the values of {overflown[0]}; choose bfloat16 or float32."
+        )
     name = f"{network.name}-{path.name}"
-    return RunToExport(network, tensors, manifest, name, config.input.mean, config.input.std)
+    return RunToExport(network, tensors, manifest, name, run_dir, config, settings.dtype)
+
+
+def _stored(run: RunToExport) -> dict[str, Tensor]:
+    """The tensors as they are written."""
+    return {name: tensor.to(weights.STORED_AS[run.dtype]) for name, tensor in run.tensors.items()}
+
+
+def _read_commit(run_dir: Path) -> str:
+    """The commit of the source that trained a run."""
+    try:
+        return str(read_json(run_dir / "versions.json", VERSIONS, "leave it out").get("commit", UNKNOWN))
+    except ValueError:
+        return UNKNOWN
+
+
+def _describe_data(run: RunToExport) -> dict[str, Any]:
+    """What a run was trained on; no path, as those are of a machine."""
+    identity, measured = run.manifest.identity, run.measured
+    return {
+        "kind": run.config.data.kind,
+        "source": None if measured is None else measured.source,
+        "fingerprint": None if measured is None else measured.fingerprint,
+        "num_train": identity.get("num_train"),
+        "num_val": identity.get("num_val"),
+    }
 
 
 def _about(run: RunToExport) -> dict[str, str]:
     """The metadata, each value a string."""
     answer = {"images": KNOWN_IMAGES, "logits": [[float(f"{v:.9g}") for v in row] for row in run.answer.tolist()]}
-    return {
+    measured = None
+    if run.measured is not None:
+        keys = ("num_images", "answers", "num_reversed", "error_as_is", "error_reversed")
+        measured = {key: getattr(run.measured, key) for key in keys}
+    about = {
         "format": weights.FORMAT,
         "network": json.dumps(asdict(run.network)),
         "classes": json.dumps(run.manifest.classes),
         "mean_image": MEAN_USE,
-        "mean_use": run.mean_use,
-        "std": json.dumps(run.std),
+        "mean_use": run.config.input.mean,
+        "std": json.dumps(list(run.config.input.std)),
+        "dtype": run.dtype,
+        "data": json.dumps(_describe_data(run)),
+        "seed": str(run.config.seed),
         "step": str(run.manifest.step),
-        "errors": json.dumps(run.manifest.progress.get("last", {})),
-        "sha256": hash_tensors(run.tensors),
+        "commit": _read_commit(run.run_dir),
+        "errors": json.dumps(run.errors),
+        "measured": json.dumps(measured),
+        "sha256": hash_tensors(_stored(run)),
         "known_answer": json.dumps(answer),
+        "proof": make_proof(run.tensors, run.network, run.manifest.classes),
         "versions": json.dumps(read_versions()),
     }
+    return about | {"metadata_sha256": hash_metadata(about)}
 
 
 def _write_merged(run: RunToExport, folder: Path) -> list[Path]:
     path, loader = folder / f"{run.name}.safetensors", folder / "plain.py"
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
-    with written_tensors(path, run.tensors, _about(run), shared=True) as pending:
+    with written_tensors(path, _stored(run), _about(run), shared=True) as pending:
         verify(pending)
     return [path, loader]
+
+
+def _write_huggingface(run: RunToExport, folder: Path) -> list[Path]:
+    path, about = folder / MODEL, _about(run)
+    with written_tensors(path, _stored(run), about, shared=True) as pending:
+        verify(pending)
+    written = [path, folder / "config.json", folder / "README.md", folder / "plain.py"]
+    write_whole(written[1], write_config(about).encode(), shared=True)
+    write_whole(written[2], write_model_card(about, run.name).encode(), shared=True)
+    write_whole(written[3], Path(plain.__file__).read_bytes(), shared=True)
+    return written
 
 
 def _check_onnx_installed() -> None:
@@ -191,7 +265,7 @@ def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
             )
         assert program is not None
         about = _about(run)
-        program.model.metadata_props.update({key: about[key] for key in about if key not in ("format", "sha256")})
+        program.model.metadata_props.update({key: about[key] for key in about if key not in NOT_IN_ONNX})
         program.save(pending, external_data=False)
         session = onnxruntime.InferenceSession(pending, providers=["CPUExecutionProvider"])
         batches = [session.run(["logits"], {"images": part.numpy()})[0] for part in (images, images[:1], images[1:])]
@@ -204,16 +278,58 @@ def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
     return [path, mean]
 
 
-def export_run(settings: ExportConfig) -> list[Path]:
+_WRITERS = {"merged": _write_merged, "huggingface": _write_huggingface, "onnx": _write_onnx}
+
+
+def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[Path]:
     """Writes a run's network as `settings.to` says, and checks what it wrote. Returns the files.
 
+    With `checkpoint=all` it writes those of all checkpoints, also untrained ones, and `trajectory.csv`.
+
+    Args:
+        measure: measures the errors of what is written; None: they are those of the run's last validation.
+
     Raises: ValueError for a run, checkpoint or data set that is missing or damaged, for an untrained network unless
-        `force`, for packages that are missing, and if what was written does not compute what the towers do.
+        `force`, for packages that are missing, for values rounded where no errors can be measured, and if what was
+        written does not compute what the towers do.
     """
     check_bounds(settings)
     if settings.to == "onnx":
         _check_onnx_installed()
+    if settings.to == "onnx" and settings.dtype != "float32":
+        raise ValueError(f"dtype={settings.dtype} is for to=merged and to=huggingface; leave it out.")
+    default = "huggingface" if settings.to == "huggingface" else "export"
+    folder = Path(settings.output) if settings.output is not None else Path(str(settings.run)) / default
+    if settings.checkpoint != ALL:
+        return _export_one(settings, folder, measure)[1]
+    checkpoints = Path(str(settings.run)) / "checkpoints"
+    steps = checkpoint.checkpoint_steps(checkpoints)
+    if not steps:
+        checkpoint.find(Path(str(settings.run)))  # raises what is missing
+    files, rows = [], []
+    for step in steps:
+        name = checkpoint.place(checkpoints, step).name
+        one = replace(settings, checkpoint=name, force=True)
+        run, written = _export_one(one, folder / name if settings.to == "huggingface" else folder, measure)
+        rows.append({"step": step, **run.errors, "file": str(written[0].relative_to(folder))})
+        files += [file for file in written if file not in files]
+    table = io.StringIO()
+    names = list(dict.fromkeys(key for row in rows for key in row if key != "file"))
+    writer = csv.DictWriter(table, [*names, "file"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / "trajectory.csv", table.getvalue().encode(), shared=True)
+    return [*files, folder / "trajectory.csv"]
+
+
+def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -> tuple[RunToExport, list[Path]]:
     run = open_run(settings)
-    folder = Path(settings.output) if settings.output is not None else Path(str(settings.run)) / "export"
+    measured = measure(run) if measure is not None else None
+    if measured is None and settings.dtype != "float32":
+        raise ValueError(
+            f"dtype={settings.dtype} rounds the values, so their errors must be measured anew, and there are no "
+            "images for that; give data_root=DIR, or dtype=float32."
+        )
+    run = replace(run, measured=measured)
     folder.mkdir(parents=True, exist_ok=True)
-    return (_write_merged if settings.to == "merged" else _write_onnx)(run, folder)
+    return run, _WRITERS[settings.to](run, folder)

@@ -19,7 +19,7 @@ from twotower.config.presets import preset, presets
 from twotower.model.layer_numbers import LayerNumbers, describe
 from twotower.weights.any_file import Layer, read_layers_of
 from twotower.weights.merged import expected_shapes
-from twotower.weights.verify import untrained_layers
+from twotower.weights.untrained import untrained_layers
 
 PAPER = "alexnet"  # the network of the paper's text
 TITLES = {

@@ -40,7 +40,9 @@ __all__ = [
     "whole_mean_image",
 ]
 
-FORMAT = "twotower merged 1"
+FORMAT = "twotower merged 2"
+FORMATS = ("twotower merged 1", FORMAT)  # 1: before files had a proof with them
+STORED_AS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MEAN_TENSOR = "mean_image"  # mean of the centre crop
 WHOLE_MEAN_IMAGE = "whole_mean_image"  # mean of the prepared square
 REMEDY = "export it again"
@@ -53,7 +55,7 @@ def read_about(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a file that launch/export.py to=merged has written.")
     about = read_tensors(path, REMEDY, finite=False)[1]
-    if about.get("format") != FORMAT:
+    if about.get("format") not in FORMATS:
         raise ValueError(
             f"{path} has no network with it; give a file of launch/export.py to=merged, or a checkpoint's folder."
         )
@@ -61,7 +63,10 @@ def read_about(path: Path) -> dict[str, str]:
 
 
 def read_merged(path: Path) -> Imported:
-    """Reads a file of launch/export.py to=merged; no shape is checked. Raises: ValueError if it is none."""
+    """Reads a file of launch/export.py to=merged; no shape is checked. Raises: ValueError if it is none.
+
+    Tensors that are stored in half precision come in float32.
+    """
     about = read_about(path)
     tensors, _ = read_tensors(path, REMEDY)
     missing = [key for key in ("network", "classes") if key not in about]
@@ -75,6 +80,7 @@ def read_merged(path: Path) -> Imported:
         raise ValueError(
             f"{path} was changed or damaged: the SHA-256 of its tensors is not the one stored in it; export it again."
         )
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
     central = tensors.pop(MEAN_TENSOR, None)
     mean = tensors.pop(WHOLE_MEAN_IMAGE, central)
     source = f"{path}, exported from step {about.get('step', 'unknown')}"

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.config import UNSCALED, NetworkConfig
+from twotower.config import NetworkConfig
 from twotower.ground.stored_files import read_tensors
 from twotower.model import plain
-from twotower.model.layer_table import plan
 from twotower.weights import read_weights as weights
-from twotower.weights.merged import divide_image_weights, expected_shapes, hash_tensors, misfits
+from twotower.weights.merged import expected_shapes, hash_tensors, misfits
+from twotower.weights.untrained import untrained_layers
 
 KNOWN_IMAGES = "100 / 3 * (sin(0.05 (i + 1) x + c) + sin(0.07 (c + 1) y + i) + sin(0.11 (x + y) - 2 i))"
 TOLERANCE = 1e-4  # part of the largest logit; float32 differs by some 1e-6, another norm or order by 1e-3 and more
-ROUNDING = 1e-6  # relative error of float32 weights that were divided by a std and are multiplied by it again
-SAMPLING_ERRORS = 4.0  # within which weights count as never trained
+ERRORS = ("loss", "top1_error", "top5_error")
 
 
 def known_images(size: int) -> Tensor:
@@ -33,41 +31,6 @@ def known_images(size: int) -> Tensor:
 def deviation(computed: Tensor, true: Tensor) -> float:
     """The largest difference, relative to the largest |true|."""
     return float((computed.double() - true.double()).abs().max() / true.double().abs().max())
-
-
-def untrained_layers(
-    tensors: Mapping[str, Tensor], network: NetworkConfig, num_classes: int, input_std: Sequence[float] = UNSCALED
-) -> list[str]:
-    """The layers that look as they were drawn: spread, mean and biases are those of their initial distribution.
-
-    Args:
-        input_std: by which the weights that read the image were divided after training.
-    """
-    as_drawn = []
-    tensors = divide_image_weights(tensors, network, [1 / std for std in input_std])
-    for row in plan(network, num_classes):
-        weight, bias = tensors[f"{row.name}.weight"].double(), tensors[f"{row.name}.bias"]
-        c, (fan_in, fan_out) = row.config, row.fans(0)
-        scale = 1.0 if c.reads == "image" else network.width**-0.5
-        std = {
-            "normal": c.initial_std * scale,
-            "truncated": c.initial_std * scale * 0.8796,  # std of a normal distribution that is cut at two std
-            "xavier": math.sqrt(2 / (fan_in + fan_out)),
-            "kaiming": math.sqrt(2 / fan_out),
-            "torch": 1 / math.sqrt(3 * fan_in),
-        }[c.initial]
-        sampling = SAMPLING_ERRORS / math.sqrt(weight.numel())
-        spread = abs(float(weight.std()) / std - 1) < sampling / math.sqrt(2)
-        centred = abs(float(weight.mean())) < sampling * std
-        if c.initial == "torch" and network.initial_bias is None:
-            bound = (1 + ROUNDING) / math.sqrt(fan_in)
-            as_set = bool((bias.abs() <= bound).all() and (weight.abs() <= bound).all())
-        else:
-            constant = c.initial_bias if network.initial_bias is None else network.initial_bias
-            as_set = bool((bias == constant).all())
-        if spread and centred and as_set:
-            as_drawn.append(row.name)
-    return as_drawn
 
 
 @dataclass(frozen=True)
@@ -107,11 +70,12 @@ def verify(path: Path) -> Verified:
     if weights.WHOLE_MEAN_IMAGE in tensors:
         side = tensors[weights.WHOLE_MEAN_IMAGE].shape[-1]
         wanted[weights.WHOLE_MEAN_IMAGE] = (3, side, side)
-    wrong = misfits(tensors, wanted) + [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]
+    allowed = weights.STORED_AS.values()
+    wrong = misfits(tensors, wanted) + [name for name, tensor in tensors.items() if tensor.dtype not in allowed]
     if wrong:
         name = wrong[0]
         actual = f"{tensors[name].dtype} {tuple(tensors[name].shape)}" if name in tensors else "missing"
-        should = f"asks for float32 {wanted[name]}" if name in wanted else "does not know it"
+        should = f"asks for floats {wanted[name]}" if name in wanted else "does not know it"
         raise ValueError(f"{path} was changed: {name} is {actual}, and the file's table of layers {should}.")
     checksum = hash_tensors(tensors)
     if checksum != about.get("sha256"):
@@ -119,8 +83,9 @@ def verify(path: Path) -> Verified:
     try:
         stored = torch.tensor(json.loads(about["known_answer"])["logits"], dtype=torch.float64)
         errors = {key: float(value) for key, value in json.loads(about["errors"]).items()}
-        if errors and not {"loss", "top1_error", "top5_error"} <= errors.keys():
+        if errors and not set(ERRORS) <= errors.keys():
             raise ValueError(f"errors has only {', '.join(errors)}")
+        errors = {key: errors[key] for key in ERRORS if errors}
         input_std = [float(value) for value in json.loads(about.get("std", "[1, 1, 1]"))]
         if len(input_std) != 3 or not min(input_std) > 0:
             raise ValueError(f"std is {input_std}")

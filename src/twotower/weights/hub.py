@@ -1,0 +1,102 @@
+"""Where a network lies: a path, a name of those that come with this project, or an id of Hugging Face's hub."""
+
+import json
+import struct
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from twotower.ground.stored_files import ANYTHING, parse_json, read_json
+from twotower.ground.wording import on_one_line
+from twotower.weights.read_weights import KINDS, read_about
+
+REMEDY = "get it again"
+PREFIX = "hf:"
+MODEL, CONFIG = "model.safetensors", "config.json"
+# A wheel has the networks inside the package, a checkout in results/.
+_INSTALLED = Path(__file__).resolve().parents[1] / "zoo"
+ZOO = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[3] / "results"
+LARGEST_CONFIG = 1 << 26  # bytes
+_CLASSES = TypeAdapter(list[str])
+
+
+def list_networks() -> list[str]:
+    """The names of the networks that come with this project."""
+    return sorted(file.parent.name for file in ZOO.glob(f"*/{MODEL}"))
+
+
+def fetch(given: str) -> Path:
+    """The folder of a network on Hugging Face's hub, fetched if it is not in its cache: "hf:OWNER/NAME[@REVISION]".
+
+    Raises: ValueError if huggingface_hub is not installed, or there is no such network, or it cannot be reached.
+    """
+    name, _, revision = given.removeprefix(PREFIX).partition("@")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ValueError(
+            f"{given} is on Hugging Face's hub, and huggingface_hub is not installed: pip install -e '.[huggingface]'"
+        ) from None
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=[MODEL, CONFIG, "README.md"]
+        )
+    except Exception as error:  # of any kind, as its ways to the network have errors of their own
+        raise ValueError(
+            f"{given} cannot be fetched ({type(error).__name__}: {on_one_line(str(error), 200)}); check the name, or "
+            "copy the folder here and give its path."
+        ) from error
+    return Path(folder)
+
+
+def locate(path: str | Path) -> Path:
+    """The folder or file that is meant. What lies at a path comes before a name of ours.
+
+    Raises: ValueError if there is nothing.
+    """
+    given = str(path)
+    if given.startswith(PREFIX):
+        return check_folder(fetch(given))
+    if not Path(path).exists() and (ZOO / given / MODEL).is_file():
+        return check_folder(ZOO / given)
+    if not Path(path).exists():
+        names = f", or a name: {', '.join(list_networks())}" if list_networks() else ""
+        raise ValueError(f"{path} does not exist; give {KINDS}{names}.")
+    return check_folder(Path(path))
+
+
+def check_folder(folder: Path) -> Path:
+    """The file of weights in a folder that `to=huggingface` wrote; anything else as it is.
+
+    Raises: ValueError if its config.json is missing or of another file.
+    """
+    file = folder / MODEL
+    if not file.is_file():
+        return folder
+    config = read_json(folder / CONFIG, ANYTHING, REMEDY, LARGEST_CONFIG)
+    check_whole(file)
+    about = read_about(file)
+    classes = parse_json(about.get("classes", "[]"), _CLASSES, file, REMEDY)
+    if config.get("sha256") != about.get("sha256") or config.get("classes") != classes:
+        raise ValueError(
+            f"{folder / CONFIG} does not belong to {file.name}: their checksums or classes differ; {REMEDY}."
+        )
+    return file
+
+
+def check_whole(path: Path) -> None:
+    """Checks that a safetensors file is as long as its header says. Raises: ValueError if it is cut short."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begin = file.read(8)
+        length = struct.unpack("<Q", begin)[0] if len(begin) == 8 else 0
+        header = file.read(length) if 0 < length <= LARGEST_CONFIG else b""
+    wanted = 8 + length
+    if header and len(header) == length:
+        try:
+            ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+            wanted += max(ends, default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return  # whoever reads it says that it is none
+    if size < max(wanted, 8) and length <= LARGEST_CONFIG:
+        raise ValueError(f"{path} is cut short: it has {size:,} of at least {max(wanted, 8):,} bytes; {REMEDY}.")
