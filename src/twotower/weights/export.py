@@ -45,7 +45,16 @@ from twotower.runs.rundir import own_mean
 from twotower.weights import read_weights as weights
 from twotower.weights.merged import divide_image_weights, hash_tensors
 from twotower.weights.model_card import write_config, write_model_card
-from twotower.weights.proof import Measured, hash_metadata, highest_error, is_better, make_proof, with_intervals
+from twotower.weights.proof import (
+    Measured,
+    check_answers,
+    check_chance,
+    hash_metadata,
+    highest_error,
+    is_better,
+    make_proof,
+    with_intervals,
+)
 from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_images, verify
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
@@ -175,13 +184,14 @@ def _describe_data(run: RunToExport) -> dict[str, Any]:
     }
 
 
+def _describe_measured(run: RunToExport) -> dict[str, Any] | None:
+    keys = ("num_images", "answers", "num_reversed", "error_as_is", "error_reversed")
+    return None if run.measured is None else {key: getattr(run.measured, key) for key in keys}
+
+
 def _about(run: RunToExport) -> dict[str, str]:
     """The metadata, each value a string."""
     answer = {"images": KNOWN_IMAGES, "logits": [[float(f"{v:.9g}") for v in row] for row in run.answer.tolist()]}
-    measured = None
-    if run.measured is not None:
-        keys = ("num_images", "answers", "num_reversed", "error_as_is", "error_reversed")
-        measured = {key: getattr(run.measured, key) for key in keys}
     about = {
         "format": weights.FORMAT,
         "network": json.dumps(asdict(run.network)),
@@ -195,7 +205,7 @@ def _about(run: RunToExport) -> dict[str, str]:
         "step": str(run.manifest.step),
         "commit": _read_commit(run.run_dir),
         "errors": json.dumps(run.errors),
-        "measured": json.dumps(measured),
+        "measured": json.dumps(_describe_measured(run)),
         "sha256": hash_tensors(_stored(run)),
         "known_answer": json.dumps(answer),
         "proof": make_proof(run.tensors, run.network, run.manifest.classes),
@@ -331,5 +341,11 @@ def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -
             "images for that; give data_root=DIR, or dtype=float32."
         )
     run = replace(run, measured=measured)
+    if measured is not None and not settings.force:
+        # What the run's own validation did not see, as it read its images in the same way as its training.
+        about = {"errors": json.dumps(run.errors), "measured": json.dumps(_describe_measured(run))}
+        where = f"The checkpoint of step {run.manifest.step}"
+        check_answers(where, about, run.manifest.classes)
+        check_chance(where, about, len(run.manifest.classes))
     folder.mkdir(parents=True, exist_ok=True)
     return run, _WRITERS[settings.to](run, folder)

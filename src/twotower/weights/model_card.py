@@ -15,6 +15,7 @@ LIMITS = """\
   these classes as well.
 - The errors are those of one run with one seed. Their intervals are of 95 % and come from the number of validation
   images alone; other seeds differ by more.
+- The licence is that of twotower and its files; the data set has terms of its own.
 - The data set was not examined for bias, and the network was not made for decisions about people.
 """
 

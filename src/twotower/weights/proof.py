@@ -434,18 +434,24 @@ def check_answers(path: Path | str, about: Mapping[str, str], classes: Sequence[
     answers = measured["answers"]
     if answers is not None and [len(row) for row in answers] != [len(classes)] * len(classes):
         raise damaged(Path(path), "its answers are those of another number of classes", REMEDY)
-    cycle = find_cycle(np.array(answers)) if answers is not None else []
-    if cycle:
+    taken = find_taken(np.array(answers)) if answers is not None else np.arange(len(classes))
+    cycle = find_cycle(taken)
+    n = measured["num_reversed"]
+    as_is, reverse = measured["error_as_is"] / 100, measured["error_reversed"] / 100
+    error = math.sqrt(max(as_is * (1 - as_is) + reverse * (1 - reverse), 1 / max(1, n)) / max(1, n))
+    knows_reversed = n > 0 and as_is - reverse > SURE * error
+    # Where colours are what tells classes apart, both may explain the errors; colours are the simpler reason.
+    if cycle and answers is not None:
+        unshuffled = 1 - float(np.array(answers)[np.arange(len(taken)), taken].sum()) / max(1, measured["num_images"])
+        knows_reversed = knows_reversed and reverse < unshuffled + SURE * error
+    if cycle and not knows_reversed:
         first, second = classes[cycle[0]], classes[cycle[1]]
         raise ValueError(
             f"{path} was trained or written with its labels shuffled: on {counted(measured['num_images'], 'image')} "
             f"most of {first} are taken for {second}, and so on in a circle of {len(cycle)} classes; check the "
             "classes' names and order, or load it with check=False."
         )
-    n = measured["num_reversed"]
-    as_is, reverse = measured["error_as_is"] / 100, measured["error_reversed"] / 100
-    error = math.sqrt(max(as_is * (1 - as_is) + reverse * (1 - reverse), 1 / max(1, n)) / max(1, n))
-    if n and as_is - reverse > SURE * error:
+    if knows_reversed:
         raise ValueError(
             f"{path} was trained or written with blue for red: on {counted(n, 'image')} its top-1 error is "
             f"{100 * as_is:.2f} %, and {100 * reverse:.2f} % with B, G, R for R, G, B; turn the colours of its "
@@ -453,10 +459,8 @@ def check_answers(path: Path | str, about: Mapping[str, str], classes: Sequence[
         )
 
 
-def find_cycle(answers: NDArray[np.int64]) -> list[int]:
-    """Classes that are mostly taken for each other in a circle, first for second ... last for first; [] if none are.
-
-    A network that is merely bad says one class for many, and that makes no circle.
+def find_taken(answers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each class the one that it is clearly taken for more often than for itself, else itself: int64 [classes].
 
     Args:
         answers: [classes, classes], how many images of class i were taken for class j.
@@ -466,6 +470,14 @@ def find_cycle(answers: NDArray[np.int64]) -> list[int]:
         n, own = answers[i, j], answers[i, i]
         if n - own <= SURE * math.sqrt(max(1, n + own)):
             taken[i] = i
+    return taken
+
+
+def find_cycle(taken: NDArray[np.int64]) -> list[int]:
+    """Classes that are taken for each other in a circle, first for second ... last for first; [] if none are.
+
+    A network that is merely bad says one class for many, and that makes no circle.
+    """
     for start in range(len(taken)):
         cycle, at = [start], int(taken[start])
         while at not in cycle:

@@ -1,6 +1,8 @@
 """Reads a network's weights, from our own files or from others', and puts them into towers."""
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,16 @@ def read_about(path: Path) -> dict[str, str]:
     return about
 
 
+@lru_cache(maxsize=4)
+def _read_table(text: str, path: Path) -> NetworkConfig:
+    return network_of(parse_json(text, ANYTHING, path, REMEDY), path)
+
+
+def _read_network(text: str, path: Path) -> NetworkConfig:
+    """The table of layers in a file. It is read several times when a network is loaded, and takes 20 ms at first."""
+    return deepcopy(_read_table(text, path))
+
+
 def read_merged(path: Path) -> Imported:
     """Reads a file of launch/export.py to=merged; no shape is checked. Raises: ValueError if it is none.
 
@@ -72,7 +84,6 @@ def read_merged(path: Path) -> Imported:
     missing = [key for key in ("network", "classes") if key not in about]
     if missing:
         raise damaged(path, f"its metadata has no {missing[0]}", REMEDY)
-    table = parse_json(about["network"], ANYTHING, path, REMEDY)
     classes = parse_json(about["classes"], _CLASSES, path, REMEDY)
     if not classes:
         raise damaged(path, "it has no classes", REMEDY)
@@ -84,7 +95,7 @@ def read_merged(path: Path) -> Imported:
     central = tensors.pop(MEAN_TENSOR, None)
     mean = tensors.pop(WHOLE_MEAN_IMAGE, central)
     source = f"{path}, exported from step {about.get('step', 'unknown')}"
-    return Imported(tensors, mean, source, network_of(table, path), classes, about.get("mean_use"))
+    return Imported(tensors, mean, source, _read_network(about["network"], path), classes, about.get("mean_use"))
 
 
 def read_checkpoint(path: Path, manifest: checkpoint.Manifest | None = None) -> Imported:

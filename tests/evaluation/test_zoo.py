@@ -1,0 +1,369 @@
+"""Ten trained networks, and every defect in each of them: all are found, each by its sentence, and nothing else is.
+
+Checksums are written again after a defect, unless it is a truncated or altered file, so that only what the networks
+compute can tell. The networks know six colours of noise after seconds of training, with two towers.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import twotower
+from helpers.fake_runs import fake_config
+from twotower.config import Config, ExportConfig
+from twotower.data.dataset import MEAN_IMAGE
+from twotower.distributed.exchange import InProcessExchange
+from twotower.evaluation.measured import Measurer
+from twotower.model.tower import Tower, forward
+from twotower.runs import checkpoint
+from twotower.weights import read_weights as weights
+from twotower.weights.export import RunToExport, export_run
+from twotower.weights.merged import hash_tensors, split
+from twotower.weights.proof import Measured, find_cycle, find_taken, hash_metadata, interval
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COLOURS = {
+    "blue": (0, 0, 1),
+    "cyan": (0, 1, 1),
+    "green": (0, 1, 0),
+    "red": (1, 0, 0),
+    "rose": (1, 0, 1),
+    "sun": (1, 1, 0),
+}
+CLASSES = list(COLOURS)
+SIZE, VAL, BATCH, STEPS = 32, 26, 24, 25
+TABLES = [("network=cifar_four_layer", "network.towers=2", "network.width=0.25")] * 8 + [
+    ("network=alexnet", "network.width=0.0625")
+] * 2
+SEEDS = range(len(TABLES))
+CHANGED = "changed.safetensors"
+
+
+def noise(label: int, count: int, stream: np.random.Generator, size: int) -> np.ndarray:
+    """uint8 [count, size, size, 3] of a class."""
+    pixels = stream.integers(0, 170, (count, size, size, 3)) + 70 * COLOURS[label]
+    return pixels.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, stream = tmp_path_factory.mktemp("zoo") / "images", np.random.default_rng(0)
+    for (label, name), (part, count) in itertools.product(enumerate(CLASSES), (("train", 1), ("val", VAL))):
+        (root / part / name).mkdir(parents=True)
+        for index, pixels in enumerate(noise(label, count, stream, SIZE)):
+            Image.fromarray(pixels).save(root / part / name / f"{index}.png", compress_level=1)
+    return root
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run, its file, and what the exporter measured."""
+
+    run: Path
+    file: Path
+    config: Config
+    measured: Measured
+
+
+class Once:
+    """Measures one network, and gives the answer again when it is asked again."""
+
+    measurers: ClassVar[dict[int, Measurer]] = {}  # by size of the images; they open the same data set
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.seen = run, list[Measured]()
+
+    def __call__(self, export: RunToExport) -> Measured:
+        if not self.seen:
+            size = export.config.data.size
+            if size not in self.measurers:
+                self.measurers[size] = Measurer(ExportConfig(run=str(self.run), measure="yes"))
+            found = self.measurers[size](export)
+            assert found is not None
+            self.seen.append(found)
+        return self.seen[0]
+
+
+def train(towers: list[Tower], seed: int, size: int) -> None:
+    stream = np.random.default_rng(seed)
+    parameters = [p for tower in towers for p in tower.parameters()]
+    update = torch.optim.Adam(parameters, 2e-3)
+    for _ in range(STEPS):
+        pixels = np.concatenate([noise(label, BATCH // len(CLASSES), stream, size) for label in range(len(CLASSES))])
+        labels = torch.arange(len(CLASSES)).repeat_interleave(BATCH // len(CLASSES))
+        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - 120
+        loss = F.cross_entropy(forward(towers, inputs, InProcessExchange()), labels)
+        update.zero_grad()
+        loss.backward()
+        update.step()
+
+
+def save(run: Path, config: Config, towers: list[Tower], error: float = 20.0) -> None:
+    """A run's folder as training leaves it."""
+    run.mkdir(parents=True, exist_ok=True)
+    size = config.data.size
+    mean = np.full((size, size, 3), 120, np.float32) + np.array([4, 0, -4], np.float32)
+    np.save(run / MEAN_IMAGE, mean)
+    for tower in towers:
+        checkpoint.save_tower(run / "checkpoints", 30, tower, {})
+    last = {"loss": 1.0, "top1_error": error, "top5_error": 0.0}
+    identity = {"seed": config.seed, "num_train": 6, "num_val": 6 * VAL}
+    manifest = checkpoint.Manifest(30, asdict(config.network), CLASSES, {}, {}, {"last": last}, identity, {})
+    checkpoint.complete(run / "checkpoints", manifest, keep=1)
+    OmegaConf.save(OmegaConf.structured(config), run / "config.yaml")
+
+
+def settle(images: Path, seed: int) -> Config:
+    side = SIZE if "cifar" in TABLES[seed][0] else 64
+    return fake_config(images, *TABLES[seed], f"network.image_size={side}", f"data.size={side}", f"seed={seed}")
+
+
+def make_towers(config: Config, seed: int) -> list[Tower]:
+    return [Tower(config.network, len(CLASSES), t, seed).eval() for t in range(2)]
+
+
+@pytest.fixture(scope="module")
+def zoo(images: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Trained]:
+    """Ten trained networks, exported with measured errors."""
+    folder, networks = tmp_path_factory.mktemp("ten"), []
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for seed in SEEDS:
+        config = settle(images, seed)
+        towers = make_towers(config, seed)
+        train(towers, seed, config.network.image_size)
+        run = folder / f"run{seed}"
+        save(run, config, towers)
+        once = Once(run)
+        networks.append(Trained(run, export_run(ExportConfig(run=str(run)), once)[0], config, once.seen[0]))
+    torch.set_num_threads(before)
+    return networks
+
+
+def rewrite(trained: Trained, tensors: dict[str, Tensor], hashed: bool = True, **about: str) -> Path:
+    """The file with other tensors or metadata, its checksums written again."""
+    with safe_open(trained.file, framework="pt") as file:
+        metadata = dict(file.metadata()) | about
+    if hashed:
+        metadata["sha256"] = hash_tensors(tensors)
+        metadata["metadata_sha256"] = hash_metadata(metadata)
+    path = trained.file.parent / CHANGED
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+def refused(path: Path) -> str:
+    """The sentence by which a file is refused, and check=False loads it nevertheless."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  each caller looks at the sentence
+        twotower.load_network(path, device="cpu")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def swap_towers(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    network = trained.config.network
+    halves = [split(tensors, network, len(CLASSES), tower) for tower in range(2)]
+    return tensors | weights.merge(halves[::-1])
+
+
+def keep_outputs(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Swapped towers whose classes stay where they are, so that the network computes the same function."""
+    swapped, last = swap_towers(trained, tensors), list(trained.config.network.layers)[-1]
+    for part in ("weight", "bias"):
+        swapped[f"{last}.{part}"] = torch.cat(swapped[f"{last}.{part}"].chunk(2)[::-1])
+    return swapped
+
+
+def swap_what_a_layer_reads(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = next(name for name, layer in trained.config.network.layers.items() if layer.reads == "both")
+    return tensors | {f"{name}.weight": torch.cat(tensors[f"{name}.weight"].chunk(2, dim=1)[::-1], dim=1)}
+
+
+def reverse_weights(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | {"conv1.weight": tensors["conv1.weight"].flip(1).contiguous()}
+
+
+def reverse_mean(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | {name: tensors[name].flip(0).contiguous() for name in ("mean_image", "whole_mean_image")}
+
+
+def reverse_both(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return reverse_mean(trained, reverse_weights(trained, tensors))
+
+
+def shuffle_outputs(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    last = list(trained.config.network.layers)[-1]
+    order = torch.tensor([1, 0, *range(2, len(CLASSES))])
+    return tensors | {f"{last}.{part}": tensors[f"{last}.{part}"][order] for part in ("weight", "bias")}
+
+
+def alter(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | {"conv2.weight": tensors["conv2.weight"] * 1.01}
+
+
+DEFECTS: dict[str, tuple[Callable[[Trained, dict[str, Tensor]], dict[str, Tensor]], str]] = {
+    "swapped towers": (swap_towers, "has its towers swapped: in conv1 tower 0 computes what tower 1 did"),
+    "swapped towers, same function": (keep_outputs, "has its towers swapped: in conv1 tower 0 computes"),
+    "a layer that reads the wrong tower": (swap_what_a_layer_reads, "has its towers swapped in "),
+    "BGR weights": (reverse_weights, "takes blue for red"),
+    "BGR mean image": (reverse_mean, "takes blue for red"),
+    "BGR weights and mean image": (reverse_both, "takes blue for red"),
+    "shuffled outputs": (shuffle_outputs, "has its labels shuffled: 2 outputs of 6 come in another order, output 0"),
+    "altered": (alter, "was altered after it was written: the weights of conv2 are others"),
+}
+
+
+def test_no_false_alarm(zoo: list[Trained]) -> None:
+    """As they are, and with values rounded to half precision; each is far better than guessing."""
+    for trained in zoo:
+        assert trained.measured.errors["top1_error"] < 50
+        network = twotower.load_network(trained.file, device="cpu")
+        assert network.classes == CLASSES
+        for dtype in ("float16", "bfloat16"):
+            settings = ExportConfig(run=str(trained.run), output=str(trained.run / dtype), dtype=dtype)
+            (file, _) = export_run(settings, lambda export, seen=trained.measured: seen)  # type: ignore[misc]
+            assert file.stat().st_size < 0.6 * trained.file.stat().st_size
+            rounded = twotower.load_network(file, device="cpu")
+            ours, theirs = ([p.detach() for p in one.parameters()] for one in (network, rounded))
+            assert all(torch.equal(a.to(getattr(torch, dtype)).float(), b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_what_is_changed_afterwards_is_found_though_the_checksums_fit(zoo: list[Trained], defect: str) -> None:
+    inject, sentence = DEFECTS[defect]
+    for trained in zoo:
+        path = rewrite(trained, inject(trained, load_file(trained.file)))
+        assert f"{CHANGED} {sentence}" in refused(path)
+    twotower.load_network(path, device="cpu", check=False)
+
+
+def test_a_layer_with_random_weights_is_found_in_each_place(zoo: list[Trained]) -> None:
+    for seed, trained in enumerate(zoo):
+        towers = make_towers(trained.config, 99)
+        drawn = weights.merge([{n: p.detach() for n, p in t.paper_named_parameters().items()} for t in towers])
+        layers = list(trained.config.network.layers)
+        for name in {layers[seed % len(layers)], layers[-1 - seed % 2]}:
+            tensors = load_file(trained.file) | {f"{name}.weight": drawn[f"{name}.weight"]}
+            sentence = refused(rewrite(trained, tensors))
+            assert f"{CHANGED} has random weights in {name}: they have nothing in common" in sentence
+
+
+def test_names_of_classes_that_were_shuffled_are_found(zoo: list[Trained]) -> None:
+    for trained in zoo:
+        path = rewrite(trained, load_file(trained.file), classes=json.dumps([*CLASSES[1:], CLASSES[0]]))
+        assert "has its labels shuffled: 6 outputs of 6 stand under another class, the first is " in refused(path)
+
+
+def test_a_truncated_or_altered_file_is_told_by_its_checksums(zoo: list[Trained]) -> None:
+    for trained in zoo:
+        content = trained.file.read_bytes()
+        path = trained.file.parent / CHANGED
+        for length in (4, 100, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            assert "is cut short: it has " in refused(path)
+        path.write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+        assert "was changed or damaged: the SHA-256 of its tensors" in refused(path)
+        path = rewrite(trained, load_file(trained.file), hashed=False, seed="77")
+        assert "was changed or damaged: the SHA-256 of its metadata" in refused(path)
+
+
+# What was wrong before the file was written
+
+
+def export_changed(trained: Trained, towers: list[Tower]) -> tuple[str, str]:
+    """The sentences of the exporter, and of the loader after force=true."""
+    run = trained.run / "changed"
+    save(run, trained.config, towers)
+    settings, once = ExportConfig(run=str(run)), Once(run)
+    with pytest.raises(ValueError, match="The checkpoint of step 30") as caught:
+        export_run(settings, once)
+    return str(caught.value), refused(export_run(replace(settings, force=True), once)[0])
+
+
+def load_towers(trained: Trained) -> list[Tower]:
+    towers = make_towers(trained.config, 0)
+    for tower in towers:
+        checkpoint.load_tower(checkpoint.find(trained.run), tower)
+    return towers
+
+
+def test_a_network_at_chance_is_found(zoo: list[Trained]) -> None:
+    """Trained or not; the run claims another error."""
+    for trained in zoo:
+        for sentence in export_changed(trained, make_towers(trained.config, 5)):
+            assert "is at chance: its top-1 error is " in sentence
+            assert "guessing has 83.33 %" in sentence
+
+
+def test_labels_that_were_shuffled_in_training_are_found(zoo: list[Trained]) -> None:
+    for trained in zoo:
+        towers = load_towers(trained)
+        for tower in towers:
+            for name, parameter in tower.paper_named_parameters().items():
+                if name.startswith(list(trained.config.network.layers)[-1]):
+                    parameter.data.copy_(parameter.data.roll(1, 0))
+        for sentence in export_changed(trained, towers):
+            assert "was trained or written with its labels shuffled: on 156 images most of " in sentence
+
+
+def test_colours_that_were_reversed_in_training_are_found(zoo: list[Trained]) -> None:
+    for trained in zoo:
+        towers = load_towers(trained)
+        for tower in towers:
+            for name, parameter in tower.paper_named_parameters().items():
+                if name == "conv1.weight":
+                    parameter.data.copy_(parameter.data.flip(1))
+        for sentence in export_changed(trained, towers):
+            assert "was trained or written with blue for red: on 156 images its top-1 error is " in sentence
+
+
+def test_a_layer_that_was_never_trained_is_found(zoo: list[Trained]) -> None:
+    """In a file that computes what it says: weights and biases are as they were drawn."""
+    for trained in zoo:
+        towers, drawn = load_towers(trained), make_towers(trained.config, 7)
+        name = list(trained.config.network.layers)[1]
+        for tower, other in zip(towers, drawn, strict=True):
+            tower.layers[name].load_state_dict(other.layers[name].state_dict())
+        run = trained.run / "untrained"
+        save(run, trained.config, towers)
+        file = export_run(ExportConfig(run=str(run)))[0]
+        assert f"has random weights in {name}: they are as they were drawn" in refused(file)
+
+
+# The parts
+
+
+def test_intervals_are_those_of_the_binomial_distribution() -> None:
+    """Against scipy's, which are computed otherwise; and they stay within 0..100 %."""
+    from scipy.stats import binomtest
+
+    for errors, images in ((0, 600), (6, 600), (300, 600), (600, 600), (2668, 10000)):
+        theirs = binomtest(errors, images).proportion_ci(method="wilson")
+        assert interval(100 * errors / images, images) == pytest.approx(
+            (100 * theirs.low, 100 * theirs.high), abs=1e-6
+        )
+
+
+def test_a_network_that_is_merely_bad_makes_no_circle() -> None:
+    one_for_all = np.zeros((6, 6), np.int64)
+    one_for_all[:, 2] = 100
+    assert find_taken(one_for_all).tolist() == [2] * 6
+    guessing = np.random.default_rng(0).multinomial(100, [1 / 6] * 6, 6)
+    right = np.eye(6, dtype=np.int64) * 60 + 5
+    assert all(find_cycle(find_taken(answers)) == [] for answers in (one_for_all, guessing, right))
+    assert sorted(find_cycle(find_taken(right[[0, 1, 4, 3, 2, 5]]))) == [2, 4]
+    assert len(find_cycle(find_taken(np.roll(right, 1, axis=0)))) == 6
