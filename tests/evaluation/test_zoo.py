@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from torch import Tensor
 import twotower
 from helpers.fake_runs import fake_config
 from twotower.config import Config, ExportConfig
+from twotower.config.frozen_config import freeze
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.measured import Measurer
@@ -36,19 +38,12 @@ from twotower.weights.proof import Measured, find_cycle, find_taken, hash_metada
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-COLOURS = {
-    "blue": (0, 0, 1),
-    "cyan": (0, 1, 1),
-    "green": (0, 1, 0),
-    "red": (1, 0, 0),
-    "rose": (1, 0, 1),
-    "sun": (1, 1, 0),
-}
-CLASSES = list(COLOURS)
+CLASSES = ["blue", "cyan", "green", "red", "rose", "sun"]
+COLOURS = np.array([(0, 0, 1), (0, 1, 1), (0, 1, 0), (1, 0, 0), (1, 0, 1), (1, 1, 0)])
 SIZE, VAL, BATCH, STEPS = 32, 26, 24, 25
-TABLES = [("network=cifar_four_layer", "network.towers=2", "network.width=0.25")] * 8 + [
+TABLES = [("network=cifar_four_layer", "network.towers=2", "network.width=0.25")] * 9 + [
     ("network=alexnet", "network.width=0.0625")
-] * 2
+]
 SEEDS = range(len(TABLES))
 CHANGED = "changed.safetensors"
 
@@ -127,9 +122,14 @@ def save(run: Path, config: Config, towers: list[Tower], error: float = 20.0) ->
     OmegaConf.save(OmegaConf.structured(config), run / "config.yaml")
 
 
+@cache
+def compose(images: Path, table: tuple[str, ...]) -> Config:
+    side = SIZE if "cifar" in table[0] else 64
+    return fake_config(images, *table, f"network.image_size={side}", f"data.size={side}", "input.loader=torch")
+
+
 def settle(images: Path, seed: int) -> Config:
-    side = SIZE if "cifar" in TABLES[seed][0] else 64
-    return fake_config(images, *TABLES[seed], f"network.image_size={side}", f"data.size={side}", f"seed={seed}")
+    return freeze(replace(compose(images, TABLES[seed]), seed=seed))
 
 
 def make_towers(config: Config, seed: int) -> list[Tower]:
@@ -233,13 +233,13 @@ def test_no_false_alarm(zoo: list[Trained]) -> None:
         assert trained.measured.errors["top1_error"] < 50
         network = twotower.load_network(trained.file, device="cpu")
         assert network.classes == CLASSES
-        for dtype in ("float16", "bfloat16"):
-            settings = ExportConfig(run=str(trained.run), output=str(trained.run / dtype), dtype=dtype)
-            (file, _) = export_run(settings, lambda export, seen=trained.measured: seen)  # type: ignore[misc]
-            assert file.stat().st_size < 0.6 * trained.file.stat().st_size
-            rounded = twotower.load_network(file, device="cpu")
-            ours, theirs = ([p.detach() for p in one.parameters()] for one in (network, rounded))
-            assert all(torch.equal(a.to(getattr(torch, dtype)).float(), b) for a, b in zip(ours, theirs, strict=True))
+        dtype = ("float16", "bfloat16")[trained.config.seed % 2]
+        settings = ExportConfig(run=str(trained.run), output=str(trained.run / dtype), dtype=dtype)
+        (file, _) = export_run(settings, Once(trained.run))
+        assert file.stat().st_size < 0.6 * trained.file.stat().st_size
+        rounded = twotower.load_network(file, device="cpu")
+        ours, theirs = ([p.detach() for p in one.parameters()] for one in (network, rounded))
+        assert all(torch.equal(a.to(getattr(torch, dtype)).float(), b) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
@@ -284,14 +284,21 @@ def test_a_truncated_or_altered_file_is_told_by_its_checksums(zoo: list[Trained]
 # What was wrong before the file was written
 
 
-def export_changed(trained: Trained, towers: list[Tower]) -> tuple[str, str]:
-    """The sentences of the exporter, and of the loader after force=true."""
+def export_changed(trained: Trained, towers: list[Tower]) -> list[str]:
+    """The sentences of the exporter, of one network, and of the loader after force=true, of each."""
     run = trained.run / "changed"
     save(run, trained.config, towers)
-    settings, once = ExportConfig(run=str(run)), Once(run)
-    with pytest.raises(ValueError, match="The checkpoint of step 30") as caught:
-        export_run(settings, once)
-    return str(caught.value), refused(export_run(replace(settings, force=True), once)[0])
+    once, said = Once(run), []
+    if trained.config.seed == 0:
+        with pytest.raises(ValueError, match="The checkpoint of step 30") as caught:
+            export_run(ExportConfig(run=str(run)), once)
+        said.append(str(caught.value))
+    return [*said, refused(export_run(ExportConfig(run=str(run), force=True), once)[0])]
+
+
+def some(zoo: list[Trained]) -> list[Trained]:
+    """Of both tables; these exports take their time."""
+    return [zoo[0], zoo[5], zoo[9]]
 
 
 def load_towers(trained: Trained) -> list[Tower]:
@@ -310,7 +317,7 @@ def test_a_network_at_chance_is_found(zoo: list[Trained]) -> None:
 
 
 def test_labels_that_were_shuffled_in_training_are_found(zoo: list[Trained]) -> None:
-    for trained in zoo:
+    for trained in some(zoo):
         towers = load_towers(trained)
         for tower in towers:
             for name, parameter in tower.paper_named_parameters().items():
@@ -321,7 +328,7 @@ def test_labels_that_were_shuffled_in_training_are_found(zoo: list[Trained]) -> 
 
 
 def test_colours_that_were_reversed_in_training_are_found(zoo: list[Trained]) -> None:
-    for trained in zoo:
+    for trained in some(zoo):
         towers = load_towers(trained)
         for tower in towers:
             for name, parameter in tower.paper_named_parameters().items():
@@ -333,7 +340,7 @@ def test_colours_that_were_reversed_in_training_are_found(zoo: list[Trained]) ->
 
 def test_a_layer_that_was_never_trained_is_found(zoo: list[Trained]) -> None:
     """In a file that computes what it says: weights and biases are as they were drawn."""
-    for trained in zoo:
+    for trained in some(zoo):
         towers, drawn = load_towers(trained), make_towers(trained.config, 7)
         name = list(trained.config.network.layers)[1]
         for tower, other in zip(towers, drawn, strict=True):
