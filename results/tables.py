@@ -93,7 +93,7 @@ def write_interval(values: Sequence[float]) -> str:
 
 
 def compare(folder: str, base: dict[str, str], arm: dict[str, str], sign: int) -> Found:
-    """Top-1 error in ten crops, paired by seed: an arm less its baseline. Both are chosen by parts of columns' texts."""
+    """Top-1 error in ten crops, paired by seed: an arm less its baseline. Both are chosen by parts of texts."""
     runs = read(folder, "runs.csv")
 
     def choose(wanted: dict[str, str]) -> dict[str, dict[str, str]]:
