@@ -139,9 +139,7 @@ def test_a_process_that_outlives_torchrun_ends_at_once(monkeypatch: pytest.Monke
         monkeypatch.setenv("MASTER_PORT", str(port))
         monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
         check_agent()
-    with pytest.raises(
-        ConnectionError, match=rf"torchrun has ended: .* at 127\.0\.0\.1:{port}"
-    ):
+    with pytest.raises(ConnectionError, match=rf"torchrun has ended: .* at 127\.0\.0\.1:{port}"):
         check_agent()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     check_agent()
