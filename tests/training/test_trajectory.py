@@ -17,21 +17,15 @@ from twotower.training.ready_run import get_ready
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NETWORK = ("network=cifar_80sec", "network.width=0.25", "network.image_size=32", "data.size=32", "input.loader=torch", "machine.threads=1")
-RUN = (
-    "optim.batch_size=4",
-    "optim.learning_rate=0.0001",
-    "schedule=fixed",
-    "schedule.epochs=2",
-    "machine.threads=1",
-    "data.size=32",
-)
+NETWORK = ("network=cifar_80sec", "network.width=0.25", "network.image_size=32", "data.size=32")
+RUN = ("optim.batch_size=4", "optim.learning_rate=0.0001", "schedule=fixed", "schedule.epochs=2")
+HERE = ("machine.threads=1", "input.loader=torch")
 RULE = ("checkpoint.rule=trajectory", "checkpoint.every_steps=3", "checkpoint.keep=1")
 
 
 def train(images: Path, folder: Path, *overrides: str) -> None:
     """A whole run in this process, in folder/run."""
-    config = fake_config(images, *NETWORK, *RUN, *RULE, f"run_dir={folder / 'run'}", *overrides)
+    config = fake_config(images, *NETWORK, *RUN, *HERE, *RULE, f"run_dir={folder / 'run'}", *overrides)
     with (
         get_ready(config, 1) as ready,
         open_world(config.machine, Place(0, 1, 0, 1, 1), str(folder / f"rendezvous{len(overrides)}")) as world,

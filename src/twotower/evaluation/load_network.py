@@ -19,7 +19,7 @@ from twotower.model.tower import Tower
 from twotower.runs import checkpoint
 from twotower.runs.rundir import own_mean
 from twotower.weights import read_weights as weights
-from twotower.weights.hub import check_whole, locate
+from twotower.weights.hub import MODEL, check_whole, locate
 from twotower.weights.proof import check_file
 
 
@@ -67,6 +67,8 @@ def load_network(
     if folder.suffix == ".safetensors":
         check_whole(folder)
     loaded = _load_file(str(folder), network, input, mean, chosen)
+    if folder.name == MODEL:  # which all such files are called
+        loaded.title = str(path)
     if check and folder.suffix == ".safetensors":
         check_file(folder)
     return loaded

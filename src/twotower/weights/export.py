@@ -43,6 +43,7 @@ from twotower.model.tower import forward
 from twotower.runs import checkpoint
 from twotower.runs.rundir import own_mean
 from twotower.weights import read_weights as weights
+from twotower.weights.hub import CONFIG, MODEL
 from twotower.weights.merged import divide_image_weights, hash_tensors
 from twotower.weights.model_card import write_config, write_model_card
 from twotower.weights.proof import (
@@ -59,7 +60,6 @@ from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_im
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
 ALL = "all"  # of `checkpoint`
-MODEL = "model.safetensors"  # the name that Hugging Face's hub looks for
 NOT_IN_ONNX = ("format", "sha256", "metadata_sha256", "proof")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -226,7 +226,7 @@ def _write_huggingface(run: RunToExport, folder: Path) -> list[Path]:
     path, about = folder / MODEL, _about(run)
     with written_tensors(path, _stored(run), about, shared=True) as pending:
         verify(pending)
-    written = [path, folder / "config.json", folder / "README.md", folder / "plain.py"]
+    written = [path, folder / CONFIG, folder / "README.md", folder / "plain.py"]
     write_whole(written[1], write_config(about).encode(), shared=True)
     write_whole(written[2], write_model_card(about, run.name).encode(), shared=True)
     write_whole(written[3], Path(plain.__file__).read_bytes(), shared=True)
