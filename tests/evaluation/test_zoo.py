@@ -4,18 +4,23 @@ Checksums are written again after a defect, unless it is a truncated or altered 
 compute can tell. The networks know six colours of noise after seconds of training, with two towers.
 """
 
+import csv
 import itertools
 import json
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
@@ -24,6 +29,7 @@ from torch import Tensor
 
 import twotower
 from helpers.fake_runs import fake_config
+from helpers.paths import ROOT
 from twotower.config import Config, ExportConfig
 from twotower.config.frozen_config import freeze
 from twotower.data.dataset import MEAN_IMAGE
@@ -33,6 +39,7 @@ from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.weights import read_weights as weights
 from twotower.weights.export import RunToExport, export_run
+from twotower.weights.hub import list_networks
 from twotower.weights.merged import hash_tensors, split
 from twotower.weights.proof import Measured, find_cycle, find_taken, hash_metadata, interval
 
@@ -349,6 +356,106 @@ def test_a_layer_that_was_never_trained_is_found(zoo: list[Trained]) -> None:
         save(run, trained.config, towers)
         file = export_run(ExportConfig(run=str(run)))[0]
         assert f"has random weights in {name}: they are as they were drawn" in refused(file)
+
+
+# Folders, names, and Hugging Face's hub
+
+
+def test_a_folder_for_the_hub_says_what_its_file_says(zoo: list[Trained], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded as a folder and, by a stand-in for huggingface_hub, by its name there; a foreign config.json is refused."""
+    trained = zoo[0]
+    settings = ExportConfig(run=str(trained.run), to="huggingface")
+    folder = export_run(settings, Once(trained.run))[0].parent
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "plain.py",
+    ]
+    config = json.loads((folder / "config.json").read_text())
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        about = file.metadata()
+    assert (config["classes"], config["sha256"], config["seed"]) == (CLASSES, about["sha256"], 0)
+    _, front, body = (folder / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert (card["library_name"], card["pipeline_tag"]) == ("twotower", "image-classification")
+    (metric, _) = card["model-index"][0]["results"][0]["metrics"]
+    assert metric["value"] == round(100 - trained.measured.errors["top1_error"], 2)
+    assert trained.measured.fingerprint in body
+    assert "156 validation images" in body
+
+    asked = []
+
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, revision, *allow_patterns))
+        if repo_id != "owner/name":
+            raise OSError("404 Client Error\nnothing there")
+        return str(folder)
+
+    images = np.full((1, 40, 40, 3), 90, np.uint8)
+    wanted = twotower.load_network(folder, device="cpu").logits(images)
+    hub = SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    for name in ("hf:owner/name", "hf:owner/name@v1"):
+        network = twotower.load_network(name, device="cpu")
+        assert network.title == name
+        assert torch.equal(network.logits(images), wanted)
+    files = ("model.safetensors", "config.json", "README.md")
+    assert asked == [("owner/name", None, *files), ("owner/name", "v1", *files)]
+    with pytest.raises(
+        ValueError, match=r"^hf:owner/none cannot be fetched \(OSError: 404 Client Error.*copy the folder"
+    ):
+        twotower.load_network("hf:owner/none")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"huggingface_hub is not installed: pip install -e '\.\[huggingface\]'"):
+        twotower.load_network("hf:owner/name")
+
+    (folder / "config.json").write_text(json.dumps(config | {"sha256": "0" * 64}))
+    assert "config.json does not belong to model.safetensors" in refused(folder)
+
+
+def test_the_networks_that_come_with_the_project_are_loaded_by_name() -> None:
+    """With the errors that their pages and their runs' summaries say."""
+    assert list_networks() == ["cifar_80sec"]
+    for name in list_networks():
+        folder = ROOT / "results" / name
+        network = twotower.load_network(name, device="cpu")
+        assert network.title == name
+        assert network.logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            about = file.metadata()
+        errors, page = json.loads(about["errors"]), (folder / "README.md").read_text()
+        summary = json.loads((folder / "summary.json").read_text())["run"]
+        assert errors["top1_error"] == pytest.approx(summary["top1_error"], abs=0.1)
+        assert f"| top-1 error | {errors['top1_error']:.2f} % |" in page
+        for text in (json.loads(about["data"])["fingerprint"], about["sha256"], about["commit"]):
+            assert f"`{text}`" in page
+        assert not re.search(r"(?<![\w.])/(tmp|home|work|root)/", json.dumps(about))
+    with pytest.raises(ValueError, match=r"^cifar_90sec does not exist; give a run's .* or a name: cifar_80sec\.$"):
+        twotower.load_network("cifar_90sec")
+
+
+def test_a_trajectory_is_exported_whole(zoo: list[Trained]) -> None:
+    """Two checkpoints, of which the first is at chance: it is written, and refused when it is loaded."""
+    trained, run = zoo[1], zoo[1].run / "trajectory"
+    save(run, trained.config, load_towers(trained))
+    folder = run / "checkpoints"
+    for tower in make_towers(trained.config, 1):
+        checkpoint.save_tower(folder, 0, tower, {})
+    manifest = checkpoint.read_manifest(checkpoint.find(run))
+    checkpoint.complete(folder, replace(manifest, step=0, progress={"last": {}}), keep=9)
+    files = export_run(ExportConfig(run=str(run), checkpoint="all"), lambda export: Once(run)(export))
+    assert [path.name for path in files] == [
+        "cifar_four_layer-step-00000000.safetensors",
+        "plain.py",
+        "cifar_four_layer-step-00000030.safetensors",
+        "trajectory.csv",
+    ]
+    assert "is at chance" in refused(files[0])
+    twotower.load_network(files[2], device="cpu")
+    rows = list(csv.DictReader(files[3].open()))
+    assert [(row["step"], row["file"]) for row in rows] == [("0", files[0].name), ("30", files[2].name)]
+    assert float(rows[0]["top1_error"]) > 70 > 50 > float(rows[1]["top1_error_high"])
 
 
 # The parts

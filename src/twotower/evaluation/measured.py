@@ -64,7 +64,7 @@ class Measurer:
     Args:
         settings: whose `measure` is not `no`.
 
-    Raises: ValueError if the images are not there and `measure=yes`, or they are of other classes.
+    Raises: ValueError for a folder that is no run, or if its images are not there and `measure=yes`.
     """
 
     def __init__(self, settings: ExportConfig) -> None:
@@ -78,8 +78,9 @@ class Measurer:
 
     def _open(self, run: str) -> None:
         run_dir = Path(run)
+        config = read_config(run_dir)
         try:
-            data, dataset = open_images(run_dir, read_config(run_dir).data, self.settings.data_root)
+            data, dataset = open_images(run_dir, config.data, self.settings.data_root)
         except ValueError as error:
             if self.settings.measure == "yes" or self.settings.data_root is not None:
                 raise
