@@ -362,7 +362,7 @@ def test_a_layer_that_was_never_trained_is_found(zoo: list[Trained]) -> None:
 
 
 def test_a_folder_for_the_hub_says_what_its_file_says(zoo: list[Trained], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loaded as a folder and, by a stand-in for huggingface_hub, by its name there; a foreign config.json is refused."""
+    """Loaded as a folder and, by a stand-in for huggingface_hub, by name; a foreign config.json is refused."""
     trained = zoo[0]
     settings = ExportConfig(run=str(trained.run), to="huggingface")
     folder = export_run(settings, Once(trained.run))[0].parent
