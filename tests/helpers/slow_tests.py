@@ -26,7 +26,7 @@ SLOW_FILES = {
         "test_wrong_sources",
     },
     "distributed": {"test_exchange", "test_gpu_memory_link"},
-    "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights"},
+    "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights", "test_zoo"},
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
     "model": {
         "test_bf16",
@@ -56,6 +56,7 @@ SLOW_FILES = {
         "test_shared_folder",
         "test_sweep",
         "test_train",
+        "test_trajectory",
     },
     "weights": {"test_export", "test_identify", "test_scaled_weights", "test_weights"},
 }
