@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ["blue", "cyan", "green", "red", "rose", "sun"]
 COLOURS = np.array([(0, 0, 1), (0, 1, 1), (0, 1, 0), (1, 0, 0), (1, 0, 1), (1, 1, 0)])
-SIZE, VAL, BATCH, STEPS = 32, 26, 24, 25
+SIZE, VAL, BATCH, STEPS = 32, 26, 24, 20
 TABLES = [("network=cifar_four_layer", "network.towers=2", "network.width=0.25")] * 9 + [
     ("network=alexnet", "network.width=0.0625")
 ]
