@@ -74,12 +74,14 @@ def test_a_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
         file.extractall(tmp_path / "site")
     assert {"twotower/py.typed", "twotower/conf/config.yaml", "twotower/data/synsets.tsv"} <= names
     assert {f"twotower/reports/{name}" for name in ("page.html", "page.css", "page.js", "labbook.csv")} <= names
+    assert "twotower/zoo/cifar_80sec/model.safetensors" in names
     assert not any(name.startswith(("tests", "launch")) for name in names)
     script = (
         "import numpy as np, torch, twotower; torch.set_num_threads(1); print(twotower.__file__); "
         "from twotower.config.presets import CONF; print(CONF); "
         "network = twotower.build_network('caffenet', 5, width=0.125, device='cpu'); "
-        "print(tuple(network.logits(np.zeros((2, 300, 300, 3), np.uint8)).shape), network.input.colour_noise)"
+        "print(tuple(network.logits(np.zeros((2, 300, 300, 3), np.uint8)).shape), network.input.colour_noise); "
+        "print(twotower.load_network('cifar_80sec', device='cpu').classes[0])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -90,7 +92,8 @@ def test_a_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    package, conf, answer = done.stdout.splitlines()
+    package, conf, answer, first = done.stdout.splitlines()
+    assert first == "airplane"
     assert Path(package) == tmp_path / "site" / "twotower" / "__init__.py"
     assert Path(conf) == tmp_path / "site" / "twotower" / "conf"
     assert answer == "(2, 5) none"
