@@ -53,6 +53,7 @@ class PredictConfig:
     mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
     network: NetworkConfig | None = None  # of `weights`; null: what the file says
     input: InputConfig | None = None  # of `weights`; each network brings its own
+    check: bool = True  # false: also a file of launch/export.py that is not what it was, or no better than guessing
     checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
     crops: str = key("centre", choices=CROPS)  # ten: four corners and centre, and their mirrors (paper 4.1)
     device: str = key("auto", choices=DEVICES)

@@ -81,4 +81,5 @@ def open_trained(settings: PredictConfig) -> TrainedNetwork:
         input=settings.input,
         mean=settings.mean,
         device=settings.device,
+        check=settings.check,
     )
