@@ -4,6 +4,7 @@ python launch/features.py RUN DIR 'layers=[conv2,fc7]' output=features
 python launch/features.py RUN DIR 'layers=[conv1.sum,conv1.lrn]' tower=1 output=features format=safetensors
 """
 
+import re
 from pathlib import Path
 
 from twotower.command_line.arguments import name_first, quote_paths
@@ -17,7 +18,11 @@ from twotower.ground.wording import counted
 
 
 def to_overrides(arguments: list[str]) -> list[str]:
-    """Of paths without a key the first is the run, unless weights are given, and the next the folder of images."""
+    """Of paths without a key the first is the run, unless weights are given, and the next the folder of images.
+
+    One layer may stand without brackets.
+    """
+    arguments = [re.sub(r"^layers=([\w.]+)$", r"layers=[\1]", argument) for argument in arguments]
     if not any(argument.startswith("weights=") for argument in arguments):
         arguments = name_first(arguments, FeaturesConfig, "run")
     arguments = name_first(arguments, FeaturesConfig, "data_root")

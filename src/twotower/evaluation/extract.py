@@ -201,8 +201,7 @@ def extract_features(
     about: dict[str, Any] = {
         "weights": network.title,
         "tower": "both" if tower is None else tower,
-        "images": str(images) if isinstance(images, str | Path) else "given one by one",
-        "split": split,
+        "images": listed.source,
         "versions": read_versions(),
     }
     table, problems, done = io.StringIO(), [], 0

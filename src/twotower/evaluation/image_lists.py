@@ -19,7 +19,10 @@ SPLITS = ("train", "val", "test")
 
 
 class ImageList(Protocol):
-    """Images in an order."""
+    """Images in an order; `source` says where they are from."""
+
+    @property
+    def source(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -43,6 +46,10 @@ class FolderImages:
     root: Path
     files: list[str]
 
+    @property
+    def source(self) -> str:
+        return str(self.root)
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -60,6 +67,7 @@ class FolderImages:
 class SplitImages:
     """A split of a prepared set."""
 
+    source: str
     split: Split
     classes: list[str]
 
@@ -86,6 +94,7 @@ class GivenImages:
     """Paths, and uint8 arrays [H, W, 3] in RGB."""
 
     images: Sequence[str | Path | NDArray[np.uint8]]
+    source: str = "given one by one"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -144,7 +153,7 @@ def open_images(root: Path, split: str | None = None, key: str = "data_root") ->
         chosen = split or "val"
         if chosen not in there:
             raise ValueError(f"split={chosen} is not in {root}; choose one of {', '.join(there)}.")
-        return SplitImages(splits[chosen], dataset.classes)
+        return SplitImages(f"{chosen} of {root}", splits[chosen], dataset.classes)
     if split is not None:
         raise ValueError(
             f"split={split} is for prepared sets, and {root} is a folder of images; give a folder in it, such as "

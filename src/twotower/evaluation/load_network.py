@@ -1,5 +1,6 @@
 """Trained networks from runs and files of weights, and untrained ones by the name of their preset."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def build_network(
     classes = list(ilsvrc_words()) if num_classes == 1000 else [str(index) for index in range(num_classes)]
     mean_image = np.zeros((table.prepared_size, table.prepared_size, 3), np.float32)
     title = f"{name}, untrained"
-    return TrainedNetwork(towers, preset_input(name), table.exchange_precision, classes, mean_image, title)
+    input = replace(preset_input(name), crop_size=table.image_size)
+    return TrainedNetwork(towers, input, table.exchange_precision, classes, mean_image, title)
 
 
 def open_trained(settings: PredictConfig | FeaturesConfig) -> TrainedNetwork:
