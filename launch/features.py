@@ -17,12 +17,18 @@ from twotower.ground.screen import show
 from twotower.ground.wording import counted
 
 
+def _bracket(argument: str) -> str:
+    """One layer as the list that Hydra is to read."""
+    key, _, value = argument.partition("=")
+    return f"{key}=[{value}]" if key == "layers" and value != "null" and re.fullmatch(r"[\w.]+", value) else argument
+
+
 def to_overrides(arguments: list[str]) -> list[str]:
     """Of paths without a key the first is the run, unless weights are given, and the next the folder of images.
 
     One layer may stand without brackets.
     """
-    arguments = [re.sub(r"^layers=([\w.]+)$", r"layers=[\1]", argument) for argument in arguments]
+    arguments = [_bracket(argument) for argument in arguments]
     if not any(argument.startswith("weights=") for argument in arguments):
         arguments = name_first(arguments, FeaturesConfig, "run")
     arguments = name_first(arguments, FeaturesConfig, "data_root")
