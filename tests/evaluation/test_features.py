@@ -190,6 +190,7 @@ def test_a_prepared_set_gives_its_splits_with_their_classes(network: twotower.Tr
         ({"on_error": "shout"}, "choose one of stop, skip"),
         ({"split": "val"}, "is for prepared sets"),
         ({"images": []}, "there are no images"),
+        ({"output": "fc7.npy"}, "output=fc7.npy is called as a file.*; give output=fc7 and format=npy or"),
     ],
 )
 def test_what_cannot_be_had_is_refused(

@@ -190,6 +190,11 @@ def extract_features(
     if format not in FORMATS:
         raise ValueError(f"format={format} is not known; choose one of {', '.join(FORMATS)}.")
     folder = Path(output)
+    if folder.suffix in (".npy", ".npz", ".safetensors"):
+        raise ValueError(
+            f"output={output} is called as a file, and features are a folder; give output={folder.with_suffix('')} "
+            f"and format={' or format='.join(FORMATS)}."
+        )
     if folder.exists() or folder.is_symlink():
         raise ValueError(f"output={output} is there already; choose another folder, or delete it.")
     listed = _open(images, split)
