@@ -76,6 +76,7 @@ GIVEN = {
     "doctor": ["network.width=0.0625"],
     "evaluate": ["RUN"],
     "export": ["RUN"],
+    "features": ["RUN", "DIR", "layers=[fc7]", "output=features"],
     "figure": ["figure3", "RUN"],
     "identify": ["RUN"],
     "labbook": ["RUN"],

@@ -67,6 +67,7 @@ WORK = {
         "twotower.evaluation.evaluate.prepare",
     ],
     "export": ["twotower.weights.export.open_run", "twotower.weights.read_weights.read_merged"],
+    "features": ["open_trained"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "identify": ["identify"],
     "labbook": ["twotower.reports.own_results.read_config", "render"],

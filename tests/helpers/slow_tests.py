@@ -26,7 +26,7 @@ SLOW_FILES = {
         "test_wrong_sources",
     },
     "distributed": {"test_exchange", "test_gpu_memory_link"},
-    "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights"},
+    "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights", "test_features"},
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
     "model": {
         "test_bf16",

@@ -60,6 +60,28 @@ class PredictConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """The schema of launch/features.py."""
+
+    data_root: str | None = None  # a folder with images at any depth, or a prepared set
+    split: str | None = key(None, choices=("train", "val", "test"))  # of a prepared set; null: val
+    # Layers and steps by name: conv2 is the whole layer, conv2.sum its sum alone, conv2.lrn the layer up to its norm.
+    layers: list[str] = field(default_factory=list)
+    tower: str = key("both", choices=("0", "1", "both"))  # both: tower 0's maps or units first
+    output: str | None = None  # a new folder
+    format: str = key("npy", choices=("npy", "safetensors"))  # npy: a file for each layer
+    on_error: str = key("stop", choices=("stop", "skip"))  # effect of a file that cannot be used; skip: no row for it
+    batch_size: int = key(32, least=1, most=65536)
+    run: str | None = None  # run directory
+    weights: str | None = None  # of launch/export.py, Caffe or torchvision, instead of run
+    mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
+    network: NetworkConfig | None = None  # of `weights`; null: what the file says
+    input: InputConfig | None = None  # of `weights`; each network brings its own
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
+    device: str = key("auto", choices=DEVICES)
+
+
+@dataclass
 class LabbookConfig:
     """The schema of launch/labbook.py."""
 
