@@ -17,6 +17,7 @@ from twotower.config.commands import (
     PrepareConfig,
     ReportConfig,
     SourceConfig,
+    TimelineConfig,
     VolumeConfig,
 )
 from twotower.config.compose import SCHEMAS, arrange_layers, register_schemas, resolve
@@ -77,6 +78,7 @@ __all__ = [
     "ScheduleConfig",
     "SourceConfig",
     "SpatialNormConfig",
+    "TimelineConfig",
     "VolumeConfig",
     "arrange_layers",
     "check",
