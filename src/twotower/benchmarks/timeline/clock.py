@@ -70,8 +70,8 @@ class GpuClock:
 def compare_clocks(link: Link, read: Callable[[], int] = time.monotonic_ns) -> tuple[int, int]:
     """How far this process's clock is ahead of the other tower's, and how wrong that may be, in nanoseconds.
 
-    Both towers call this together. A message takes some time, so what the quickest one says is at least the lead of
-    the clock of the tower that received it; the same in the other direction bounds it from above. Raises: TowerLostError.
+    Both towers call this together. A message takes some time, so by what the quickest one says the clock of the tower
+    that received it leads by no more; the same in the other direction is the other bound. Raises: TowerLostError.
     """
     link.check_in([0])
     delays = []

@@ -1,5 +1,6 @@
 """The picture of a timeline: a lane for each tower, and between them what crosses."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,9 @@ def choose_colours(layers: list[str]) -> dict[str, str]:
 
 
 def choose_closer(travels: list[Travel], begin: int, whole: tuple[float, float]) -> tuple[float, float] | None:
-    """The milliseconds around the shortest stretch that has more than half of what crosses; None if that is long."""
+    """The milliseconds around the shortest stretch that has three quarters of what crosses; None if that is long."""
     moments = sorted((travel.sent - begin) / 1e6 for travel in travels if travel.part != LOADING)
-    needed = len(moments) // 2 + 1
+    needed = math.ceil(0.75 * len(moments))
     if needed < 3:
         return None
     stretches = [(last - first, first, last) for first, last in zip(moments, moments[needed - 1 :], strict=False)]

@@ -37,7 +37,7 @@ def check_settings(settings: TimelineConfig) -> None:
         )
     if settings.machine.replicas != 1:
         raise ValueError(
-            f"machine.replicas={settings.machine.replicas} is not possible here, as a timeline shows one; leave it out."
+            f"machine.replicas={settings.machine.replicas} is not possible, as a timeline shows one; leave it out."
         )
     plan(settings.network, settings.num_classes)
     check_precision(settings.machine.precision, choose_device(settings.machine.device))

@@ -1,7 +1,7 @@
 """A timeline as a trace in Chrome's JSON format, which https://ui.perfetto.dev opens.
 
-Each tower is a process of the trace, and each kind of work a thread of it; each half that crosses is an arrow (a flow)
-from where it was given away to where it arrived. Times are microseconds since the first recorded step began.
+Each tower is a process of the trace, and each kind of work a thread of it; each half that crosses is an arrow (a
+flow) from where it was given away to where it arrived. Times are microseconds since the first recorded step began.
 """
 
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Any
 from twotower.benchmarks.timeline.records import LOADING, SEND, WAIT, Span, Timeline, TowerStep, list_travels
 from twotower.ground.files import write_json
 
-COMPUTE, WAITING, SENDING, INPUT, ARRIVING, STEPS = 1, 2, 3, 4, 5, 0
+STEPS, COMPUTE, WAITING, SENDING, INPUT, ARRIVING = range(6)
 THREADS = {
     STEPS: "steps",
     COMPUTE: "computing",
     WAITING: "waiting",
     SENDING: "sending",
     INPUT: "loading",
-    ARRIVING: "arriving",
+    ARRIVING: "arriving",  # of halves that are under way together the second has a thread of its own, and so on
 }
 _OF_KIND = {WAIT: WAITING, SEND: SENDING, LOADING: INPUT}
 
@@ -28,6 +28,7 @@ def make_trace(timeline: Timeline) -> dict[str, Any]:
     for tower in (0, 1):
         events.append(_name("process_name", tower, 0, f"tower {tower}"))
         events += [_name("thread_name", tower, thread, name) for thread, name in THREADS.items()]
+    free_from: tuple[list[float], list[float]] = ([0.0], [0.0])  # of each tower, by thread from ARRIVING on
     origin = min(tower.begin for tower in timeline.steps[0])
     flow = 0
     for number, step in enumerate(timeline.steps):
@@ -36,16 +37,21 @@ def make_trace(timeline: Timeline) -> dict[str, Any]:
         for travel in list_travels(step):
             flow += 1
             to = 1 - travel.source
-            name, args = f"{travel.what} for {travel.part}", {"bytes": travel.num_bytes, "from tower": travel.source}
+            name = f"{travel.what} for {travel.part}"
+            args: dict[str, Any] = {"bytes": travel.num_bytes, "from tower": travel.source}
             begin, end = _since(travel.sent, origin), _since(travel.arrived, origin)
             args |= {"hidden ms": travel.hidden / 1e6, "late ms": travel.late / 1e6}
-            events.append(_complete(name, "arriving", to, ARRIVING, (begin, end), args))
+            thread = ARRIVING + _find_free(free_from[to], begin, end)
+            events.append(_complete(name, "arriving", to, thread, (begin, end), args))
             # An arrow ends within the slice that it belongs to, so a nanosecond before its end.
             at = max(begin, end - 1e-3)
             sent_in = WAITING if travel.part == LOADING else SENDING
             shared = {"cat": "crossing", "name": name, "id": flow}
             events.append({"ph": "s", "ts": begin, "pid": travel.source, "tid": sent_in, **shared})
-            events.append({"ph": "f", "bp": "e", "ts": at, "pid": to, "tid": ARRIVING, **shared})
+            events.append({"ph": "f", "bp": "e", "ts": at, "pid": to, "tid": thread, **shared})
+    for tower, threads in enumerate(free_from):
+        for number in range(1, len(threads)):
+            events.append(_name("thread_name", tower, ARRIVING + number, THREADS[ARRIVING]))
     about = {
         "title": timeline.title,
         "clock": "the host's monotonic clock, which all its processes share",
@@ -60,6 +66,13 @@ def write_trace(timeline: Timeline, path: Path) -> None:
     write_json(path, make_trace(timeline))
 
 
+def _find_free(free_from: list[float], begin: float, end: float) -> int:
+    """The first thread that has nothing else at `begin`, which is then taken until `end`."""
+    thread = next((number for number, free in enumerate(free_from) if free <= begin), len(free_from))
+    free_from[thread : thread + 1] = [end]
+    return thread
+
+
 def _since(moment: int, origin: int) -> float:
     return (moment - origin) / 1e3
 
@@ -72,7 +85,15 @@ def _complete(
     name: str, category: str, tower: int, thread: int, way: tuple[float, float], args: dict[str, Any]
 ) -> dict[str, Any]:
     begin, end = way
-    event = {"ph": "X", "name": name, "cat": category, "pid": tower, "tid": thread, "ts": begin, "dur": end - begin}
+    event = {
+        "ph": "X",
+        "name": name,
+        "cat": category,
+        "pid": tower,
+        "tid": thread,
+        "ts": begin,
+        "dur": round(end - begin, 3),
+    }
     return event | {"args": args}
 
 
