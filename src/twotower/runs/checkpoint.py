@@ -62,6 +62,7 @@ class StoredProgress(TypedDict, total=False):
     seconds: FiniteFloat
     images: Count
     watching_loss: bool
+    energy: dict[str, FiniteFloat | str]  # an `Energy`
 
 
 class StoredIdentity(TypedDict, total=False):
