@@ -26,10 +26,10 @@ WIRES = (0.46, -0.46)  # and of what tower 0 and tower 1 send
 LANE, WIRE = 0.5, 0.16  # heights
 _GREYS = {LOADING: "#666666", LOSS: "#999999", OTHER: "#dddddd"}
 _OPACITY = {FORWARD: 1.0, BACKWARD: 0.55, UPDATE: 0.3}
-_WAITING: dict[str, Any] = {"facecolor": "white", "edgecolor": "#cc0000", "hatch": "xxxx", "linewidth": 0.6}
-_SENDING: dict[str, Any] = {"hatch": "....", "edgecolor": "black", "linewidth": 0}
+_WAITING: dict[str, Any] = {"facecolor": "white", "edgecolor": "#cc0000", "hatch": "xxx", "linewidth": 0.6}
+_SENDING: dict[str, Any] = {"hatch": "||||", "edgecolor": "black", "linewidth": 0}
 LEAST_SHARE = 0.028  # of a picture's width: a bar that is as wide has its name in it
-LABELS = (0.26, 0.0, -0.26)  # heights of the texts between the two wires
+LABELS = (0.27, 0.09, -0.09, -0.27)  # heights of the texts between the two wires
 CHARACTER = 0.0066  # of a picture's width, with a margin
 
 
@@ -143,7 +143,7 @@ def _draw_travels(
     for place, height, text, colour in place_labels(travels, origin, window, colours):
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
         axes.text(place, height, text, va="center", fontsize=7, color="black", bbox=box)
-        axes.plot([place - 0.002 * (window[1] - window[0])] * 2, [height - 0.09, height + 0.09], color=colour)
+        axes.plot([place - 0.002 * (window[1] - window[0])] * 2, [height - 0.07, height + 0.07], color=colour)
 
 
 def place_labels(
