@@ -62,7 +62,10 @@ class StoredProgress(TypedDict, total=False):
     seconds: FiniteFloat
     images: Count
     watching_loss: bool
-    energy: dict[str, FiniteFloat | str]  # an `Energy`
+
+
+class _StoredProgressNow(StoredProgress, total=False):
+    energy: dict[str, FiniteFloat | str]  # an `Energy`; older checkpoints have none
 
 
 class StoredIdentity(TypedDict, total=False):
@@ -91,7 +94,7 @@ class _ManifestForm(TypedDict):
     classes: Annotated[list[str], Len(1)]
     rates: StoredRates
     schedule: StoredSchedule
-    progress: StoredProgress
+    progress: _StoredProgressNow
     identity: StoredIdentity
     sha256: dict[
         Annotated[str, StringConstraints(pattern=r"^tower[01]\.safetensors$")],
