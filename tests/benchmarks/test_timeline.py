@@ -161,9 +161,9 @@ def test_the_trace_keeps_the_rules() -> None:
     waits = [e for e in events if e["name"] == "waiting, conv2" and e["pid"] == 0]
     assert [(e["ts"], e["dur"]) for e in waits] == [(25_000, 17_000)] * 3, "microseconds"
     assert [e["name"] for e in events if e.get("cat") == "step" and e["pid"] == 1] == [
-        "step 0, drawn",
-        "step 1",
+        "step 1, drawn",
         "step 2",
+        "step 3",
     ]
 
 

@@ -112,7 +112,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(images: Path, refere
     assert "from step" in output
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert 0 < spent < 3600 * summary["hours"]
-    assert f"{summary['hours']:.2f} hours in all; energy: {summary['energy']}" in output
+    assert f"in all; energy: {summary['energy']}" in output
     assert numbers(tmp_path / "run") == numbers(reference)
     assert_same_bits(tmp_path / "run", reference)
 

@@ -129,7 +129,9 @@ class Journal(SilentJournal):
         for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
             table.add_row(name, f"{summary[key]:.2f}", f"{summary['best_' + key]:.2f}")
         print_table(table)
-        spent = f"{summary['hours']:.2f} hours in all; energy: {summary['energy']}\n" if "energy" in summary else ""
+        spent = ""
+        if "energy" in summary:
+            spent = f"{format_duration(3600 * summary['hours'])} in all; energy: {summary['energy']}\n"
         self.say(
             f"{counted(summary['steps'], 'step')} in {format_duration(summary['seconds'])}, "
             f"{summary['images_per_second']:.0f} images/s while training\n"

@@ -56,7 +56,7 @@ def make_trace(timeline: Timeline) -> dict[str, Any]:
         "title": timeline.title,
         "clock": "the host's monotonic clock, which all its processes share",
         "clocks differ by at most, ms": timeline.clock_error / 1e6,
-        "drawn step": timeline.drawn,
+        "drawn step": timeline.drawn + 1,
     }
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
 
@@ -99,7 +99,7 @@ def _complete(
 
 def _list_spans(number: int, is_drawn: bool, tower: int, step: TowerStep, origin: int) -> list[dict[str, Any]]:
     way = _since(step.begin, origin), _since(step.end, origin)
-    name = f"step {number}, drawn" if is_drawn else f"step {number}"
+    name = f"step {number + 1}, drawn" if is_drawn else f"step {number + 1}"
     events = [_complete(name, "step", tower, STEPS, way, {})]
     for span in step.spans:
         way = _since(span.begin, origin), _since(span.end, origin)
