@@ -84,6 +84,7 @@ GIVEN = {
     "predict": ["RUN", "cat.jpg"],
     "prepare_data": ["source=folder", "source.root=DIR", "output=set"],
     "report": ["RUN"],
+    "timeline": ["network.width=0.0625"],
     "volume": ["network.width=0.0625"],
     "two_gpu": ["network.width=0.0625", "optim.batch_size=2", "machine.device=cpu"],
 }

@@ -75,6 +75,7 @@ WORK = {
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
     "report": ["twotower.reports.collect.read_run"],
+    "timeline": ["record_timeline"],
     "volume": ["estimate_rows"],
     "two_gpu": [],  # composed and checked as by its main()
 }

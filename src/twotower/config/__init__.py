@@ -18,6 +18,7 @@ from twotower.config.commands import (
     PrepareConfig,
     ReportConfig,
     SourceConfig,
+    TimelineConfig,
     VolumeConfig,
 )
 from twotower.config.compose import SCHEMAS, arrange_layers, register_schemas, resolve
@@ -79,6 +80,7 @@ __all__ = [
     "ScheduleConfig",
     "SourceConfig",
     "SpatialNormConfig",
+    "TimelineConfig",
     "VolumeConfig",
     "arrange_layers",
     "check",

@@ -220,6 +220,20 @@ class MemoryConfig:
 
 
 @dataclass
+class TimelineConfig:
+    """The schema of launch/timeline.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING
+    optim: OptimConfig = MISSING
+    machine: MachineConfig = MISSING
+    steps: int = key(5, least=1, most=1000)  # recorded, after two that are not; the one of median length is drawn
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)  # of random images
+    data_root: str | None = None  # a prepared set or a folder of images; null: random tensors, which cost no loading
+    output: str = "timeline.svg"  # or .png, .pdf; the trace is written beside it, as .json
+
+
+@dataclass
 class ExportConfig:
     """The schema of launch/export.py."""
 

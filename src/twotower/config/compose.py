@@ -21,6 +21,7 @@ from twotower.config.commands import (
     PredictConfig,
     PrepareConfig,
     ReportConfig,
+    TimelineConfig,
     VolumeConfig,
 )
 from twotower.config.frozen_config import freeze
@@ -45,6 +46,7 @@ SCHEMAS = {
     "predict": PredictConfig,
     "prepare_data": PrepareConfig,
     "report": ReportConfig,
+    "timeline": TimelineConfig,
     "volume": VolumeConfig,
 }
 
