@@ -212,13 +212,14 @@ def _write_page(run: RunToExport, folder: Path) -> list[Path]:
     Raises: ValueError if the network is too large for a page.
     """
     whole = run.tensors.get(weights.WHOLE_MEAN_IMAGE)
-    facts = {"step": f"{run.manifest.step:,}", "width": f"{run.network.width:g}"}
+    classes = run.manifest.classes
+    facts = {"classes": f"{len(classes):,}", "width": f"{run.network.width:g}", "step": f"{run.manifest.step:,}"}
     if errors := run.manifest.progress.get("last"):
-        facts |= {f"top-{k} error": f"{errors[f'top{k}_error']:.2f} %" for k in (1, 5)}
+        facts |= {f"validation top-{k} error": f"{errors[f'top{k}_error']:.2f} %" for k in (1, 5)}
     page = browser_page.render(
         {name: tensor for name, tensor in run.tensors.items() if "mean_image" not in name},
         run.network,
-        run.manifest.classes,
+        classes,
         mean_image=run.tensors[weights.MEAN_TENSOR],
         prepared_size=run.network.prepared_size if whole is None else whole.shape[-1],
         answer=run.answer,

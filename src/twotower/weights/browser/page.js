@@ -32,6 +32,11 @@ function count(number) {
   return number.toLocaleString("en");
 }
 
+// Sizes stay on one line.
+function square(side) {
+  return `${side}\u00a0x\u00a0${side}`;
+}
+
 function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
@@ -146,7 +151,7 @@ function resize(pixels, from, to) {
   if (from === to) return pixels;
   const windows = triangles(from, to);
   const narrow = new Uint8ClampedArray(from * to * 4);
-  const square = new Uint8ClampedArray(to * to * 4);
+  const small = new Uint8ClampedArray(to * to * 4);
   const fill = (target, place, source, first, step, weights) => {
     for (let channel = 0; channel < 3; channel++) {
       let sum = 0;
@@ -160,10 +165,10 @@ function resize(pixels, from, to) {
   }
   windows.forEach(({ first, weights }, i) => {
     for (let column = 0; column < to; column++) {
-      fill(square, (i * to + column) * 4, narrow, (first * to + column) * 4, to * 4, weights);
+      fill(small, (i * to + column) * 4, narrow, (first * to + column) * 4, to * 4, weights);
     }
   });
-  return square;
+  return small;
 }
 
 function cutCrop(bitmap) {
@@ -178,12 +183,12 @@ function cutCrop(bitmap) {
   context.imageSmoothingEnabled = drawn !== side;
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, left, top, side, side, 0, 0, drawn, drawn);
-  const square = resize(context.getImageData(0, 0, drawn, drawn).data, drawn, about.prepared);
+  const prepared = resize(context.getImageData(0, 0, drawn, drawn).data, drawn, about.prepared);
   const begin = (about.prepared - size) >> 1;
   const crop = new Uint8ClampedArray(size * size * 4);
   for (let row = 0; row < size; row++) {
     const from = ((row + begin) * about.prepared + begin) * 4;
-    crop.set(square.subarray(from, from + size * 4), row * size * 4);
+    crop.set(prepared.subarray(from, from + size * 4), row * size * 4);
   }
   return crop;
 }
@@ -305,19 +310,13 @@ function showAnswer(logits, probabilities, mode) {
   byId("status").textContent = `Most likely: ${classes[likeliest]}, ${percent(probabilities[likeliest])}`;
   const rows = order.slice(0, ANSWERS).map((index) => {
     const bar = make("div");
-    bar.style.width = percent(probabilities[index]);
-    const row = make(
-      "li",
-      `of-${towerOf(index)}`,
-      make("span", "", classes[index]),
-      make("span", "", percent(probabilities[index])),
-      make("div", "bar", bar),
-    );
+    bar.style.width = `${100 * probabilities[index]}%`;
     const notes = [];
-    if (mode === `off${towerOf(index)}`) notes.push("of the tower that is off");
     if (mode !== "whole") notes.push(`as trained ${percent(trained.probabilities[index])}`);
-    if (notes.length) row.append(make("small", "", notes.join("; ")));
-    return row;
+    if (mode === `off${towerOf(index)}`) notes.push("tower off");
+    const name = make("span", "", classes[index], " ", make("small", "", notes.join(", ")));
+    const share = make("span", "", percent(probabilities[index]));
+    return make("li", `of-${towerOf(index)}`, name, share, make("div", "bar", bar));
   });
   byId("answer").replaceChildren(...rows);
   const cells = classes.map((name, index) => {
@@ -357,19 +356,19 @@ function titles(layer, tower) {
     const total = towers.length > 1 ? ` of ${count(layer.kernels[0] + layer.kernels[1])}` : "";
     return [`${layer.name}: ${count(kernels)}${total} units`, ""];
   }
-  const pooled = layer.size_out === layer.size_conv ? "" : `, pooled to ${layer.size_out} x ${layer.size_out}`;
-  const details = [`${layer.size} x ${layer.size} kernels`];
+  const pooled = layer.size_out === layer.size_conv ? "" : `, pooled to ${square(layer.size_out)}`;
+  const details = [`${square(layer.size)} kernels`];
   if (layer.stride > 1) details.push(`stride ${layer.stride}`);
   if (layer.groups > 1) details.push(`${layer.groups} groups`);
   if (layer.kind === "local") details.push("not shared");
-  return [`${layer.name}: ${kernels} maps ${layer.size_conv} x ${layer.size_conv}${pooled}`, details.join(", ")];
+  return [`${layer.name}: ${kernels} maps ${square(layer.size_conv)}${pooled}`, details.join(", ")];
 }
 
 function buildFigure() {
   document.body.classList.toggle("one-tower", towers.length === 1);
-  const heads = [make("span", "image", `the picture, 3 x ${size} x ${size}, read by each tower`)];
-  if (towers.length > 1) heads.push(make("span", "", "tower 0"), make("span"), make("span", "", "tower 1"));
-  else heads[0].textContent = `the picture, 3 x ${size} x ${size}`;
+  const readers = towers.length > 1 ? ", read by each tower" : "";
+  const heads = [make("span", "image", `the picture, 3\u00a0x\u00a0${square(size)}${readers}`)];
+  if (towers.length > 1) heads.push(make("span", "", "tower 0"), make("span", "middle"), make("span", "", "tower 1"));
   document.querySelector(".heads").append(...heads);
   const rows = layers.map((layer) => {
     const row = towers.map((tower) => {
@@ -400,7 +399,9 @@ function isOff(tower) {
 function keepLayer(data) {
   seen[data.index] ??= [];
   seen[data.index][data.tower] = data;
-  if (towers.every((tower) => isOff(tower) || seen[data.index][tower])) drawLayer(data.index);
+  if (!towers.every((tower) => isOff(tower) || seen[data.index][tower])) return;
+  drawLayer(data.index);
+  if (shownMode === "whole") boxes[data.index].between.classList.add("crosses");
 }
 
 // Shades of a tower, 256 times R, G, B: none, half, most.
@@ -480,7 +481,6 @@ function drawLayer(index) {
   between.classList.toggle("cut", isCut);
   const alike = bytes.every((number) => number === bytes[0]);
   words.textContent = isCut ? "nothing crosses: zeros" : `${alike ? count(bytes[0]) : bytes.map(count).join(" and ")} bytes each way`;
-  if (!isCut) between.classList.add("crosses");
   showTotal();
 }
 
@@ -517,7 +517,7 @@ function keepKernels(tower, weights) {
     drawTiles(canvas, layer.kernels[each], layer.size, Math.min(12, layer.kernels[each]), (tile, p) => {
       return [0, 1, 2].map((c) => 127.5 + (127.5 * kernels[each][(tile * 3 + c) * pixels + p]) / reach);
     });
-    return make("figure", "", make("figcaption", "", `tower ${each}, ${layer.kernels[each]} kernels`), canvas);
+    return make("figure", "", make("figcaption", "", `${towers.length > 1 ? `tower ${each}: ` : ""}${layer.kernels[each]} kernels`), canvas);
   });
   byId("kernels-title").textContent = `The kernels of ${layer.name}`;
   document.querySelector(".kernels").replaceChildren(...figures);
@@ -534,7 +534,7 @@ function usePicture(chosen, button = null) {
   canvas.setAttribute("aria-label", `${chosen.name}, as the network reads it`);
   for (const each of byId("drawn").children) each.setAttribute("aria-pressed", each === button);
   const strange = button && !about.are_shapes ? " The network was trained on other things than such drawings." : "";
-  byId("source").textContent = button ? `Drawn: ${chosen.name}, in no data set.${strange}` : chosen.name;
+  byId("source").textContent = button ? `Drawn: ${chosen.name}. It is in no training or validation set.${strange}` : chosen.name;
   answer();
 }
 
@@ -591,6 +591,7 @@ function listen() {
     byId("mode-note").textContent = NOTES[chosenMode()];
     answer();
   });
+  byId("switches")?.dispatchEvent(new Event("change")); // some browsers keep a choice when a page is loaded again
   SCHEME.addEventListener("change", redraw);
   NARROW.addEventListener("change", redraw);
 }
