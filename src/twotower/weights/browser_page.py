@@ -41,7 +41,7 @@ def check_size(tensors: Mapping[str, Tensor], network: NetworkConfig) -> None:
     megabytes = sum(tensor.numel() * 4 for name, tensor in tensors.items() if "mean_image" not in name) / 1e6
     if megabytes > MOST_MEGABYTES:
         raise ValueError(
-            f"{network.name} of width {network.width:g} has {megabytes:,.0f} MB of weights, and a page takes at most "
+            f"{network.name} of width {network.width:g} has {megabytes:,.1f} MB of weights, and a page takes at most "
             f"{MOST_MEGABYTES} MB; train a narrower one (network.width=0.25), or give to=merged or to=onnx."
         )
 

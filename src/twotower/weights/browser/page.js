@@ -257,6 +257,7 @@ async function answerOnce(asked, mode) {
   if (mode === "whole") trained = { of: asked, probabilities };
   else if (trained?.of !== asked) trained = { of: asked, probabilities: softmax((await compute(input)).logits) };
   showAnswer(logits, probabilities, mode);
+  main.dataset.answers = Number(main.dataset.answers ?? 0) + 1;
   const times = towers.filter((tower) => tower in busy).map((tower) => `tower ${tower} ${Math.round(busy[tower])} ms`);
   const whole = Math.round(performance.now() - since);
   if (!main.dataset.first) main.dataset.first = Math.round(performance.now());
