@@ -79,11 +79,15 @@ function startTowers() {
   });
 }
 
-function giveUp(tower, message) {
+function fail(sentence) {
   for (const worker of workers) worker.terminate();
   main.dataset.state = "failed";
   byId("status").textContent = "No answer.";
-  complain(`Tower ${tower} has stopped: ${message}. Load this page again.`);
+  complain(sentence);
+}
+
+function giveUp(tower, message) {
+  fail(`Tower ${tower} has stopped: ${message}. Load this page again.`);
 }
 
 const HEAR = {
@@ -228,6 +232,7 @@ let picture = null;
 let trained = null; // probabilities of the picture by the network as it was trained
 let isBusy = false;
 let isStale = false;
+let choices = 0; // of pictures, so that one that takes long to read does not come after one that was chosen later
 
 function chosenMode() {
   return document.querySelector("input[name=mode]:checked")?.value ?? "whole";
@@ -528,6 +533,7 @@ function keepKernels(tower, weights) {
 // Choosing a picture: drawn, from a file, dropped, pasted.
 
 function usePicture(chosen, button = null) {
+  choices++;
   picture = chosen;
   complain("");
   const canvas = byId("crop");
@@ -541,9 +547,17 @@ function usePicture(chosen, button = null) {
 
 async function useFile(file) {
   if (!file) return;
+  const choice = ++choices;
+  const name = file.name || "what was pasted";
+  const before = byId("status").textContent;
+  byId("status").textContent = `Reading ${name}.`;
+  await new Promise((resolve) => setTimeout(resolve)); // so that it is seen
   try {
-    usePicture(await readPicture(file, file.name || "what was pasted"));
+    const read = await readPicture(file, name);
+    if (choice === choices) usePicture(read);
   } catch (error) {
+    if (choice !== choices) return;
+    byId("status").textContent = before;
     complain(error.message);
   }
 }
@@ -564,6 +578,7 @@ async function offerDrawn() {
 }
 
 function listen() {
+  addEventListener("unhandledrejection", ({ reason }) => fail(`This page has failed: ${reason.message}. Load it again.`));
   byId("file").addEventListener("change", ({ target }) => {
     useFile(target.files[0]);
     target.value = ""; // so that the same file can be chosen again
@@ -604,7 +619,5 @@ try {
   listen();
   offerDrawn().catch((error) => complain(error.message));
 } catch (error) {
-  main.dataset.state = "failed";
-  byId("status").textContent = "No answer.";
-  complain(`This browser cannot run the page: ${error.message}. Use one of the last two years.`);
+  fail(`This browser cannot run the page: ${error.message}. Use one of the last two years.`);
 }
