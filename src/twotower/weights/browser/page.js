@@ -54,6 +54,10 @@ function takeText(id) {
   return text;
 }
 
+function hasFailed() {
+  return main.dataset.state === "failed";
+}
+
 function complain(sentence) {
   byId("error").textContent = sentence;
   byId("error").hidden = !sentence;
@@ -81,6 +85,7 @@ function startTowers() {
 
 function fail(sentence) {
   for (const worker of workers) worker.terminate();
+  if (hasFailed()) return; // what came first is the reason
   main.dataset.state = "failed";
   byId("status").textContent = "No answer.";
   complain(sentence);
@@ -239,7 +244,7 @@ function chosenMode() {
 }
 
 async function answer() {
-  if (!picture || main.dataset.state === "failed") return;
+  if (!picture || hasFailed()) return;
   isStale = true;
   if (isBusy) return;
   isBusy = true;
@@ -533,6 +538,7 @@ function keepKernels(tower, weights) {
 // Choosing a picture: drawn, from a file, dropped, pasted.
 
 function usePicture(chosen, button = null) {
+  if (hasFailed()) return;
   choices++;
   picture = chosen;
   complain("");
@@ -546,7 +552,7 @@ function usePicture(chosen, button = null) {
 }
 
 async function useFile(file) {
-  if (!file) return;
+  if (!file || hasFailed()) return;
   const choice = ++choices;
   const name = file.name || "what was pasted";
   const before = byId("status").textContent;
