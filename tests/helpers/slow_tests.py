@@ -57,5 +57,5 @@ SLOW_FILES = {
         "test_sweep",
         "test_train",
     },
-    "weights": {"test_export", "test_identify", "test_scaled_weights", "test_weights"},
+    "weights": {"test_browser_page", "test_export", "test_identify", "test_scaled_weights", "test_weights"},
 }

@@ -238,8 +238,8 @@ class ExportConfig:
     """The schema of launch/export.py."""
 
     run: str | None = None  # a folder, when it is given with a key
-    # safetensors with plain.py that loads it, or ONNX, which needs pip install -e '.[onnx]'.
-    to: str = key("merged", choices=("merged", "onnx"))
+    # safetensors with plain.py that loads it, ONNX, which needs pip install -e '.[onnx]', or a page for a browser.
+    to: str = key("merged", choices=("merged", "onnx", "html"))
     checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
     output: str | None = None  # a folder; null: RUN/export
     force: bool = False  # true: also a network that is not better than guessing
