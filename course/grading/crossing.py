@@ -303,6 +303,11 @@ def name_error(error: Exception, links: dict[int, Link]) -> MistakeError | None:
             "backward returns another number of values than forward has arguments.",
             "One for each: the gradient of a tensor, and None for what is no tensor.",
         )
+    if isinstance(error, RuntimeError) and "a gradient different than None" in text:
+        return MistakeError(
+            "backward returns a gradient for an argument that is no tensor.",
+            "The values come in the order of forward's arguments: first that of the tensor, then None for the others.",
+        )
     return None
 
 
