@@ -23,7 +23,7 @@ import torch.distributed as dist  # noqa: TID251
 import torch.nn.functional as F
 from torch import Tensor, multiprocessing, nn
 
-HALF, CLASSES, STEPS, RATE, SECONDS = 16, 4, 200, 0.5, 60
+HALF, CLASSES, STEPS, RATE, SECONDS = 16, 4, 120, 0.3, 60
 
 
 class Link:
@@ -139,7 +139,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(run_tower, (folder,), nprocs=2)
         halves = [torch.load(f"{folder}/{tower}.pt") for tower in (0, 1)]
-    for step in (*range(0, STEPS, 40), STEPS - 1):
+    for step in (*range(0, STEPS, 30), STEPS - 1):
         print(f"step {step:3}  loss {halves[0]['losses'][step]:.4f}  (tower 1: {halves[1]['losses'][step]:.4f})")
     whole, worst = train_whole(), 0.0
     for what, true in whole.items():
