@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from twotower.distributed import exchange
@@ -172,16 +173,14 @@ def large_tensors_cut(replace: Any, world: World) -> None:
     replace(Link, "swap", swap)
 
 
-@silent_error("tower 1 puts the halves of the logits together in the other order")
-def halves_swapped(replace: Any, world: World) -> None:
-    def collect(self: WireExchange, halves: Any) -> Tensor:
-        whole = COLLECT(self, halves)
-        return whole if self.tower == 0 else whole.roll(self.logits_halves[1], dims=1)
-
-    replace(WireExchange, "collect", collect)
-
-
 # What a layer computes from both halves.
+
+
+@silent_error("the fully-connected layers of tower 1 read the halves in swapped order")
+def halves_swapped(replace: Any, world: World) -> None:
+    if world.tower == 1:
+        replace(ReadBothLinear, "own", lambda self, x: F.linear(x, self.weight_other, self.bias))
+        replace(ReadBothLinear, "other", lambda self, peer, y: y + F.linear(peer, self.weight_own))
 
 
 @silent_error("the bias of a layer that reads both towers is added to each half")
