@@ -47,11 +47,15 @@ def describe_error(error: BaseException, path: Path) -> str:
 
 def judge(path: Path) -> tuple[bool, str]:
     """Whether the file is right, and what is said of it. Runs the reader's code."""
+    try:
+        module = load(path)
+    except (Exception, SystemExit) as error:
+        return False, f"Not yet: {describe_error(error, path)}"
+    # Behind the reader's file, whose endless loop would else be met only after torch has been imported.
     from grading import crossing, logits, streams
     from grading.verdict import MistakeError
 
     try:
-        module = load(path)
         number = next((number for name, number in NUMBERS.items() if hasattr(module, name)), None)
         if number is None:
             return False, f"{path.name} has none of the functions of an assignment: {', '.join(NUMBERS)}."

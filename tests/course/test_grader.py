@@ -1,13 +1,11 @@
 """The grader takes what is right, and names what is wrong: wrong solutions are right ones with one change."""
 
-import importlib.util
-import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from helpers.course import import_course
 from helpers.paths import ROOT
 
 SOLUTIONS = Path(__file__).parent / "solutions"
@@ -94,63 +92,92 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
 CASES = [(name, *change) for name, changes in WRONG.items() for change in changes]
 
 
-@pytest.fixture(scope="module")
-def judge(course_path: None):
-    import grade
-
-    return grade.judge
-
-
-@pytest.fixture(scope="module")
-def course_path() -> None:
-    if str(ROOT / "course") not in sys.path:
-        sys.path.append(str(ROOT / "course"))
-
-
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, course_path: None) -> None:
-    """A tower that waits in vain gives up soon."""
+def grader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """course/grade.py; a tower that waits in vain gives up soon."""
+    import_course(monkeypatch)
+    import grade
     from grading import threads
 
-    monkeypatch.setattr(threads.Link, "__init__", patient(threads.Link.__init__, 0.5))
+    begin = threads.Link.__init__
 
+    def begin_impatient(self, *arguments, **options) -> None:
+        begin(self, *arguments, **options)
+        self.seconds = 0.5
 
-def patient(init, seconds: float):
-    def with_seconds(self, *args, **options) -> None:
-        init(self, *args, **options)
-        self.seconds = seconds
-
-    return with_seconds
+    monkeypatch.setattr(threads.Link, "__init__", begin_impatient)
+    return grade
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", WRONG)
-def test_solutions_are_right(judge, name: str) -> None:
-    is_right, said = judge(SOLUTIONS / f"{name}.py")
+def test_solutions_are_right(grader, name: str) -> None:
+    is_right, said = grader.judge(SOLUTIONS / f"{name}.py")
     assert is_right, said
     assert said.startswith("Right: ")
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", WRONG)
-def test_gaps_are_open(judge, name: str) -> None:
+def test_gaps_are_open(grader, name: str) -> None:
     """What the reader is given holds no solution."""
-    is_right, said = judge(ROOT / "course" / f"{name}.py")
+    is_right, said = grader.judge(ROOT / "course" / f"{name}.py")
     assert not is_right
     assert said.startswith("Not yet: the gap is still open (write ")
 
 
-@pytest.mark.usefixtures("one_thread", "quick")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("name", "before", "after", "mistake"), CASES)
-def test_mistakes_are_named(judge, tmp_path: Path, name: str, before: str, after: str, mistake: str) -> None:
+def test_mistakes_are_named(grader, tmp_path: Path, name: str, before: str, after: str, mistake: str) -> None:
     text = (SOLUTIONS / f"{name}.py").read_text()
     assert before in text
     text = text.replace(before, after).replace("ctx.link, ctx.shape = link", "ctx.wait = wait; ctx.link, ctx.shape = link")
     (tmp_path / f"{name}.py").write_text(text)
-    is_right, said = judge(tmp_path / f"{name}.py")
+    is_right, said = grader.judge(tmp_path / f"{name}.py")
     assert not is_right
     assert mistake in said, said
     assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def finish(x, wait, link):\n    return wait(", "Your file is no Python: '(' was never closed, line 2"),
+        ("def finish(x, wait, link):\n    return wat()", "raised NameError: name 'wat' is not defined"),
+        ("import nothing_like_it", "raised ModuleNotFoundError"),
+        ("def begin():\n    pass", "has none of the functions of an assignment"),
+        ("def start(x, link, shape):\n    pass", "has no function finish"),
+        ("def finish(x, wait, link):\n    return None", "finish returns NoneType"),
+        ("raise SystemExit(3)", "raised SystemExit: 3"),
+    ],
+)
+def test_errors_of_the_reader_are_short(grader, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    is_right, answer = grader.judge(tmp_path / "mine.py")
+    assert not is_right
+    assert said in answer, answer
+    assert "Traceback" not in answer
+    assert len(answer.splitlines()) <= 4
+    if "wat" in text:
+        assert "line 2, in finish: return wat()" in answer
+
+
+def test_the_command_grades_in_a_process_of_its_own(grader, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is right, what never ends, what ends the process, and a file that is not there."""
+    assert grader.main([str(SOLUTIONS / "assignment1.py")]) == 0
+    assert capfd.readouterr().out.startswith("Right: halves arrive, gradients go back")
+    (tmp_path / "loop.py").write_text("while True:\n    pass")
+    assert grader.grade(tmp_path / "loop.py", seconds=3) == (
+        False,
+        "Not yet: your code has not come to an end within 3 s. Is there an endless loop?",
+    )
+    (tmp_path / "end.py").write_text("import os\nos._exit(4)")
+    assert grader.grade(tmp_path / "end.py") == (False, "Not yet: your code has ended the process (status 4).")
+    assert grader.main([str(tmp_path / "none.py")]) == grader.main([]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all(line.startswith("error: ") for line in said)
 
 
 def test_many_mistakes_have_names_of_their_own() -> None:
