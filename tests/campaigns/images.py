@@ -59,6 +59,13 @@ def _save(stream: Random, form: str, mode: str = "RGB", **options: object) -> by
     return file.getvalue()
 
 
+def _icon(stream: Random) -> bytes:
+    """In one size that the format has: others cannot be saved."""
+    file = io.BytesIO()
+    _picture(stream).resize((48, 48)).save(file, "ICO")
+    return file.getvalue()
+
+
 def _saved(form: str, mode: str = "RGB", **options: object) -> Make:
     return lambda stream: _save(stream, form, mode, **options)
 
@@ -187,7 +194,7 @@ KINDS: dict[str, Make] = {
     "TIFF, flipped": _flipped(_saved("TIFF")),
     "PPM": _saved("PPM"),
     "PPM, huge": lambda stream: b"P6 99999 99999 255\n" + stream.randbytes(3000),
-    "ICO": _saved("ICO"),
+    "ICO": _icon,
     "JPEG 2000": _saved("JPEG2000"),
     "TGA": _saved("TGA"),
     "PCX": _saved("PCX"),

@@ -247,6 +247,21 @@ def spoilt(root: Path) -> list[Path]:
     return paths
 
 
+def test_a_file_of_which_no_part_can_be_decoded_is_left_out(tmp_path: Path) -> None:
+    """DALI decodes the whole of a BMP that is cut short, and refuses the parts that training asks for."""
+    whole, cut = tmp_path / "whole.bmp", tmp_path / "cut.bmp"
+    Image.new("RGB", (40, 50), (200, 100, 50)).save(whole)
+    content = bytearray(whole.read_bytes())
+    content[10:14] = (len(content) - 100).to_bytes(4, "little")  # where its pixels begin
+    cut.write_bytes(content)
+    images, rejects = Decoder(1, 32).decode([whole, cut, whole])
+    assert images.shape == (2, 32, 32, 3)
+    assert (images == [200, 100, 50]).all()
+    assert rejects == {
+        cut: "it is a BMP that DALI cannot decode: damaged, cut short, or of a kind that it does not know"
+    }
+
+
 def test_files_are_examined_as_by_dali(tmp_path: Path) -> None:
     paths = spoilt(tmp_path)
     ours, theirs = TorchDecoder(2, SIZE), Decoder(2, SIZE)

@@ -1,5 +1,6 @@
 """Hosts that would do different things are told so before they connect; processes that do not come are named."""
 
+import socket
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from twotower.distributed.agreement import Choice, agree_on_attempt, check_same_gpus, deal_ranks, share_choice
-from twotower.distributed.place import Place, check_together
+from twotower.distributed.place import Place, check_agent, check_together
 from twotower.distributed.transport import TowerLostError
 
 NCCL = Choice("one", "nccl", "NVIDIA A100")
@@ -128,3 +129,17 @@ def test_towers_on_two_nodes_are_refused_unless_that_is_wanted() -> None:
         check_together(apart, True, "shared_gpu")
     check_together(Place(0, 4, 0, 2), False, "shared_gpu")
     check_together(Place(0, 3, 0, 1, num_towers=1), False, "nccl")
+
+
+def test_a_process_that_outlives_torchrun_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started by one that has ended since; where rank 0 serves the store, nobody may listen yet."""
+    with socket.create_server(("127.0.0.1", 0)) as agent:
+        port = agent.getsockname()[1]
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        check_agent()
+    with pytest.raises(ConnectionError, match=rf"torchrun has ended: .* at 127\.0\.0\.1:{port}"):
+        check_agent()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    check_agent()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,38 @@ time.sleep(0)
     ]
     assert (done[0].returncode, done[0].stderr) == (0, "")
     assert "KeyboardInterrupt" in done[1].stderr
+
+
+STARTS = """
+import multiprocessing, os, signal, time
+from twotower.ground.processes import catch_stops, interrupts_held
+
+def child(number):
+    held = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    os.kill(os.getpid(), signal.SIGINT)  # while it still imports
+    came = False
+    try:
+        catch_stops()
+        time.sleep(10)
+    except KeyboardInterrupt:
+        came = True
+    print(number, held, came, flush=True)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with interrupts_held():
+        children = [context.Process(target=child, args=(number,)) for number in range(2)]
+        for one in children:
+            one.start()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    for one in children:
+        one.join()
+"""
+
+
+def test_ctrl_c_waits_until_a_started_process_can_hear_it(tmp_path: Path) -> None:
+    """The first process as well, with which Python starts one of its own that lets signals through."""
+    script = tmp_path / "starts.py"
+    script.write_text(STARTS)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert sorted(done.stdout.splitlines()) == ["0 True True", "1 True True"], done.stderr

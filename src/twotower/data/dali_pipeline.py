@@ -91,6 +91,16 @@ def prepared_images(size: int, device: str) -> Any:
 
 
 @pipeline_def
+def part_of_image(device: str) -> Any:
+    """uint8 [1, H, W, 3]: the centre square of the bytes fed to `encoded`, decoded as crops are, in part."""
+    encoded = fn.external_source(name="encoded", ndim=1, dtype=types.UINT8)
+    corner, side = _square(encoded)
+    return _decode_part(
+        encoded, device, fn.cast(corner, dtype=types.INT32), fn.cast(corner + side, dtype=types.INT32)
+    )
+
+
+@pipeline_def
 def training_crops(
     source: Callable[[Any], Any], crop_size: int, size: int, resize: bool, mirrors: bool, device: str
 ) -> Any:

@@ -5,6 +5,7 @@ processes that one torchrun has started. Of a network of one tower, each rank is
 """
 
 import os
+import socket
 import sys
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from twotower.config import MachineConfig
 from twotower.ground.gpu_check import check_seen, explain_unseen
 from twotower.ground.processes import cores
 from twotower.ground.wording import counted
+
+AGENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,27 @@ class Place:
     def is_alone(self) -> bool:
         """Whether all processes are on this node."""
         return self.local_size == self.size
+
+
+def check_agent() -> None:
+    """Notices that torchrun has ended, which opened its store before this process and serves it to its end.
+
+    A process that outlives it would wait for the store as long as it may wait for a tower.
+
+    Raises: ConnectionError.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return  # rank 0 serves the store, perhaps later than others ask for it
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        socket.create_connection((address, port), timeout=AGENT_SECONDS).close()
+    except ConnectionRefusedError as error:
+        raise ConnectionError(
+            f"torchrun has ended: nothing listens at {address}:{port} any more, where it serves its processes; start "
+            "it again."
+        ) from error
+    except OSError:  # of a slow network, for which the first contact has its own patience and words
+        return
 
 
 def check_even(size: int, num_towers: int) -> None:

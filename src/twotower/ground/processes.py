@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -28,13 +29,14 @@ def cores() -> int:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C back until the block has ended. Processes that are started within never get it.
+    """Holds Ctrl-C back until the block has ended, and from processes that are started within until `catch_stops`.
 
     Windows cannot hold it back, so there it may meet a worker that is starting, which then prints a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # else the first start would start it, and that lets Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -144,6 +146,8 @@ def catch_stops(deaf_seconds: float | None = None) -> None:
 
     for stop in _list_stops():
         signal.signal(stop, interrupt)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # where `interrupts_held` held it back
     if deaf_seconds is not None:
         _end_if_deaf(deaf_seconds, lambda: stopped)
     if not hasattr(signal, "setitimer"):  # Windows

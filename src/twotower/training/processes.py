@@ -20,6 +20,7 @@ from twotower.data.load_data import load
 from twotower.distributed.agreement import NOT_LOOKED
 from twotower.distributed.place import (
     Place,
+    check_agent,
     check_even,
     check_room,
     choose_device,
@@ -34,6 +35,7 @@ from twotower.ground.processes import (
     catch_stops,
     die_with_parent,
     ignore_stops,
+    interrupts_held,
     kill_stuck_siblings,
     stops_held,
 )
@@ -179,7 +181,8 @@ def start_towers(ready: ReadyRun) -> dict[str, Any]:
         processes: list[BaseProcess] = []
         try:
             # A stop in between would leave a process with half of what it shall do, and others that wait for it.
-            with stops_held():
+            # One that meets a tower while it imports torch would be a traceback.
+            with stops_held(), interrupts_held():
                 context = mp.start_processes(
                     _run_tower, (ready, size, str(folder / "rendezvous")), size, join=False, start_method="spawn"
                 )
@@ -241,6 +244,7 @@ def run_as_worker(config: Config, place: Place) -> int:
         check_even(place.size, place.num_towers)
         die_with_parent()
         catch_stops(DEAF_SECONDS)
+        check_agent()
         config = share_batch(config, place.size // place.num_towers)
         # One process of a node looks for all, since a look reads whole checkpoints.
         kept_step = find_kept_step(config) if place.local_rank == 0 and not place.is_alone else NOT_LOOKED

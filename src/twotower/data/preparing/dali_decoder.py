@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from twotower.data.dataset import PREPARED_SIZE
 from twotower.data.decode import UnusableError, check_pixels
 
+OUT_OF_MEMORY = "it is too large for the memory of this machine"
+JPEG = b"\xff\xd8\xff"  # how it begins
+
 
 class Decoder:
     """Decodes files to uint8 [N, size, size, 3] with DALI on the CPU, and names those that cannot be decoded.
@@ -24,29 +27,33 @@ class Decoder:
     def __init__(self, num_threads: int, size: int = PREPARED_SIZE) -> None:
         self.num_threads, self.size = num_threads, size
         self.needs_resize = False  # whether any image so far is not a square of `size` pixels
-        self._pipeline: Any = self._open()
+        self._open()
         # This memory is used again, because fresh pages would take as long as the decoding.
         self._images = np.empty((0, size, size, 3), np.uint8)
 
-    def _open(self) -> Any:
-        from twotower.data.dali_pipeline import prepared_images
+    def _open(self) -> None:
+        from twotower.data.dali_pipeline import part_of_image, prepared_images
 
-        pipeline = prepared_images(
-            self.size,
-            "cpu",
-            batch_size=1,
-            num_threads=self.num_threads,
-            device_id=None,
+        alone = {
+            "batch_size": 1,
+            "num_threads": self.num_threads,
+            "device_id": None,
             # DALI has nothing to work ahead on, and handing single images between threads takes a fifth of the time.
-            prefetch_queue_depth=1,
-            exec_async=False,
-            exec_pipelined=False,
-        )
-        pipeline.build()
-        return pipeline
+            "prefetch_queue_depth": 1,
+            "exec_async": False,
+            "exec_pipelined": False,
+        }
+        self._pipeline: Any = prepared_images(self.size, "cpu", **alone)
+        self._part: Any = part_of_image("cpu", **alone)
+        self._pipeline.build()
+        self._part.build()
 
     def _run(self, content: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
         """Decodes into `image`, uint8 [size, size, 3]."""
+        if content[: len(JPEG)].tobytes() != JPEG:
+            # Crops are decoded as parts. Of a BMP that is cut short DALI refuses these, and yet decodes the whole.
+            self._part.feed_input("encoded", [content])
+            self._part.run()
         self._pipeline.feed_input("encoded", [content])
         images, sizes = self._pipeline.run()
         self.needs_resize |= bool((np.array(sizes.as_array())[:, :2] != self.size).any())
@@ -74,9 +81,9 @@ class Decoder:
             except OSError as error:
                 rejects[path] = error.strerror or "it cannot be read"
             except MemoryError:
-                rejects[path] = "it is too large for the memory of this machine"
+                rejects[path] = OUT_OF_MEMORY
             except RuntimeError as error:
-                self._pipeline = self._open()  # a pipeline is of no use after a failure
+                self._open()  # a pipeline is of no use after a failure
                 rejects[path] = _reason(str(error), content.tobytes())
         return self._images[:count], rejects
 
@@ -86,6 +93,8 @@ def _reason(text: str, content: bytes) -> str:
     lines = [line.strip() for line in text.partition("encountered:")[2].splitlines()]
     silent = ("C++ context", "Failed to decode sample", "nvImageCodec failure", "[")
     words = next((line for line in lines if line and not line.startswith(silent)), "")
+    if "bad_alloc" in text:
+        return OUT_OF_MEMORY
     if words and "pipeline" not in words.lower():
         return words[:200]
     from PIL import Image

@@ -1,0 +1,157 @@
+"""The table of claims: what it prints follows from the data in the repository, computed here once more."""
+
+import csv
+import re
+import runpy
+from collections.abc import Callable
+from statistics import mean, stdev
+
+import pytest
+
+from helpers.paths import ROOT
+
+TABLES = runpy.run_path(str(ROOT / "results" / "tables.py"))
+PAGES = [ROOT / "results" / "README.md", ROOT / "README.md"]
+QUANTILES = {3: 4.302653, 12: 2.200985}  # of Student's t at 97.5 %, by number of pairs
+NARROW, FIGURE_1 = "imagenette_narrow", "figure1_cifar10"
+
+
+def _read(folder: str, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((ROOT / "results" / folder / name).open()))
+
+
+def _rows() -> dict[str, list[str]]:
+    """The cells behind each claim of the whole table, by the claim's text."""
+    text = (ROOT / "results" / "README.md").read_text().split("<!-- table: claims -->\n")[1].split("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines()[2:]]
+    assert len(rows) >= 16
+    return {row[1]: row for row in rows}
+
+
+def _pairs(folder: str, base: Callable[[dict[str, str]], bool], arm: Callable[[dict[str, str]], bool]) -> list[float]:
+    runs = _read(folder, "runs.csv")
+    before, after = (
+        {row["seed"]: float(row["top1_error_ten"]) for row in runs if is_of(row)} for is_of in (base, arm)
+    )
+    assert len(before) == len(after) == 3
+    return [after[seed] - before[seed] for seed in before]
+
+
+def _is_baseline(row: dict[str, str]) -> bool:
+    return row["network"] == "alexnet_2012" and row["ablation"] == "none"
+
+
+DIFFERENCES: dict[str, tuple[list[float], int]] = {
+    "without normalisation": (_pairs(NARROW, _is_baseline, lambda row: row["ablation"] == "no_lrn"), 1),
+    "pooling without overlap": (_pairs(NARROW, _is_baseline, lambda row: row["ablation"] == "no_overlap"), 1),
+    "two towers without the exchange below fc8": (
+        _pairs(NARROW, _is_baseline, lambda row: row["network"] == "no_exchange"),
+        1,
+    ),
+    "ten crops instead of one": (
+        [float(row["top1_error_ten"]) - float(row["top1_error_centre"]) for row in _read(NARROW, "runs.csv")],
+        -1,
+    ),
+    "half precision (2012: of the exchange alone)": (
+        _pairs(
+            "bf16_photographs",
+            lambda row: row["run"].startswith("precision_fp32"),
+            lambda row: row["run"].startswith("precision_bf16"),
+        ),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_a_page_has_what_would_be_written(page: object) -> None:
+    text = page.read_text()  # type: ignore[attr-defined]
+    assert re.search(r"<!-- table: \w*claims -->\n\|", text)
+    assert TABLES["fill_tables"](text) == text, "stale: run python results/tables.py"
+    stale = text.replace("to +11.5)", "to +11.4)")
+    assert stale != text
+    assert TABLES["fill_tables"](stale) == text
+
+
+@pytest.mark.parametrize("claim", DIFFERENCES)
+def test_a_difference_follows_from_its_runs(claim: str) -> None:
+    pairs, sign = DIFFERENCES[claim]
+    half = QUANTILES[len(pairs)] * stdev(pairs) / len(pairs) ** 0.5
+    low, high = mean(pairs) - half, mean(pairs) + half
+    row = _rows()[claim]
+    assert [float(number) for number in re.findall(r"[-+][\d.]+", row[4])] == pytest.approx(
+        [mean(pairs), low, high], abs=0.051
+    )
+    expected = "not seen" if low <= 0 <= high else "reproduced" if sign * low > 0 else "contradicted"
+    assert row[6] == (expected if sign else "")
+    assert row[5] == (f"2 x {len(pairs)}" if len(pairs) == 3 else str(len(pairs)))
+
+
+def test_every_claim_that_was_run_is_recomputed() -> None:
+    run = {claim for claim, row in _rows().items() if row[6] != "not run"}
+    assert run == {*DIFFERENCES, *RATIOS, COLOUR}
+    assert all(set(row[4:6] + row[7:]) == {""} for row in _rows().values() if row[6] == "not run")
+
+
+RATIOS = {"epochs of tanh for each of ReLU, to 25 % training error on CIFAR-10": 25, "the same to 35 %": 35}
+COLOUR = "in every run one tower becomes colour-agnostic, the other one colour-specific"
+
+
+def _epochs(activation: str, seed: str, level: float) -> float | None:
+    errors = [
+        float(row["train_top1_error"])
+        for row in _read(FIGURE_1, "figure1.csv")
+        if (row["activation"], row["seed"]) == (activation, seed)
+    ]
+    for number, error in enumerate(errors):
+        if error <= level:
+            return number + (errors[number - 1] - level) / (errors[number - 1] - error)
+    return None
+
+
+@pytest.mark.parametrize("claim", RATIOS)
+def test_a_ratio_follows_from_the_curves(claim: str) -> None:
+    level = RATIOS[claim]
+    relu, tanh = ([_epochs(name, seed, level) for seed in "012"] for name in ("relu", "tanh"))
+    printed = [float(number) for number in re.findall(r"[\d.]+", _rows()[claim][4])]
+    if None in tanh:
+        longest = sum((row["activation"], row["seed"]) == ("tanh", "0") for row in _read(FIGURE_1, "figure1.csv"))
+        assert tanh[0] is None
+        assert 0 <= longest / relu[0] - printed[0] < 0.1
+        assert _rows()[claim][6] == "reproduced, as a bound"
+    else:
+        pairs = [slow / fast for slow in tanh for fast in relu]
+        assert printed == pytest.approx([mean(tanh) / mean(relu), min(pairs), max(pairs)], abs=0.051)
+        assert _rows()[claim][6] == "reproduced"
+
+
+def test_the_gaps_in_colour_follow_from_their_runs() -> None:
+    ends: dict[tuple[str, str], float] = {}
+    for row in _read(NARROW, "colour.csv"):  # in the order of steps
+        ends[row["group"], row["seed"]] = abs(float(row["tower0"]) - float(row["tower1"]))
+    printed = [float(number) for number in re.findall(r"[\d.]+", _rows()[COLOUR][4])]
+    assert len(ends) == 12
+    assert printed[:2] == pytest.approx([min(ends.values()), max(ends.values())], abs=0.0051)
+    assert printed[2] > 0.05
+    assert _rows()[COLOUR][6] == "not seen"
+
+
+def test_the_front_page_has_the_same_figures() -> None:
+    text = PAGES[1].read_text().split("<!-- table: short_claims -->\n")[1].split("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines()[2:]]
+    assert len(rows) >= 7
+    for linked, ours, *_, runs, verdict in rows:
+        claim, folder = re.fullmatch(r"\[(.*)\]\((.*)\)", linked).groups()  # type: ignore[union-attr]
+        assert (ROOT / folder).is_file()
+        assert [ours, runs, verdict] == _rows()[claim][4:7]
+
+
+def test_verdicts() -> None:
+    judge = TABLES["judge"]
+    assert [judge(0.1, 2, 1), judge(-2, -0.1, 1), judge(-2, 0.1, 1), judge(-2, -0.1, -1), judge(0.1, 2, 0)] == [
+        "reproduced",
+        "contradicted",
+        "not seen",
+        "reproduced",
+        "",
+    ]
