@@ -19,7 +19,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import torch
-import torch.distributed as dist  # noqa: TID251
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, multiprocessing, nn
 

@@ -108,4 +108,4 @@ def grade(module: ModuleType) -> str:
                 raise
             hint = "Of an odd number of classes tower 0 has one more: tell link.swap which shape comes."
             raise MistakeError(mistake.name, hint if "awaited" in mistake.name else mistake.hint) from None
-    return "both towers see the same logits, also with an odd number of classes, and each half gets its gradient once."
+    return "both towers see the same logits, of odd numbers of classes too, and each half gets its gradient once."

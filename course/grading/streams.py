@@ -40,8 +40,8 @@ def check_number(stream: Callable[..., object], key: Key) -> int:
 def check_other_process(module: ModuleType, number: int) -> None:
     """Raises: MistakeError, if another process gets another number."""
     script = (
-        "import importlib.util as u, sys; s = u.spec_from_file_location('it', sys.argv[1]); m = u.module_from_spec(s); "
-        "s.loader.exec_module(m); sys.stderr.write(str(m.stream('dropout', 1, 1, 3)))"
+        "import importlib.util as u, sys; s = u.spec_from_file_location('it', sys.argv[1]); "
+        "m = u.module_from_spec(s); s.loader.exec_module(m); sys.stderr.write(str(m.stream('dropout', 1, 1, 3)))"
     )
     file = str(module.__file__)
     done = subprocess.run(
@@ -67,7 +67,8 @@ def grade(module: ModuleType) -> str:
     at: Callable[[str, int, int], int] = lambda what, tower, step: stream(what, 1, tower, step)  # noqa: E731
     if at("images", 0, 3) != at("images", 1, 3):
         raise MistakeError(
-            "The towers look at different images.", "Both are halves of one network: its input is one. Leave tower out."
+            "The towers look at different images.",
+            "They are halves of one network, which has one input. Leave tower out.",
         )
     if at("images", 0, 3) == at("images", 0, 4):
         raise MistakeError("Each step takes the same images.", "Put the step in.")

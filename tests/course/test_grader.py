@@ -22,7 +22,11 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
         (BACK, "ctx.link.swap(grad_peer, ctx.shape); return None, None, None", "You drop the gradient"),
         (BACK, "return grad_peer, None, None", NOT_SENT),
         (BACK, "ctx.link.swap(grad_peer, ctx.shape); return grad_peer, None, None", "as if it were that of your own"),
-        (BACK, "return grad_peer + ctx.link.swap(grad_peer, ctx.shape), None, None", "You add the gradient of the half"),
+        (
+            BACK,
+            "return grad_peer + ctx.link.swap(grad_peer, ctx.shape), None, None",
+            "You add the gradient of the half",
+        ),
         (BACK, "return ctx.link.swap(grad_peer, ctx.shape) / 2, None, None", AVERAGED),
         (BACK, "return ctx.link.swap(grad_peer / 2, ctx.shape), None, None", AVERAGED),
         (BACK, "return 2 * ctx.link.swap(grad_peer, ctx.shape), None, None", "is counted twice"),
@@ -52,7 +56,11 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
         ("(len(own), num_classes - own.shape[1])", "own.shape", "You awaited a tensor of [4, 6], and one of [4, 5]"),
         ("torch.cat([own, peer]", "torch.cat([own.detach(), peer]", "The own half gets no gradient."),
         ("torch.cat(", "2 * torch.cat(", "something that is not the logits"),
-        ("    peer =", "    own.register_hook(lambda grad: 2 * grad)\n    peer =", "You summed the gradients of both"),
+        (
+            "    peer =",
+            "    own.register_hook(lambda grad: 2 * grad)\n    peer =",
+            "You summed the gradients of both",
+        ),
         ("    peer =", "    own.register_hook(lambda grad: grad / 2)\n    peer =", "You halve the gradient"),
         (
             "    peer =",
@@ -65,7 +73,7 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
         ('ctx.flight["backward"](), None', "None, None", "You drop the gradient"),
         ('ctx.flight["backward"](), None', 'ctx.flight["backward"]() / 2, None', AVERAGED),
         (
-            'link.post(x, peer_shape)\n        return',
+            "link.post(x, peer_shape)\n        return",
             "(lambda came: lambda: came)(link.swap(x, peer_shape))\n        return",
             "start waits for the other half.",
         ),
@@ -86,7 +94,11 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
         ("(what, seed, None", "(seed, None", "Two draws have one stream"),
         ("zlib.crc32(text) << 31", "hash(text) % 2**31 << 31", "another number in another process"),
         ("return zlib", "return -zlib", "is not from 0 to 2**63 - 1"),
-        ("return zlib.crc32(text) << 31", "return __import__('random').getrandbits(31) << 31", "when it is asked again"),
+        (
+            "return zlib.crc32(text) << 31",
+            "return __import__('random').getrandbits(31) << 31",
+            "when it is asked again",
+        ),
     ],
 }
 CASES = [(name, *change) for name, changes in WRONG.items() for change in changes]
@@ -131,7 +143,9 @@ def test_gaps_are_open(grader, name: str) -> None:
 def test_mistakes_are_named(grader, tmp_path: Path, name: str, before: str, after: str, mistake: str) -> None:
     text = (SOLUTIONS / f"{name}.py").read_text()
     assert before in text
-    text = text.replace(before, after).replace("ctx.link, ctx.shape = link", "ctx.wait = wait; ctx.link, ctx.shape = link")
+    text = text.replace(before, after).replace(
+        "ctx.link, ctx.shape = link", "ctx.wait = wait; ctx.link, ctx.shape = link"
+    )
     (tmp_path / f"{name}.py").write_text(text)
     is_right, said = grader.judge(tmp_path / f"{name}.py")
     assert not is_right
@@ -163,7 +177,9 @@ def test_errors_of_the_reader_are_short(grader, tmp_path: Path, text: str, said:
         assert "line 2, in finish: return wat()" in answer
 
 
-def test_the_command_grades_in_a_process_of_its_own(grader, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_grades_in_a_process_of_its_own(
+    grader, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What is right, what never ends, what ends the process, and a file that is not there."""
     assert grader.main([str(SOLUTIONS / "assignment1.py")]) == 0
     assert capfd.readouterr().out.startswith("Right: halves arrive, gradients go back")

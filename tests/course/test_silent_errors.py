@@ -88,13 +88,11 @@ def load_tests(room: str, name: str) -> ModuleType:
 def test_what_no_comparison_tells_the_projects_tests_do(
     catch: ModuleType, error: str, room: str, file: str, test: str
 ) -> None:
-    """The check `draws` stands for these tests: they pass without the error, and fail with it."""
+    """The check `draws` stands for these tests, which fail with the error; without it they pass, elsewhere."""
     from silent_errors import ERRORS, put_in
 
     run = getattr(load_tests(room, file), test)
-    run()
     with ExitStack() as stack:
         put_in(stack, next(one for one in ERRORS if one.name == error), SimpleNamespace(tower=0))
         with pytest.raises(AssertionError):
             run()
-    run()

@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +21,13 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     variables = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     folder = tmp_path_factory.mktemp("elsewhere")
     done = subprocess.run(
-        [sys.executable, str(FILE)], cwd=folder, env=variables, capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, str(FILE)],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert not list(folder.iterdir())
@@ -93,9 +98,3 @@ def test_wrong_gradients_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure(wrong) > 1e-3
     assert wrong[0]["losses"][-1] < 0.9 * wrong[0]["losses"][0]
     assert torch.equal(wrong[0]["losses"][0], right[0]["losses"][0])
-
-
-def test_what_it_leaves_out_is_said() -> None:
-    """The files that it is to be compared with exist."""
-    for name in re.findall(r"\]\((\.\./[\w/.]+)\)", (ROOT / "course" / "README.md").read_text()):
-        assert (Path(ROOT / "course") / name).exists(), name
