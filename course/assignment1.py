@@ -15,8 +15,8 @@ computed. C and P may differ: then what you send is not of the shape that you re
 What a link can do:
 
     link.tower                  0 or 1, the tower that lives here
-    link.post(mine, shape)      sends the tensor `mine`; returns a function that waits for the other tower's tensor,
-                                which is of `shape`
+    link.post(mine, shape)      sends the tensor `mine`; returns a function that waits for the other tower's tensor.
+                                `shape` is that of the tensor that comes, not of the one that is sent
     link.swap(mine, shape)      the same, and waits at once: returns the other tower's tensor
 
 Both towers make the same calls in the same order: what one sends in its n-th call, the other one receives in its
