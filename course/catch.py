@@ -51,7 +51,7 @@ CHECKS = {
     "draws": "weights and masks: no two towers, no two steps draw alike",
     "images": "the sums of pixels and labels that the towers compare while they train",
     "first contact": "the first swap of a training, of 16 MiB",
-    "lost tower": "the time-out of a swap",
+    "lost tower": "a swap ends if the other tower's process has, or if it is silent for too long",
 }
 
 
