@@ -7,6 +7,7 @@ SLOW_FILES = {
     "benchmarks": {"test_benchmark"},
     "command_line": {"test_start"},
     "config": {"test_config"},
+    "course": {"test_notebook", "test_silent_errors", "test_single_file"},
     "data": {
         "test_broken_input",
         "test_decode_once",

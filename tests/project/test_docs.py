@@ -15,7 +15,7 @@ from twotower.figures.figure2 import draw_figure2
 from twotower.model.layer_numbers import describe
 
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
-PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").glob("*.md")), ROOT / "course" / "README.md"]
 LINK = re.compile(r"\]\(([^)#]+)\)|src(?:set)?=\"([^\"]+)\"")
 TESTS = sorted((ROOT / "tests").glob("*/test_*.py"))
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
