@@ -1,5 +1,5 @@
-"""Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), speeds and
-volumes.
+"""Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), speeds,
+volumes, and the lines of the configuration of 2012.
 
     python docs/tables.py
 
@@ -9,6 +9,7 @@ while a page differs from what this would write.
 
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,13 @@ def write_swaps() -> str:
     return "\n".join(lines) + "\n"
 
 
-WRITERS = {"speed": write_speeds, "volume": write_volume, "swaps": write_swaps}
+def write_lines() -> str:
+    """Every line of the configuration of 2012; see lines_2012.py."""
+    table: str = runpy.run_path(str(DOCS / "lines_2012.py"))["write_lines"]()
+    return table
+
+
+WRITERS = {"speed": write_speeds, "volume": write_volume, "swaps": write_swaps, "lines": write_lines}
 
 
 def write_marked(name: str) -> str:

@@ -1,6 +1,6 @@
 """A run's network in one file that others can load, or the check of such a file.
 
-python launch/export.py RUN to=merged|huggingface|onnx [checkpoint=120|all] [output=DIR] [dtype=float16] [force=true]
+python launch/export.py RUN to=merged|huggingface|onnx|html [checkpoint=120|all] [output=DIR] [force=true]
 python launch/export.py verify=FILE.safetensors
 """
 

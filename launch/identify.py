@@ -12,7 +12,8 @@ from twotower.command_line.command import command
 from twotower.config import IdentifyConfig
 from twotower.ground.screen import print_table, show
 from twotower.ground.wording import counted
-from twotower.weights.identify import TITLES, identify, list_differences
+from twotower.weights.differences import list_differences
+from twotower.weights.identify import TITLES, identify
 
 
 def to_overrides(arguments: list[str]) -> list[str]:

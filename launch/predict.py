@@ -10,11 +10,8 @@ from twotower.command_line.arguments import name_first, name_paths, quote_paths,
 from twotower.command_line.command import command
 from twotower.config import PredictConfig
 from twotower.data.photographs import list_photographs
-from twotower.evaluation.predict import (
-    Prediction,
-    open_trained,
-    predict_photographs,
-)
+from twotower.evaluation.load_network import open_trained
+from twotower.evaluation.predict import Prediction, predict_photographs
 from twotower.figures.predicted import MOST_DRAWN, write_predictions
 from twotower.ground.screen import show
 from twotower.ground.wording import on_lines

@@ -4,6 +4,7 @@ From Python:
 
     network = twotower.load_network("runs/NAME")      # a run, or a file of weights; see `TrainedNetwork`
     network = twotower.build_network("alexnet_2012")  # random weights
+    twotower.extract_features(network, "DIR", ["conv2", "fc7"], output="features")
     twotower.forward([tower0, tower1], images, twotower.InProcessExchange())
 
 What a name needs is imported when it is first used, because torch takes seconds.
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twotower.distributed.exchange import InProcessExchange, WireExchange
     from twotower.distributed.world import open_world
+    from twotower.evaluation.extract import extract_features, iterate_features
     from twotower.evaluation.load_network import build_network, load_network
+    from twotower.evaluation.timm_style import TimmStyle
     from twotower.evaluation.trained import TrainedNetwork
     from twotower.model.tower import Tower, forward
 
@@ -23,22 +26,28 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "InProcessExchange": "distributed.exchange",
+    "TimmStyle": "evaluation.timm_style",
     "Tower": "model.tower",
     "TrainedNetwork": "evaluation.trained",
     "WireExchange": "distributed.exchange",
     "build_network": "evaluation.load_network",
+    "extract_features": "evaluation.extract",
     "forward": "model.tower",
+    "iterate_features": "evaluation.extract",
     "load_network": "evaluation.load_network",
     "open_world": "distributed.world",
 }
 __all__ = [
     "InProcessExchange",
+    "TimmStyle",
     "Tower",
     "TrainedNetwork",
     "WireExchange",
     "__version__",
     "build_network",
+    "extract_features",
     "forward",
+    "iterate_features",
     "load_network",
     "open_world",
 ]

@@ -76,6 +76,7 @@ GIVEN = {
     "doctor": ["network.width=0.0625"],
     "evaluate": ["RUN"],
     "export": ["RUN"],
+    "features": ["RUN", "DIR", "layers=[fc7]", "output=features"],
     "figure": ["figure3", "RUN"],
     "identify": ["RUN"],
     "labbook": ["RUN"],
@@ -83,6 +84,7 @@ GIVEN = {
     "predict": ["RUN", "cat.jpg"],
     "prepare_data": ["source=folder", "source.root=DIR", "output=set"],
     "report": ["RUN"],
+    "timeline": ["network.width=0.0625"],
     "volume": ["network.width=0.0625"],
     "two_gpu": ["network.width=0.0625", "optim.batch_size=2", "machine.device=cpu"],
 }

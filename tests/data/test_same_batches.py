@@ -111,6 +111,10 @@ def test_checksums_notice_what_differs(known: Known) -> None:
     touched = batch.images.clone()
     touched[2, 1, 100, 50] = torch.nextafter(touched[2, 1, 100, 50], torch.tensor(1e9))
     assert pixel_checksum(Batch(touched, batch.labels)) != pixel_checksum(batch)
+    images = batch.images
+    for moved in (images.flip(3), images.flip(2), images.roll(1, dims=3), images.flip(1), images[2:3].flip(3)):
+        other = moved if len(moved) == 4 else torch.cat([images[:2], moved, images[3:]])
+        assert pixel_checksum(Batch(other, batch.labels)) != pixel_checksum(batch), "the same values at other places"
     for order in ([1, 0, 2, 3], [0, 3, 2, 1], [3, 0, 1, 2]):
         swapped = Batch(batch.images[order], batch.labels[order])
         assert pixel_checksum(swapped) != pixel_checksum(batch)

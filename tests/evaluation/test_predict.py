@@ -17,7 +17,8 @@ from twotower.data.class_names import ilsvrc_words, name_classes
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.photographs import list_photographs, turn_upright
 from twotower.evaluation.evaluate import make_predictions
-from twotower.evaluation.predict import open_trained, predict_photographs
+from twotower.evaluation.load_network import open_trained
+from twotower.evaluation.predict import predict_photographs
 from twotower.evaluation.subject import open_subject
 from twotower.weights.export import export_run
 

@@ -1,5 +1,6 @@
 """How a process is stopped."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,46 @@ time.sleep(0)
     ]
     assert (done[0].returncode, done[0].stderr) == (0, "")
     assert "KeyboardInterrupt" in done[1].stderr
+
+
+NOHUP = """
+import multiprocessing, os, signal, sys
+from twotower.ground.processes import catch_stops, stops_held
+
+def child():
+    catch_stops()
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        print("goes on", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("ran on", flush=True)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+
+if __name__ == "__main__":
+    one = multiprocessing.get_context("spawn").Process(target=child)
+    with stops_held():
+        one.start()
+        os.kill(os.getpid(), signal.SIGHUP)
+    one.join()
+    child()
+"""
+
+
+@pytest.mark.parametrize("is_ignored", [True, False], ids=["nohup", "plain"])
+def test_what_nohup_has_ignored_stays_so(tmp_path: Path, is_ignored: bool) -> None:
+    """In a command and in the processes that it starts; all other stops come as always."""
+    script = tmp_path / "nohup.py"
+    script.write_text(NOHUP)
+    command = [sys.executable, str(script)]
+    command = ["nohup", *command] if is_ignored else ["env", "--default-signal=HUP", *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if is_ignored:
+        assert done.stdout.split("\n") == ["goes on", "stopped"] * 2 + [""], done.stderr
+        assert done.returncode == 0
+    else:  # it ends at the signal that was held; what it has started may have come so far
+        assert "goes on" not in done.stdout
+        assert done.returncode == -signal.SIGHUP
 
 
 STARTS = """

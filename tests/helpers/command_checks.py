@@ -55,7 +55,9 @@ OWN_SCRIPTS = (
     "docs/tables.py",
     "results/tables.py",
     "tests/helpers/record_numbers.py",
-)  # run by those who change the project
+    "course/exchange.py",
+    "course/catch.py",
+)  # run by those who change the project, or who take its course
 WORK = {
     "benchmark": ["twotower.benchmarks.benchmark.cores"],
     "dashboard": ["build"],
@@ -67,6 +69,7 @@ WORK = {
         "twotower.evaluation.evaluate.prepare",
     ],
     "export": ["twotower.evaluation.measured.read_config", "twotower.weights.read_weights.read_merged"],
+    "features": ["open_trained"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "identify": ["identify"],
     "labbook": ["twotower.reports.own_results.read_config", "render"],
@@ -74,6 +77,7 @@ WORK = {
     "predict": ["open_trained"],
     "prepare_data": ["pooch.retrieve", "verify", "twotower.data.preparing.build_set.find_source"],
     "report": ["twotower.reports.collect.read_run"],
+    "timeline": ["record_timeline"],
     "volume": ["estimate_rows"],
     "two_gpu": [],  # composed and checked as by its main()
 }
@@ -243,6 +247,9 @@ def check_python(words: list[str], is_whole: bool, monkeypatch: pytest.MonkeyPat
         assert importlib.util.find_spec(words[1]) is not None, f"there is no module {words[1]}"
         return
     assert script.is_file(), f"{words[0]} does not exist"
+    if words[0] == "course/grade.py":
+        assert [(script.parent / word).is_file() for word in words[1:]] == [True], "it takes one file of the course"
+        return
     if not words[0].startswith("launch/"):
         assert words[0] in OWN_SCRIPTS, f"{words[0]} is no script of launch/"
         assert not words[1:], f"{words[0]} takes no arguments"

@@ -125,5 +125,6 @@ def events(run_dir: Path) -> list[dict[str, Any]]:
 def numbers(run_dir: Path) -> list[dict[str, Any]]:
     """The events without what a clock or the machine's memory has a part in."""
     timed = ("images_per_second", "exchange_wait_ms", "input_wait_ms", "seconds")
+    timed += ("hours", "watt_hours_cpu", "watt_hours_gpu", "energy")
     lasting = [event for event in events(run_dir) if event["event"] != "memory"]
     return [{k: v for k, v in event.items() if k not in timed} for event in lasting]

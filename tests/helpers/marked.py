@@ -35,6 +35,13 @@ TRAINING = (
 )
 
 
+def _begin(largest_file: int | None) -> None:
+    """In the new process: it hears SIGHUP, also where the campaign itself was started by nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if largest_file is not None:
+        limit_files(largest_file)
+
+
 class Marked:
     """A command of launch/ in a session of its own, with a mark in the environment of all its processes.
 
@@ -72,7 +79,7 @@ class Marked:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=None if largest_file is None else lambda: limit_files(largest_file),
+                preexec_fn=lambda: _begin(largest_file),
             )
 
     def said(self) -> str:

@@ -31,13 +31,14 @@ _PROGRAMS = (
 )
 # ... and in other texts, where "make" and "find" are English.
 _PLAIN = (
-    r"(?:[A-Z_]+=\S+ )*(?:python3? (?:launch/|-m )|torchrun (?:--|launch/)|pip install |conda (?:env|activate) |"
-    r"wandb (?:sync|sweep|agent|login)\b|make (?:train|test-gpu|test|lint|install|clean|quick)\b)"
+    r"(?:[A-Z_]+=\S+ )*(?:python3? (?:launch/|course/|-m )|torchrun (?:--|launch/)|pip install |"
+    r"conda (?:env|activate) |wandb (?:sync|sweep|agent|login)\b|"
+    r"make (?:train|test-gpu|test|lint|install|clean|quick)\b)"
 )
 _LINE = re.compile(rf"(?:{_PLAIN}|\w+\(\) \{{|\.\.\. [a-z])")
 _SENTENCE = re.compile(rf"(?<![\w/.`-]){_PLAIN}")
 _ARGUMENT = re.compile(
-    rf"-\S*|\S*=\S*|\S*/\S*|[A-Z][A-Z0-9_]*(?:\.\w+)?|\.\.\.|[\[\]'\"].*|.*[\]'\"]|\{{.*|{'|'.join(FIGURES)}|install|torch|\S+\.(?:jpg|png|yml)"
+    rf"-\S*|\S*=\S*|\S*/\S*|[A-Z][A-Z0-9_]*(?:\.\w+)?|\.\.\.|[\[\]'\"].*|.*[\]'\"]|\{{.*|{'|'.join(FIGURES)}|install|torch|\S+\.(?:jpg|png|yml|py)"
     r"|sync|sweep|agent|login|env|create|clean|train"
 )
 
@@ -205,12 +206,20 @@ def texts() -> tuple[Text, ...]:
 
 
 def _read_texts() -> Iterator[Text]:
-    for file in sorted({*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "results").rglob("*.md")}):
+    pages = {
+        *ROOT.glob("*.md"),
+        *(page for name in ("docs", "course", "results") for page in (ROOT / name).rglob("*.md")),
+    }
+    for file in sorted(pages):
         kind = "results" if ROOT / "results" in file.parents else "README and docs"
         yield Text(kind, file, 1, file.read_text(), "markdown")
     for file in sorted((ROOT / "conf").rglob("*.yaml")):
         yield from _of_yaml("conf", file)
-    for file in (*sorted((ROOT / "launch").glob("*.py")), *sorted((ROOT / "src").rglob("*.py"))):
+    for file in (
+        *sorted((ROOT / "launch").glob("*.py")),
+        *sorted((ROOT / "course").rglob("*.py")),
+        *sorted((ROOT / "src").rglob("*.py")),
+    ):
         yield from _of_python(file)
     pattern = r"(?m)^(?!#|\t.*launch/).*$|^[#\t] ?@?|\$\(BIN\)/| \$\(DEVICE\)"
     yield Text("set up", ROOT / "Makefile", 1, re.sub(pattern, "", (ROOT / "Makefile").read_text()))

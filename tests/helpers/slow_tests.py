@@ -7,6 +7,7 @@ SLOW_FILES = {
     "benchmarks": {"test_benchmark"},
     "command_line": {"test_start"},
     "config": {"test_config"},
+    "course": {"test_notebook", "test_silent_errors", "test_single_file"},
     "data": {
         "test_broken_input",
         "test_decode_once",
@@ -26,7 +27,7 @@ SLOW_FILES = {
         "test_wrong_sources",
     },
     "distributed": {"test_exchange", "test_gpu_memory_link"},
-    "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights", "test_zoo"},
+    "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights", "test_features", "test_zoo"},
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
     "model": {
         "test_bf16",
@@ -58,5 +59,5 @@ SLOW_FILES = {
         "test_train",
         "test_trajectory",
     },
-    "weights": {"test_export", "test_identify", "test_scaled_weights", "test_weights"},
+    "weights": {"test_browser_page", "test_export", "test_identify", "test_scaled_weights", "test_weights"},
 }

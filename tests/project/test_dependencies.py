@@ -14,6 +14,9 @@ from helpers.paths import ROOT
 # Declared for the sake of others: torch.onnx and torch.utils.tensorboard import them, and Hydra finds its launcher.
 NOT_IMPORTED = {"onnx", "onnxscript", "tensorboard", "hydra-submitit-launcher"}
 
+# Modules of extras that need not be installed, and whose distribution has another name.
+NAMED_OTHERWISE = {"pynvml": ["nvidia-ml-py"]}
+
 
 def normalise(name: str) -> str:
     """The name of a distribution as package indexes compare it."""
@@ -48,7 +51,7 @@ def list_distributions() -> dict[str, set[str]]:
     assert len(files) > 100, "the files were not found"
     modules = {name for path in files for name in list_imports(path.read_text())}
     modules -= {*sys.stdlib_module_names, "twotower"}
-    known = packages_distributions()
+    known = NAMED_OTHERWISE | packages_distributions()
     return {module: {normalise(name) for name in known.get(module, [module])} for module in modules}
 
 

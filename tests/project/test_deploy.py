@@ -128,5 +128,16 @@ def test_the_image_is_made_by_make() -> None:
     assert 'make .venv/installed-dev TORCH="$TORCH"' in by_word["RUN"]
     assert "$(VENV)/installed-dev:" in (ROOT / "Makefile").read_text()
     kept = (ROOT / ".dockerignore").read_text().split()
-    for needed in ("tests", "conf", "docs", "src", "launch", "deploy", "Makefile", "pyproject.toml", ".github"):
+    for needed in (
+        "tests",
+        "conf",
+        "docs",
+        "src",
+        "launch",
+        "course",
+        "deploy",
+        "Makefile",
+        "pyproject.toml",
+        ".github",
+    ):
         assert needed not in kept, "make quick reads it"

@@ -15,7 +15,7 @@ from twotower.figures.figure2 import draw_figure2
 from twotower.model.layer_numbers import describe
 
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
-PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").glob("*.md")), ROOT / "course" / "README.md"]
 LINK = re.compile(r"\]\(([^)#]+)\)|src(?:set)?=\"([^\"]+)\"")
 TESTS = sorted((ROOT / "tests").glob("*/test_*.py"))
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
@@ -52,7 +52,7 @@ def test_the_index_names_every_page() -> None:
     assert {page for page in pages if f"({page})" not in text} == set()
 
 
-@pytest.mark.parametrize("name", ["clusters", "data", "networks", "training"])
+@pytest.mark.parametrize("name", ["clusters", "data", "lines", "networks", "training"])
 def test_tables_are_those_of_conf(name: str) -> None:
     """python docs/tables.py writes them anew."""
     text = (ROOT / "docs" / f"{name}.md").read_text()
@@ -65,6 +65,37 @@ def test_a_stale_table_is_noticed() -> None:
     stale = text.replace("60,965,224", "60,965,225", 1)
     assert stale != text
     assert TABLES["fill_tables"](stale) == text
+
+
+LINES = runpy.run_path(str(ROOT / "docs" / "lines_2012.py"))
+
+
+def test_every_line_of_2012_is_here_as_it_was() -> None:
+    """But for what is named as otherwise; and the paper's network is another one."""
+    lines = LINES["read_lines"]()
+    assert sum(line.towers for line in lines) == 350, "layers-145.cfg and layer-params-145.cfg have so many"
+    otherwise = {line for line in lines if LINES["answer"](line)[0] != LINES["translate"](line)}
+    assert {(line.section, line.key) for line in otherwise if line.key != "partialSum"} == {
+        ("fc1000", "gpu"),
+        ("logprob", "gpu"),
+    }
+    assert len(otherwise) == 7
+    paper = preset("alexnet")
+    there = [line for line in lines if line.section in LINES["PLACES"] and line.key not in LINES["TRAINING"]]
+    there = [line for line in there if line.key != "wball" and line not in otherwise]
+    assert {
+        (line.section, line.key) for line in there if LINES["describe"](line, paper) != LINES["translate"](line)
+    } >= {
+        *(("conv3a", "initW"), ("rnorm1a", "scale"), ("rnorm1a", "inputs"), ("pool1a", "neuron"), ("cnorm2a", "size"))
+    }
+
+
+def test_every_line_of_2012_names_a_test_that_is_there() -> None:
+    named = {LINES["find_test"](line) for line in LINES["read_lines"]() if line.key != "partialSum"}
+    assert len(named) >= 15
+    for test in named:
+        file, _, name = test.partition("::")
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), test
 
 
 def test_what_is_said_of_security_is_tested() -> None:

@@ -28,7 +28,7 @@ def test_the_package_has_few_rooms() -> None:
 def test_tests_have_the_same_rooms() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     tests = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert tests - {"helpers", "project", "campaigns"} == rooms
+    assert tests - {"helpers", "project", "campaigns", "course"} == rooms
     assert not list((ROOT / "tests").glob("test_*.py"))
 
 

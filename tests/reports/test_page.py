@@ -1,11 +1,8 @@
 """A report's page: what is in the file, and what a browser makes of it."""
 
 import base64
-import json
 import os
 import re
-import shutil
-import signal
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -16,6 +13,7 @@ import pytest
 from jinja2 import Environment
 from PIL import Image
 
+from helpers.browser import Visitor, open_browser
 from twotower.reports import page
 from twotower.reports.page import Figure, Page, Section, render
 from twotower.reports.table import Cell, Table
@@ -23,6 +21,7 @@ from twotower.reports.table import Cell, Table
 pytestmark = pytest.mark.timeout(90)
 HOSTILE = """<script>window.taken=1</script><img src=x onerror="window.taken=1">"'&amp; </style></title>--><b>"""
 PRINT_TRIALS = 4
+TEXTS = "h1, p, th > span, td > span, small, code, a, button, figcaption"
 VOID = {"meta", "link", "img", "wbr"}
 
 
@@ -201,68 +200,20 @@ def test_what_cannot_be_shown(png: Path, tmp_path: Path) -> None:
 
 # In a browser
 
-MOST_SECONDS = 240  # longest life of a browser, whatever becomes of the test
-
-
-def _end_processes_of(profile: Path) -> None:
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(profile).encode() in (folder / "cmdline").read_bytes():
-                os.kill(int(folder.name), signal.SIGKILL)
-        except OSError:
-            continue  # it ended by itself
-
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium without a window, by Selenium; the log has its requests."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver in PATH (Debian: chromium, chromium-driver)")
-    folder = tmp_path_factory.mktemp("browser")
-    # A driver that nobody stops is stopped by `timeout`; Chromium ends with the pipe to its driver.
-    wrapper = folder / "chromedriver"
-    wrapper.write_text(f'#!/bin/sh\nexec timeout --kill-after=5 {MOST_SECONDS} "{driver}" "$@"\n')
-    wrapper.chmod(0o755)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # Chromium has no sandbox for root, as in a container; the page is our own
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        "--remote-debugging-pipe",
-        f"--user-data-dir={folder / 'profile'}",
-    ):
-        options.add_argument(argument)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "localhost,127.0.0.1")
-        patch.setenv("NO_PROXY", "localhost,127.0.0.1")
-        started = None
-        try:
-            started = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(wrapper)))
-            started.set_page_load_timeout(30)
-            started.set_script_timeout(30)
-            yield started
-        finally:
-            if started is not None:
-                started.quit()
-            _end_processes_of(folder / "profile")
+    with open_browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
 
 
-class Reader:
-    """Someone who reads a page in a browser."""
-
-    def __init__(self, browser: Any, folder: Path) -> None:
-        self.browser, self.folder = browser, folder
+class Reader(Visitor):
+    """Someone who reads a report."""
 
     def read(self, html: str) -> None:
         path = self.folder / "page.html"
         path.write_text(html, encoding="utf-8")
-        self.browser.get_log("performance")
-        self.browser.get(path.as_uri())
+        self.open(path)
 
     def print(self) -> str:
         """A PDF in base 64. Chromium's print service may not be up yet on a loaded machine, and is asked again."""
@@ -277,30 +228,6 @@ class Reader:
                 time.sleep(1)
         return str(self.browser.print_page())
 
-    def devtools(self, command: str, **arguments: Any) -> Any:
-        return self.browser.execute_cdp_cmd(command, arguments)
-
-    def window(self, width: int, height: int) -> None:
-        self.devtools(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
-
-    def ask(self, expression: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(f"return {expression}", *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.browser.find_element("css selector", selector)
-
-    def press(self, *keys: str) -> None:
-        """Keys go to whatever has the focus."""
-        from selenium.webdriver import ActionChains, Keys
-
-        for key in keys:
-            ActionChains(self.browser).send_keys(getattr(Keys, key)).perform()
-
-    def focus(self, selector: str) -> None:
-        self.ask("arguments[0].focus()", self.find(selector))
-
     def head(self, column: int) -> str:
         return f"#table-1 thead th:nth-child({column}) button"
 
@@ -314,27 +241,10 @@ class Reader:
             self.ask("[...document.querySelectorAll('#table-1 thead th')].map(e => e.getAttribute('aria-sort'))")
         )
 
-    def overflow(self) -> int:
-        """Pixels by which the page is wider than the window."""
-        # innerWidth would not do, because a telephone zooms out until all of a wide page is in it.
-        root = "document.documentElement"
-        return int(self.ask(f"{root}.scrollWidth - {root}.clientWidth"))
-
-    def requested(self) -> list[str]:
-        """Addresses that were requested since `read`, except the page and its embedded parts."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
-        urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        assert any(url.startswith("file:") for url in urls)
-        return [url for url in urls if not url.startswith("data:") and not url.endswith("/page.html")]
-
 
 @pytest.fixture
 def reader(browser: Any, tmp_path: Path) -> Reader:
-    reader = Reader(browser, tmp_path)
-    reader.devtools("Emulation.setScriptExecutionDisabled", value=False)
-    reader.devtools("Emulation.setEmulatedMedia", media="", features=[])
-    reader.window(1280, 800)
-    return reader
+    return Reader(browser, tmp_path)
 
 
 def test_numbers_are_sorted_as_numbers_and_back(reader: Reader, png: Path) -> None:
@@ -500,26 +410,6 @@ def test_the_policy_stops_a_script_that_is_not_the_pages(reader: Reader, png: Pa
     assert reader.ask("document.querySelectorAll('.sort').length") == 7  # the page's own script has run
 
 
-CONTRASTS = """(() => {
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const linear = numbers(colour).slice(0, 3).map((c) => c / 255)
-      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-  };
-  const behind = (element) => {
-    const colour = getComputedStyle(element).backgroundColor;
-    return numbers(colour)[3] === 0 ? behind(element.parentElement) : colour;
-  };
-  return [...document.querySelectorAll("h1, p, th > span, td > span, small, code, a, button, figcaption")]
-    .filter((element) => element.offsetWidth && element.textContent.trim())
-    .map((element) => {
-      const [low, high] = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => a - b);
-      return [(high + 0.05) / (low + 0.05), element.outerHTML.slice(0, 80)];
-    });
-})()"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(reader: Reader, png: Path, scheme: str) -> None:
     """Every contrast is at least 4.5, which WCAG 2.2 (AA) asks for."""
@@ -531,14 +421,14 @@ def test_contrast(reader: Reader, png: Path, scheme: str) -> None:
     assert (sum(numbers_of(reader.ask("getComputedStyle(document.body).backgroundColor"))) < 150) == (
         scheme == "dark"
     )
-    contrasts = reader.ask(CONTRASTS)
+    contrasts = reader.contrasts(TEXTS)
     assert len(contrasts) > 50
     assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []
     assert (
         reader.ask("getComputedStyle(document.querySelector('figure img')).backgroundColor") == "rgb(255, 255, 255)"
     )
     reader.read(re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</style>", "small { color: #808080 }</style>"))
-    assert [contrast for contrast in reader.ask(CONTRASTS) if contrast[0] < 4.5]
+    assert [contrast for contrast in reader.contrasts(TEXTS) if contrast[0] < 4.5]
 
 
 def numbers_of(colour: str) -> list[float]:

@@ -68,6 +68,9 @@ def test_a_run_leaves_what_it_promises(reference: Path) -> None:
     summary = json.loads((reference / "summary.json").read_text())
     assert {"top1_error", "top5_error", "best_top1_error", "images_per_second", "steps", "seconds"} <= set(summary)
     assert summary["steps"] == 9
+    assert 0 < summary["seconds"] / 3600 < summary["hours"]
+    assert re.match(r"processors ([\d.]+ Wh|not measurable here: .)", summary["energy"])
+    assert ("watt_hours_cpu" in summary) == ("Wh" in summary["energy"])
     assert summary["top1_error"] == [e for e in found if e["event"] == "validation"][-1]["top1_error"]
     assert "commit" in json.loads((reference / "versions.json").read_text())
     assert checkpoint.checkpoint_steps(reference / "checkpoints") == [6, 9]
@@ -103,9 +106,13 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(images: Path, refere
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "run" / "summary.json").exists()
+    spent = json.loads((tmp_path / "run" / "energy.json").read_text())["seconds"]
     status, output = train(images, tmp_path, "checkpoint.every_steps=1", "run_dir=run", "resume=auto")
     assert status == 0, output
     assert "from step" in output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert 0 < spent < 3600 * summary["hours"]
+    assert f"in all; energy: {summary['energy']}" in output
     assert numbers(tmp_path / "run") == numbers(reference)
     assert_same_bits(tmp_path / "run", reference)
 

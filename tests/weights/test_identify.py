@@ -15,7 +15,8 @@ from helpers.commands import command, finish
 from helpers.fake_runs import fake_run
 from twotower.config.presets import preset
 from twotower.model.tower import Tower
-from twotower.weights.identify import TITLES, Identity, identify, list_differences
+from twotower.weights.differences import list_differences
+from twotower.weights.identify import TITLES, Identity, identify
 from twotower.weights.merged import expected_shapes, merge
 
 WIDTH, CLASSES = 0.0625, 10

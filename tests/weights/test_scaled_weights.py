@@ -30,7 +30,7 @@ from twotower.runs import checkpoint, rundir
 from twotower.weights import read_weights as weights
 from twotower.weights.export import export_run
 from twotower.weights.merged import divide_image_weights, expected_shapes
-from twotower.weights.transfer import inherit
+from twotower.weights.transfer import inherit, plan_inheritance
 from twotower.weights.verify import verify
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -161,6 +161,46 @@ def test_initial_weights_are_brought_to_the_new_scale(
     assert given.rescaled == []
     split = weights.split(theirs.tensors, network, NUM_CLASSES, 0)
     assert all(torch.equal(p, split[name]) for name, p in same.paper_named_parameters().items())
+
+
+@torch.no_grad()
+def test_towers_take_over_each_others_kernels(images: Path, tmp_path: Path) -> None:
+    """Of the layers that are named, and of no others; each kernel is where the other tower had it."""
+    run = fake_run(tmp_path / "run", images)
+    theirs = weights.read_checkpoint(run)
+    network = theirs.network
+    assert network is not None
+    assert theirs.classes is not None
+    halves = [weights.split(theirs.tensors, network, NUM_CLASSES, t) for t in range(2)]
+    for t in range(2):
+        tower = Tower(network, NUM_CLASSES, t, seed=9)
+        given = inherit(InitialWeightsConfig(str(run), swapped=["conv1", "conv3"]), network, theirs.classes, tower)
+        assert given is not None
+        assert given.describe().endswith("; swapped between the towers: conv1, conv3")
+        for name, parameter in tower.paper_named_parameters().items():
+            is_swapped = name.split(".")[0] in ("conv1", "conv3")
+            assert torch.equal(parameter, halves[1 - t if is_swapped else t][name]), name
+            if is_swapped and not name.endswith("bias"):
+                assert not torch.equal(parameter, halves[t][name]), name
+
+
+@pytest.mark.parametrize(
+    ("more", "swapped", "message"),
+    [
+        ([], ["conv9"], "conv9, which is not taken over; taken over are conv1, "),
+        ([], ["fc8"], "fc8, whose halves are classes"),
+        (["network=one_tower"], ["conv1"], "needs two towers, and one_tower has one"),
+    ],
+)
+def test_what_cannot_be_swapped_is_refused(
+    images: Path, tmp_path: Path, more: list[str], swapped: list[str], message: str
+) -> None:
+    run = fake_run(tmp_path / "run", images, *more)
+    network = weights.read_checkpoint(run).network
+    assert network is not None
+    classes = [f"c{number}" for number in range(NUM_CLASSES)]
+    with pytest.raises(ValueError, match=message):
+        plan_inheritance(InitialWeightsConfig(str(run), swapped=swapped), network, classes)
 
 
 def test_torchvisions_file_gives_the_same_answer_with_any_input(tmp_path: Path) -> None:

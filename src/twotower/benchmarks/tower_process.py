@@ -9,7 +9,15 @@ from pathlib import Path
 from twotower.benchmarks.input_files import KEPT
 from twotower.benchmarks.step_parts import time_parts
 from twotower.benchmarks.take_turns import Turn, count_steps, time_steps
-from twotower.config import BenchmarkConfig, Config, DataConfig, DoctorConfig, LoggingConfig, ScheduleConfig
+from twotower.config import (
+    BenchmarkConfig,
+    Config,
+    DataConfig,
+    DoctorConfig,
+    LoggingConfig,
+    ScheduleConfig,
+    TimelineConfig,
+)
 from twotower.data.batch import Feed
 from twotower.data.dataset import DataSet
 from twotower.data.feed import open_train
@@ -28,7 +36,7 @@ RATE = 1e-6  # learning rate at which the weights stay finite over any number of
 FEEDS = ("prepared once", "prepared twice", "prepared before", "raw once", "raw twice")
 
 
-def configure_trainer(settings: BenchmarkConfig | DoctorConfig, data: DataConfig) -> Config:
+def configure_trainer(settings: BenchmarkConfig | DoctorConfig | TimelineConfig, data: DataConfig) -> Config:
     """A training that ends by itself never, and that nobody is told of."""
     return Config(
         network=settings.network,
@@ -42,7 +50,7 @@ def configure_trainer(settings: BenchmarkConfig | DoctorConfig, data: DataConfig
     )
 
 
-def describe_synthetic(settings: BenchmarkConfig | DoctorConfig) -> DataConfig:
+def describe_synthetic(settings: BenchmarkConfig | DoctorConfig | TimelineConfig) -> DataConfig:
     """Random tensors for images, a hundred batches an epoch."""
     batch = settings.optim.batch_size
     return DataConfig(kind="synthetic", num_train=batch * 100, num_val=batch, num_classes=settings.num_classes)

@@ -9,6 +9,7 @@ from twotower.config.commands import (
     DownloadConfig,
     EvaluateConfig,
     ExportConfig,
+    FeaturesConfig,
     FigureConfig,
     IdentifyConfig,
     LabbookConfig,
@@ -17,6 +18,7 @@ from twotower.config.commands import (
     PrepareConfig,
     ReportConfig,
     SourceConfig,
+    TimelineConfig,
     VolumeConfig,
 )
 from twotower.config.compose import SCHEMAS, arrange_layers, register_schemas, resolve
@@ -58,6 +60,7 @@ __all__ = [
     "DownloadConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FeaturesConfig",
     "FigureConfig",
     "IdentifyConfig",
     "InitialWeightsConfig",
@@ -77,6 +80,7 @@ __all__ = [
     "ScheduleConfig",
     "SourceConfig",
     "SpatialNormConfig",
+    "TimelineConfig",
     "VolumeConfig",
     "arrange_layers",
     "check",

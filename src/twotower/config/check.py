@@ -58,10 +58,12 @@ def check(config: Config) -> None:
     check_bounds(config)
     _check_schedule(config.schedule)
     _check_decay(config)
-    if config.initial_weights.layers and config.initial_weights.path is None:
-        raise ValueError(
-            "initial_weights.layers names layers to take over, but not from where; give initial_weights.path=RUN."
-        )
+    weights = config.initial_weights
+    for key, layers in (("layers", weights.layers), ("swapped", weights.swapped)):
+        if layers and weights.path is None:
+            raise ValueError(
+                f"initial_weights.{key} names layers to take over, but not from where; give initial_weights.path=RUN."
+            )
     if config.data.kind == "folder" and config.data.root is None:
         raise ValueError("data=folder needs data.root=DIR, a folder that holds train/<class>/* and val/<class>/*.")
     if config.input.crop_size != config.network.image_size:

@@ -61,6 +61,29 @@ class PredictConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """The schema of launch/features.py."""
+
+    data_root: str | None = None  # a folder with images at any depth, or a prepared set
+    split: str | None = key(None, choices=("train", "val", "test"))  # of a prepared set; null: val
+    # Layers and steps by name: conv2 is the whole layer, conv2.sum its sum alone, conv2.lrn the layer up to its norm.
+    layers: list[str] = field(default_factory=list)
+    tower: str = key("both", choices=("0", "1", "both"))  # both: tower 0's maps or units first
+    output: str | None = None  # a new folder
+    format: str = key("npy", choices=("npy", "safetensors"))  # npy: a file for each layer
+    on_error: str = key("stop", choices=("stop", "skip"))  # effect of a file that cannot be used; skip: no row for it
+    batch_size: int = key(32, least=1, most=65536)
+    run: str | None = None  # run directory
+    weights: str | None = None  # of launch/export.py, Caffe or torchvision, instead of run
+    mean: str | None = None  # the mean image that belongs to Caffe's weights; null: Caffe's mean of each channel
+    network: NetworkConfig | None = None  # of `weights`; null: what the file says
+    input: InputConfig | None = None  # of `weights`; each network brings its own
+    check: bool = True  # false: also a file of launch/export.py that is not what it was, or no better than guessing
+    checkpoint: str | None = None  # of run, as step-00000120 or 120; null: the last one
+    device: str = key("auto", choices=DEVICES)
+
+
+@dataclass
 class LabbookConfig:
     """The schema of launch/labbook.py."""
 
@@ -199,13 +222,27 @@ class MemoryConfig:
 
 
 @dataclass
+class TimelineConfig:
+    """The schema of launch/timeline.py."""
+
+    network: NetworkConfig = MISSING
+    input: InputConfig = MISSING
+    optim: OptimConfig = MISSING
+    machine: MachineConfig = MISSING
+    steps: int = key(5, least=1, most=1000)  # recorded, after two that are not; the one of median length is drawn
+    num_classes: int = key(1000, least=2, most=MOST_CLASSES)  # of random images
+    data_root: str | None = None  # a prepared set or a folder of images; null: random tensors, which cost no loading
+    output: str = "timeline.svg"  # or .png, .pdf; the trace is written beside it, as .json
+
+
+@dataclass
 class ExportConfig:
     """The schema of launch/export.py."""
 
     run: str | None = None  # a folder, when it is given with a key
     # safetensors with plain.py that loads it; the same as a folder for Hugging Face's hub, with a model card; ONNX,
-    # which needs pip install -e '.[onnx]'.
-    to: str = key("merged", choices=("merged", "huggingface", "onnx"))
+    # which needs pip install -e '.[onnx]'; or a page for a browser.
+    to: str = key("merged", choices=("merged", "huggingface", "onnx", "html"))
     checkpoint: str | None = None  # of run, as step-00000120 or 120; all: each of them; null: the last one
     output: str | None = None  # a folder; null: RUN/export, or RUN/huggingface
     dtype: str = key("float32", choices=("float32", "float16", "bfloat16"))  # to which the stored values are rounded

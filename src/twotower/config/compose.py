@@ -13,6 +13,7 @@ from twotower.config.commands import (
     DoctorConfig,
     EvaluateConfig,
     ExportConfig,
+    FeaturesConfig,
     FigureConfig,
     IdentifyConfig,
     LabbookConfig,
@@ -20,6 +21,7 @@ from twotower.config.commands import (
     PredictConfig,
     PrepareConfig,
     ReportConfig,
+    TimelineConfig,
     VolumeConfig,
 )
 from twotower.config.frozen_config import freeze
@@ -36,6 +38,7 @@ SCHEMAS = {
     "doctor": DoctorConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
+    "features": FeaturesConfig,
     "figure": FigureConfig,
     "identify": IdentifyConfig,
     "labbook": LabbookConfig,
@@ -43,6 +46,7 @@ SCHEMAS = {
     "predict": PredictConfig,
     "prepare_data": PrepareConfig,
     "report": ReportConfig,
+    "timeline": TimelineConfig,
     "volume": VolumeConfig,
 }
 

@@ -228,6 +228,7 @@ class ScheduleConfig(Freezable):
 class InitialWeightsConfig(Freezable):
     path: str | None = None  # a run, a checkpoint or a file of weights; null: drawn at random
     layers: list[str] = field(default_factory=list)  # none: all, except a last layer for other classes
+    swapped: list[str] = field(default_factory=list)  # of these, each tower takes what the other one had
 
 
 @has_role(Role.RECORD)

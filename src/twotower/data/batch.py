@@ -84,6 +84,16 @@ def label_checksum(labels: NDArray[np.int64]) -> int:
 
 
 def pixel_checksum(batch: Batch) -> Tensor:
-    """A number that is the same for the same images, bit for bit, in the same order: int64, where the images are."""
-    bits = batch.images.view(torch.int32).flatten(1).sum(1, dtype=torch.int64)
-    return (bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()
+    """A number that is the same for the same images, bit for bit, in the same order: int64, where the images are.
+
+    Sums over rows and over columns count by their places, so that mirrored or shifted images have another one.
+    """
+    bits = batch.images.view(torch.int32)
+    rows, columns = (_count_by_place(bits.sum(dim, dtype=torch.int64)) for dim in (-1, -2))
+    return _count_by_place((rows + 3 * columns)[None])[0]
+
+
+def _count_by_place(sums: Tensor) -> Tensor:
+    """[N, ...] -> [N]: the sum of 1 x the first value, 2 x the second one and so on; it may wrap around."""
+    values = sums.flatten(1)
+    return (values * torch.arange(1, values.shape[1] + 1, device=values.device)).sum(1)

@@ -37,7 +37,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from twotower.distributed.transport import Link, Swap
+from twotower.distributed.transport import Swap
 
 
 @dataclass
@@ -48,6 +48,14 @@ class Flight:
     token: Tensor | None = None  # ties the backward of `finish` to the backward of `start`
     forward: Swap | None = field(default=None, repr=False)
     backward: Swap | None = field(default=None, repr=False)
+
+
+class Wire(Protocol):
+    """What an exchange needs of a link."""
+
+    def swap(self, mine: Tensor, shape: Sequence[int] | None = None) -> Swap:
+        """As `Link.swap`."""
+        ...
 
 
 class Exchange(Protocol):
@@ -130,7 +138,7 @@ class _Start(torch.autograd.Function):
     """forward: send x. backward: wait for the other tower's request for x, which autograd adds to the own one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flight: Flight, link: Link) -> Tensor:
+    def forward(ctx: Any, x: Tensor, flight: Flight, link: Wire) -> Tensor:
         ctx.flight = flight
         flight.forward = link.swap(x)
         return x.new_empty(0)
@@ -150,7 +158,7 @@ class _Finish(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, token: Tensor, flight: Flight, link: Link) -> Tensor:
+    def forward(ctx: Any, token: Tensor, flight: Flight, link: Wire) -> Tensor:
         ctx.flight, ctx.link = flight, link
         assert flight.forward is not None
         return flight.forward.wait()
@@ -165,7 +173,7 @@ class _Finish(torch.autograd.Function):
 class WireExchange:
     """One tower lives here; the other one is at the far end of `link` and makes the same calls."""
 
-    def __init__(self, link: Link, tower: int, logits_halves: tuple[int, ...], precision: str = "single") -> None:
+    def __init__(self, link: Wire, tower: int, logits_halves: tuple[int, ...], precision: str = "single") -> None:
         self.link, self.tower, self.logits_halves, self.precision = link, tower, logits_halves, precision
 
     def start(self, halves: Sequence[Tensor]) -> Flight:

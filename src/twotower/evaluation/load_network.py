@@ -1,12 +1,13 @@
 """Trained networks from runs and files of weights, and untrained ones by the name of their preset."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from twotower.config import EvaluateConfig, InputConfig, NetworkConfig
+from twotower.config import EvaluateConfig, FeaturesConfig, InputConfig, NetworkConfig, PredictConfig, check_bounds
 from twotower.config.presets import PRESETS, preset, preset_input
 from twotower.config.stored_config import read_config
 from twotower.data.class_names import ilsvrc_words
@@ -143,4 +144,29 @@ def build_network(
     classes = list(ilsvrc_words()) if num_classes == 1000 else [str(index) for index in range(num_classes)]
     mean_image = np.zeros((table.prepared_size, table.prepared_size, 3), np.float32)
     title = f"{name}, untrained"
-    return TrainedNetwork(towers, preset_input(name), table.exchange_precision, classes, mean_image, title)
+    input = replace(preset_input(name), crop_size=table.image_size)
+    return TrainedNetwork(towers, input, table.exchange_precision, classes, mean_image, title)
+
+
+def open_trained(settings: PredictConfig | FeaturesConfig) -> TrainedNetwork:
+    """The network that the settings name.
+
+    Raises: ValueError for settings that are not known or do not go together, or a network that cannot be read.
+    """
+    check_bounds(settings)
+    if (settings.run is None) == (settings.weights is None):
+        raise ValueError("give one of run=RUN and weights=FILE.")
+    for key, given in (("network", settings.network), ("mean", settings.mean)):
+        if given is not None and settings.weights is None:
+            raise ValueError(f"{key}= is for weights=FILE; a run has its own.")
+    if settings.checkpoint is not None and settings.run is None:
+        raise ValueError("checkpoint= is for run=RUN; a file of weights has only one.")
+    return load_network(
+        settings.run or settings.weights or "",
+        checkpoint=settings.checkpoint,
+        network=settings.network,
+        input=settings.input,
+        mean=settings.mean,
+        device=settings.device,
+        check=settings.check,
+    )

@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower.config import PredictConfig, check_bounds
 from twotower.data.photographs import read_photograph
-from twotower.evaluation.load_network import load_network
 from twotower.evaluation.trained import AT_ONCE, TrainedNetwork, rank_classes
 
 NUM_GUESSES = 5
@@ -59,27 +57,3 @@ def predict_photographs(
             likeliest = indices[row].tolist(), values[row].tolist()
             predictions.append(Prediction(str(path), square[centre, centre], *likeliest))
     return predictions, problems
-
-
-def open_trained(settings: PredictConfig) -> TrainedNetwork:
-    """The network that the settings name.
-
-    Raises: ValueError for settings that are not known or do not go together, or a network that cannot be read.
-    """
-    check_bounds(settings)
-    if (settings.run is None) == (settings.weights is None):
-        raise ValueError("give one of run=RUN and weights=FILE: python launch/predict.py RUN cat.jpg")
-    for key, given in (("network", settings.network), ("mean", settings.mean)):
-        if given is not None and settings.weights is None:
-            raise ValueError(f"{key}= is for weights=FILE; a run has its own.")
-    if settings.checkpoint is not None and settings.run is None:
-        raise ValueError("checkpoint= is for run=RUN; a file of weights has only one.")
-    return load_network(
-        settings.run or settings.weights or "",
-        checkpoint=settings.checkpoint,
-        network=settings.network,
-        input=settings.input,
-        mean=settings.mean,
-        device=settings.device,
-        check=settings.check,
-    )

@@ -8,6 +8,7 @@ Both towers compute in this process. Images are brought to the network as evalua
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -24,9 +25,11 @@ from twotower.data.normalise import Normaliser, choose_mean
 from twotower.data.photographs import read_photograph
 from twotower.distributed.exchange import InProcessExchange
 from twotower.evaluation.evaluate import average_crops, log_probabilities
-from twotower.evaluation.layer_outputs import read_outputs
+from twotower.evaluation.layer_outputs import find_module, list_steps, read_outputs
 from twotower.ground.devices import choose_memory_format
+from twotower.model import plain
 from twotower.model.tower import Tower, forward
+from twotower.weights.merged import merge
 
 Photographs = str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]]
 AT_ONCE = 32  # images in a forward pass
@@ -73,6 +76,12 @@ class TrainedNetwork(nn.Module):
     def layers(self) -> list[str]:
         """The names of the layers, conv1 ... fc8."""
         return [row.name for row in self._towers()[0].rows]
+
+    @property
+    def steps(self) -> list[str]:
+        """The names of all steps in the order in which they are computed: conv1.sum, conv1.activation ... fc8.sum."""
+        layers = zip(self.layers, self._towers()[0].table(), strict=True)
+        return [f"{name}.{step}" for name, layer in layers for step in list_steps(layer)]
 
     @property
     def size(self) -> int:
@@ -172,24 +181,53 @@ class TrainedNetwork(nn.Module):
     def activations(
         self, images: Photographs, layers: str | Sequence[str], tower: int | None = None
     ) -> dict[str, Tensor]:
-        """Computes the outputs of layers for the centre crops, after their activation, norms and pooling.
+        """Computes the outputs of layers for the centre crops.
+
+        Args:
+            layers: "conv2" for the output of the whole layer, after activation, norms and pooling; "conv2.sum" before
+                all of these, "conv2.lrn" after a single one; see `steps`.
 
         Returns: by layer float32 [B, C, H, W], or [B, C] for fc6, fc7, fc8; tower 0's maps or units first. With
             `tower` only the half of that tower.
 
-        Raises: ValueError for a layer or a tower that the network does not have.
+        Raises: ValueError for a layer, a step or a tower that the network does not have.
         """
         wanted = [layers] if isinstance(layers, str) else list(layers)
-        for name in wanted:
-            if name not in self.layers:
-                raise ValueError(f"there is no layer {name}; the layers are {', '.join(self.layers)}.")
-        if tower is not None and tower not in range(len(self.towers)):
-            raise ValueError(f"there is no tower {tower}; the network has {len(self.towers)}, the first is tower 0.")
+        self.check_names(wanted, tower)
         parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
         for batch in self._batches(images):
-            for name, halves in read_outputs(self._towers(), wanted, batch, self.exchange).items():
-                parts[name].append(torch.cat(halves, dim=1) if tower is None else halves[tower])
+            for name, values in self.read_layers(batch, wanted, tower).items():
+                parts[name].append(values)
         return {name: torch.cat(batches).contiguous() for name, batches in parts.items()}
+
+    def check_names(self, layers: Sequence[str], tower: int | None = None) -> None:
+        """Raises: ValueError for a layer, a step or a tower that the network does not have."""
+        for name in layers:
+            find_module(self._towers()[0], name)
+        if tower is not None and tower not in range(len(self.towers)):
+            raise ValueError(f"there is no tower {tower}; the network has {len(self.towers)}, the first is tower 0.")
+
+    def read_layers(self, batch: Tensor, layers: Sequence[str], tower: int | None = None) -> dict[str, Tensor]:
+        """`activations` of a batch [B, 3, S, S] that `preprocess` made."""
+        outputs = read_outputs(self._towers(), layers, batch, self.exchange)
+        return {
+            name: torch.cat(halves, dim=1) if tower is None else halves[tower] for name, halves in outputs.items()
+        }
+
+    def in_one_piece(self) -> plain.Network:
+        """A copy of the network as one module of plain torch layers, which other libraries can hook and trace.
+
+        Its modules are called conv1, conv1_lrn, conv1_pool ... fc8; tower 0's maps come first. It takes what
+        `preprocess` returns. Values agree to rounding, but for a network whose towers exchange in half precision,
+        where these are not rounded.
+        """
+        towers = self._towers()
+        tensors = merge([{n: p.detach() for n, p in tower.paper_named_parameters().items()} for tower in towers])
+        mean = choose_mean(self.mean_image, self.input)
+        begin, side = (len(mean) - self.input.crop_size) // 2, self.input.crop_size
+        central = torch.from_numpy(mean[begin : begin + side, begin : begin + side]).permute(2, 0, 1)
+        tensors["mean_image"] = central.contiguous().to(self.device)
+        return plain.Network(asdict(towers[0].network), tensors).eval()
 
 
 def _list_images(images: Photographs) -> list[str | Path | NDArray[np.uint8]]:

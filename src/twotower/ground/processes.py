@@ -45,7 +45,9 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _list_stops() -> list[signal.Signals]:
-    return [getattr(signal, name) for name in STOPS if hasattr(signal, name)]  # Windows has no SIGHUP
+    """Those that the system has (Windows has no SIGHUP), without SIGHUP where nohup has it ignored."""
+    stops = [getattr(signal, name) for name in STOPS if hasattr(signal, name)]
+    return [stop for stop in stops if stop.name != "SIGHUP" or signal.getsignal(stop) is not signal.SIG_IGN]
 
 
 @contextmanager

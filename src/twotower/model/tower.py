@@ -29,25 +29,26 @@ ACTIVATION_LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def _after(row: Row, network: NetworkConfig, tower: int, seed: int) -> list[nn.Module]:
+def _after(row: Row, network: NetworkConfig, tower: int, seed: int) -> list[tuple[str, nn.Module]]:
     """The steps that follow a layer's sum, in the order of the table. A norm that is null is left out."""
-    steps: list[nn.Module] = []
+    steps: list[tuple[str, nn.Module]] = []
     for step in row.config.then:
         if step == "activation":
-            steps.append(ACTIVATION_LAYERS[network.activation]())
+            steps.append((step, ACTIVATION_LAYERS[network.activation]()))
         elif step == "lrn" and network.lrn is not None:
             lrn = network.lrn
-            steps.append(LocalResponseNorm(row.kernels[tower], lrn.n, lrn.k, lrn.alpha, lrn.alpha_over_n, lrn.beta))
+            maps = row.kernels[tower]
+            steps.append((step, LocalResponseNorm(maps, lrn.n, lrn.k, lrn.alpha, lrn.alpha_over_n, lrn.beta)))
         elif step == "spatial_norm" and network.spatial_norm is not None:
             norm = network.spatial_norm
-            steps.append(SpatialNorm(norm.n, norm.alpha, norm.beta))
+            steps.append((step, SpatialNorm(norm.n, norm.alpha, norm.beta)))
         elif step == "pool":
             # Both kinds clip the last window at the image's edge; the average is taken over the pixels that are left.
             kind = nn.MaxPool2d if row.config.pooling == "max" else nn.AvgPool2d
-            steps.append(kind(network.pool.size, network.pool.stride, ceil_mode=network.pool.partial))
+            steps.append((step, kind(network.pool.size, network.pool.stride, ceil_mode=network.pool.partial)))
         elif step == "dropout" and network.dropout_keep < 1:
             rescale = network.dropout_scaling == "training"
-            steps.append(Dropout(network.dropout_keep, seed, tower, row.name, rescale))
+            steps.append((step, Dropout(network.dropout_keep, seed, tower, row.name, rescale)))
     return steps
 
 
@@ -57,6 +58,8 @@ class Layer(nn.Module):
     Forward hooks work on the layer, on `sum` and on each step of `after`. What they are given is not overwritten
     later, keyword arguments included: the activation and the sum over both halves work in place only in layers that
     nobody has hooked.
+
+    `steps` are the names of what `after` holds, in its order, as in the table: activation, lrn, pool ...
     """
 
     def __init__(self, row: Row, network: NetworkConfig, tower: int, seed: int) -> None:
@@ -74,7 +77,13 @@ class Layer(nn.Module):
             self.sum = LocalConv2d(maps_in, kernels, c.size, c.stride, c.pad, row.size_conv)
         else:
             self.sum = nn.Conv2d(maps_in, kernels, c.size, c.stride, c.pad, groups=c.groups)
-        self.after = nn.Sequential(*_after(row, network, tower, seed))
+        steps = _after(row, network, tower, seed)
+        names = [name for name, _ in steps]
+        self.steps = [  # a step that a layer has twice is numbered: activation, pool, activation_2
+            f"{name}_{names[: place + 1].count(name)}" if name in names[:place] else name
+            for place, name in enumerate(names)
+        ]
+        self.after = nn.Sequential(*(module for _, module in steps))
         self.fused: FusedSteps | None = None
         self.fuse_steps(True)
 
@@ -163,7 +172,7 @@ class Tower(_WithoutHooks):
 
     Hooks belong on its layers; one on the tower itself is refused, because it would never fire.
 
-    `precision` is that of its arithmetic, fp32, tf32 or bf16: see ground/precision.py.
+    `network` is its table. `precision` is that of its arithmetic, fp32, tf32 or bf16: see ground/precision.py.
 
     Parameters are named as in the paper: conv1.weight ... fc8.bias; layers that read both towers have
     weight_own and weight_other instead of weight.
@@ -172,6 +181,7 @@ class Tower(_WithoutHooks):
     def __init__(self, network: NetworkConfig, num_classes: int, tower: int, seed: int) -> None:
         super().__init__()
         self.rows = plan(network, num_classes)
+        self.network = network
         self.precision = "fp32"
         self.tower, self.num_towers, self.initial_bias = tower, network.towers, network.initial_bias
         self.layers = TowerLayers({row.name: Layer(row, network, tower, seed) for row in self.rows})

@@ -64,6 +64,10 @@ class StoredProgress(TypedDict, total=False):
     watching_loss: bool
 
 
+class _StoredProgressNow(StoredProgress, total=False):
+    energy: dict[str, FiniteFloat | str]  # an `Energy`; older checkpoints have none
+
+
 class StoredIdentity(TypedDict, total=False):
     """Seed, batch and data, which must be the same to go on; later versions may note more."""
 
@@ -90,7 +94,7 @@ class _ManifestForm(TypedDict):
     classes: Annotated[list[str], Len(1)]
     rates: StoredRates
     schedule: StoredSchedule
-    progress: StoredProgress
+    progress: _StoredProgressNow
     identity: StoredIdentity
     sha256: dict[
         Annotated[str, StringConstraints(pattern=r"^tower[01]\.safetensors$")],

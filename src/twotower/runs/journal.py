@@ -123,16 +123,19 @@ class Journal(SilentJournal):
         """Writes summary.json and prints the last table."""
         self.event("end", step, **summary)
         write_json(self.run_dir / "summary.json", summary)
-        self.mirrors.summary(step, summary)
+        self.mirrors.summary(step, {key: value for key, value in summary.items() if not isinstance(value, str)})
         self._meter.close()
         table = Table("", "final", "best")
         for key, name in (("top1_error", "top-1 error, %"), ("top5_error", "top-5 error, %")):
             table.add_row(name, f"{summary[key]:.2f}", f"{summary['best_' + key]:.2f}")
         print_table(table)
+        spent = ""
+        if "energy" in summary:
+            spent = f"{format_duration(3600 * summary['hours'])} in all; energy: {summary['energy']}\n"
         self.say(
             f"{counted(summary['steps'], 'step')} in {format_duration(summary['seconds'])}, "
             f"{summary['images_per_second']:.0f} images/s while training\n"
-            f"metrics, summary and checkpoints: {self.run_dir}"
+            f"{spent}metrics, summary and checkpoints: {self.run_dir}"
         )
 
     def close(self, exit_code: int) -> None:

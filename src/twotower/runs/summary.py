@@ -23,6 +23,10 @@ class _Summary(TypedDict, total=False):
     images_per_second: FiniteFloat
     seconds: FiniteFloat
     epochs: FiniteFloat
+    hours: FiniteFloat
+    watt_hours_cpu: FiniteFloat
+    watt_hours_gpu: FiniteFloat
+    energy: str
     best_top1_error: Percent | None
     best_top5_error: Percent | None
     num_classes: Count | None

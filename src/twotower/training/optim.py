@@ -101,11 +101,11 @@ class VelocitySGD:
         """Updates the parameters from their gradients, and drops the gradients."""
         for group in self._groups:
             if group.rate > 0:
-                self._update(group)
+                self.update_group(group)
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    def _update(self, group: _Group) -> None:
+    def update_group(self, group: _Group) -> None:
         """Updates those parameters of a group that have gradients."""
         gradients = {name: self.parameters[name].grad for name in group.names}
         found = {name: gradient for name, gradient in gradients.items() if gradient is not None}

@@ -27,6 +27,7 @@ from twotower.runs.failure import forget_failure
 from twotower.runs.mirrors.open_mirrors import check_mirrors
 from twotower.runs.mirrors.wandb_settings import settle
 from twotower.runs.rundir import Home, check_resumable, hold_home, keep_mean
+from twotower.training.energy_use import ENERGY
 from twotower.training.identity import count_steps, identify
 from twotower.training.node import check_nodes
 from twotower.training.schedule import Schedule
@@ -77,12 +78,12 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
     if home.resume_from is None:
         plan_inheritance(config.initial_weights, config.network, dataset.classes)
     steps = steps_per_epoch(len(dataset.train), config.optim.batch_size, num_replicas)
+    same_run = home.resume_from is not None and home.resume_from.parent == home.run_dir / "checkpoints"
     if home.resume_from is not None:
         manifest = check_resumable(home.resume_from, config, dataset.classes, identify(config, num_replicas, dataset))
         checkpoint.check_can_go_on(home.resume_from, manifest, len(config.network.layers))
         check_changes(home.resume_from, home.run_dir, config, print)
         step = manifest.step
-        same_run = home.resume_from.parent == home.run_dir / "checkpoints"
         finished = same_run and (home.run_dir / "summary.json").exists()
         if finished and step >= count_steps(config, steps):
             keep_mean(home.run_dir, dataset)
@@ -94,6 +95,8 @@ def _make_ready(config: Config, home: Home, num_replicas: int) -> ReadyRun:
     for folder in (home.run_dir, *(path for path in home.run_dir.iterdir() if path.is_dir())):
         remove_abandoned(folder)
     (home.run_dir / "summary.json").unlink(missing_ok=True)
+    if not same_run:  # it is of a run that came to no checkpoint
+        (home.run_dir / ENERGY).unlink(missing_ok=True)
     forget_failure(home.run_dir)
     forget_elsewhere(home.run_dir)
     keep_mean(home.run_dir, dataset)

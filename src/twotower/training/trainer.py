@@ -31,6 +31,7 @@ from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.journal import FolderGoneError, SilentJournal
 from twotower.runs.mirrors.training_pictures import Handful, draw_kernels, first_kernels
+from twotower.training.energy_use import RunEnergy
 from twotower.training.identity import count_steps, identify
 from twotower.training.layer_scales import OutputScales, as_values, measure
 from twotower.training.optim import VelocitySGD
@@ -129,6 +130,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), optim.batch_size, world.num_replicas)
         self.total_steps = count_steps(config, self.steps_per_epoch)
         self.step = 0
+        self.energy = RunEnergy(world, run_dir)
         self.window, self.progress = Window(bytes_sent=world.link.bytes_sent), Progress()
         if resume_from is not None:
             self._resume(resume_from)
@@ -179,6 +181,7 @@ class Trainer:
         self.progress = Progress.from_json(manifest.progress)
         self.window.sums = Counts(torch.tensor(manifest.progress["window"], dtype=torch.float64))
         self.stuck.is_watching = manifest.progress["watching_loss"]
+        self.energy.go_on(manifest.progress.get("energy", {}))
 
     def save(self, journal: SilentJournal) -> None:
         """Writes a checkpoint of the present step, with both towers' part; replica 0 does it for all.
@@ -190,6 +193,7 @@ class Trainer:
         self._settle()
         self.world.catch_up()
         buffers, rates = self.optimiser.state()
+        energy = self.energy.gather()
 
         def save_tower() -> None:
             if self.world.replica == 0:
@@ -205,12 +209,14 @@ class Trainer:
                 classes=self.dataset.classes,
                 rates=rates,
                 schedule=self.schedule.state(),
-                progress=self.progress.to_json(self.window, self.global_batch, self.stuck.is_watching),
+                progress=self.progress.to_json(self.window, self.global_batch, self.stuck.is_watching)
+                | {"energy": asdict(energy)},
                 identity=identify(self.config, self.world.num_replicas, self.dataset),
                 sha256={},
                 input=checkpoint.read_scale(self.config.input),
             )
             checkpoint.complete(self.checkpoints, manifest, self.config.checkpoint.keep, self._stays)
+            self.energy.keep(journal, energy)
 
         self._together(journal.check_folder)
         try:
@@ -358,6 +364,7 @@ class Trainer:
         notice = self.stuck.look(self.step, values["loss"])
         journal.event("train", self.step, **values)
         journal.show_training(self.step, values)
+        self.energy.note(journal)
         if notice is not None:
             journal.event("notice", self.step, text=notice)
             journal.say(notice)
@@ -430,12 +437,15 @@ class Trainer:
         return f"{rate}{dropped}" + (f"  frozen: {', '.join(sorted(after.frozen))}" if after.frozen else "")
 
     def run(self, journal: SilentJournal) -> dict[str, Any]:
-        """Trains from the present step to the last one. Returns what summary.json holds, all of it finite.
+        """Trains from the present step to the last one. Returns what summary.json holds, all numbers finite.
 
         Raises: NonFiniteLossError, TowersDifferError, TowerLostError.
         """
         config = self.config
         feed = open_train(self.dataset, self.input, self.share, seed=config.seed, first_step=self.step)
+        self.energy.start(config.machine)
+        if self.energy.notice is not None:
+            journal.say(self.energy.notice)
         self.window.began = time.perf_counter()
         try:
             if self.step == 0 and self._stays(0):
@@ -458,9 +468,12 @@ class Trainer:
                 every = config.checkpoint.every_steps
                 if ends_epoch or self._stays(self.step) or (every is not None and self.step % every == 0):
                     self._save_and_show(journal)
+            energy = self.energy.gather()
         finally:
+            self.energy.stop()
             feed.close()
         self._check_finite(self.progress.last["loss"])  # of a run that had nothing left to do
+        self.energy.keep(journal, energy)
         return {
             **self.progress.last,
             **self.progress.best,
@@ -468,6 +481,7 @@ class Trainer:
             "steps": self.step,
             "epochs": self.step / self.steps_per_epoch,
             "seconds": self.progress.seconds,
+            **energy.summary(),
             "num_parameters": count_parameters(self.tower.rows),
             "num_classes": len(self.dataset.classes),
         }

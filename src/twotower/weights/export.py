@@ -8,6 +8,7 @@
     OUTPUT/model.safetensors, config.json, README.md   the same for Hugging Face's hub; see `model_card`
     OUTPUT/trajectory.csv                      of all checkpoints: step, errors with intervals, file
     OUTPUT/alexnet-step-00000120.onnx          the same network as ONNX, with its mean image as .npy
+    OUTPUT/alexnet-step-00000120.html          a page in which two Web Workers are the towers, see `browser_page`
 
 The known answer is what the towers say in float64 about two images that a formula draws, so a loader that mistakes an
 order or a norm is found out, and so is a file whose tensors were changed together with its checksum.
@@ -33,7 +34,7 @@ from twotower.config.stored_config import read_config
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.normalise import choose_mean
 from twotower.distributed.exchange import InProcessExchange
-from twotower.ground.files import write_npy, write_whole, written_whole
+from twotower.ground.files import write_npy, write_text, write_whole, written_whole
 from twotower.ground.stored_files import read_json
 from twotower.ground.tensor_files import written_tensors
 from twotower.ground.versions import UNKNOWN, VERSIONS, read_versions
@@ -42,6 +43,7 @@ from twotower.model import plain
 from twotower.model.tower import forward
 from twotower.runs import checkpoint
 from twotower.runs.rundir import own_mean
+from twotower.weights import browser_page
 from twotower.weights import read_weights as weights
 from twotower.weights.hub import CONFIG, MODEL
 from twotower.weights.merged import divide_image_weights, hash_tensors
@@ -288,7 +290,37 @@ def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
     return [path, mean]
 
 
-_WRITERS = {"merged": _write_merged, "huggingface": _write_huggingface, "onnx": _write_onnx}
+def _write_page(run: RunToExport, folder: Path) -> list[Path]:
+    """The page compares itself with the known answer whenever it is opened, in the browser that opens it.
+
+    Raises: ValueError if the network is too large for a page.
+    """
+    whole = run.tensors.get(weights.WHOLE_MEAN_IMAGE)
+    classes = run.manifest.classes
+    facts = {"classes": f"{len(classes):,}", "width": f"{run.network.width:g}", "step": f"{run.manifest.step:,}"}
+    if errors := run.manifest.progress.get("last"):
+        facts |= {f"validation top-{k} error": f"{errors[f'top{k}_error']:.2f} %" for k in (1, 5)}
+    page = browser_page.render(
+        {name: tensor for name, tensor in run.tensors.items() if "mean_image" not in name},
+        run.network,
+        classes,
+        mean_image=run.tensors[weights.MEAN_TENSOR],
+        prepared_size=run.network.prepared_size if whole is None else whole.shape[-1],
+        answer=run.answer,
+        title=run.network.name,
+        facts=facts,
+    )
+    path = folder / f"{run.name}.html"
+    write_text(path, page, shared=True)
+    return [path]
+
+
+_WRITERS = {
+    "merged": _write_merged,
+    "huggingface": _write_huggingface,
+    "onnx": _write_onnx,
+    "html": _write_page,
+}
 
 
 def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[Path]:
@@ -300,8 +332,8 @@ def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[P
         measure: measures the errors of what is written; None: they are those of the run's last validation.
 
     Raises: ValueError for a run, checkpoint or data set that is missing or damaged, for an untrained network unless
-        `force`, for packages that are missing, for values rounded where no errors can be measured, and if what was
-        written does not compute what the towers do.
+        `force`, for packages that are missing, for a network that is too large for a page, for values rounded where
+        no errors can be measured, and if what was written does not compute what the towers do.
     """
     check_bounds(settings)
     if settings.to == "onnx":

@@ -31,12 +31,14 @@ class Inheritance:
     taken: list[str]
     new: list[str]
     rescaled: list[str] = field(default_factory=list)  # layers whose source was fed pixels of another scale
+    swapped: list[str] = field(default_factory=list)  # layers of which each tower takes what the other one had
 
     def describe(self) -> str:
         """One line."""
         new = f"; new: {', '.join(self.new)}" if self.new else ""
         rescaled = f"; brought to this input's scale: {', '.join(self.rescaled)}" if self.rescaled else ""
-        return f"initial weights of {', '.join(self.taken)} from {self.source}{new}{rescaled}"
+        swapped = f"; swapped between the towers: {', '.join(self.swapped)}" if self.swapped else ""
+        return f"initial weights of {', '.join(self.taken)} from {self.source}{new}{rescaled}{swapped}"
 
 
 def locate(path: str) -> str:
@@ -100,6 +102,22 @@ def choose_layers(
     return Inheritance(source, taken, [name for name in our_layers if name not in taken])
 
 
+def _check_swapped(swapped: Sequence[str], network: NetworkConfig, taken: Sequence[str]) -> None:
+    """Raises: ValueError if there are no two towers, or if a layer is not taken over."""
+    if swapped and network.towers != 2:
+        raise ValueError(
+            f"initial_weights.swapped={list(swapped)} needs two towers, and {network.name} has one; leave it out."
+        )
+    missing = [name for name in swapped if name not in taken]
+    if missing:
+        raise ValueError(
+            f"initial_weights.swapped names {missing[0]}, which is not taken over; taken over are {', '.join(taken)}."
+        )
+    last = list(network.layers)[-1]
+    if last in swapped:
+        raise ValueError(f"initial_weights.swapped names {last}, whose halves are classes; leave it out.")
+
+
 def plan_inheritance(
     settings: InitialWeightsConfig, network: NetworkConfig, classes: Sequence[str], std: Sequence[float] = UNSCALED
 ) -> tuple[Inheritance, dict[str, Tensor]] | None:
@@ -121,6 +139,8 @@ def plan_inheritance(
     same_classes = source.classes is None or source.classes == list(classes)
     wanted = expected_shapes(network, len(classes))
     chosen = choose_layers(shapes, wanted, settings.layers, str(from_here(settings.path)), same_classes)
+    _check_swapped(settings.swapped, network, chosen.taken)
+    chosen = replace(chosen, swapped=[name for name in chosen.taken if name in settings.swapped])
     if tuple(source.std) == tuple(std):
         return chosen, source.tensors
     taken = {name: tensor for name, tensor in source.tensors.items() if name.split(".")[0] in chosen.taken}
@@ -146,7 +166,9 @@ def inherit(
         for name, shape in expected_shapes(network, len(classes)).items()
     }
     own = split(merged, network, len(classes), tower.tower)
+    others = split(merged, network, len(classes), 1 - tower.tower) if chosen.swapped else own
     for name, parameter in tower.paper_named_parameters().items():
-        if name.split(".")[0] in chosen.taken:
-            parameter.data.copy_(own[name])
+        layer = name.split(".")[0]
+        if layer in chosen.taken:
+            parameter.data.copy_((others if layer in chosen.swapped else own)[name])
     return chosen

@@ -30,7 +30,7 @@ from twotower.runs.mirrors.wandb_run_id import find_run_id
 from twotower.runs.mirrors.wandb_settings import DEFAULT_MODE, OFFLINE_UNLESS_ASKED, mode_in
 
 FLUSH_SECONDS = 0.5  # time between writes to the offline file; a killed run loses the values after the last one
-_NUMBERS: TypeAdapter[Any] = TypeAdapter(dict[str, float])
+_VALUES: TypeAdapter[Any] = TypeAdapter(dict[str, float | str])
 
 
 class _Evaluation(TypedDict):
@@ -153,7 +153,8 @@ def _read_summary(run_dir: Path) -> dict[str, float]:
             summary |= {"train/step": event["step"], **values}
     training, evaluation = run_dir / "summary.json", run_dir / "evaluation.json"
     if training.exists():
-        summary |= read_json(training, _NUMBERS, "delete it")
+        values = read_json(training, _VALUES, "delete it")
+        summary |= {key: value for key, value in values.items() if not isinstance(value, str)}
     if evaluation.exists():
         summary |= flatten_evaluation(read_json(evaluation, _EVALUATION, "evaluate the run again with fresh=true"))
     return summary

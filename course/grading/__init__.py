@@ -1,0 +1,1 @@
+"""How the assignments are judged: what a solution does in both towers, beside what it should do."""

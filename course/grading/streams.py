@@ -1,0 +1,95 @@
+"""Assignment 4: which draws are the same in both towers, which are not, and none that repeat each other."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from grading.verdict import MistakeError
+
+WHATS = ("images", "weights", "dropout")
+SEEDS, STEPS = range(12), (*range(40), 999, 1000, 100_000)
+Key = tuple[str, int, int, int]
+
+
+def list_draws() -> Iterator[Key]:
+    """Each different draw once."""
+    for seed in SEEDS:
+        for step in STEPS:
+            yield "images", seed, 0, step
+            yield from (("dropout", seed, tower, step) for tower in (0, 1))
+        yield from (("weights", seed, tower, 0) for tower in (0, 1))
+
+
+def check_number(stream: Callable[..., object], key: Key) -> int:
+    """Raises: MistakeError, if it is no number for a generator, or another one when asked again."""
+    number = stream(*key)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise MistakeError(f"stream returns {type(number).__name__} for {key}, and a generator takes an integer.")
+    if not 0 <= number < 2**63:
+        raise MistakeError(f"stream returns {number} for {key}, which is not from 0 to 2**63 - 1.")
+    if stream(*key) != number:
+        raise MistakeError(
+            "stream returns another number when it is asked again.", "The other process would draw something else."
+        )
+    return number
+
+
+def check_other_process(module: ModuleType, number: int) -> None:
+    """Raises: MistakeError, if another process gets another number."""
+    script = (
+        "import importlib.util as u, sys; s = u.spec_from_file_location('it', sys.argv[1]); "
+        "m = u.module_from_spec(s); s.loader.exec_module(m); sys.stderr.write(str(m.stream('dropout', 1, 1, 3)))"
+    )
+    file = str(module.__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", script, file],
+        env=os.environ | {"PYTHONHASHSEED": "12345"},
+        cwd=Path(file).parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    if done.stderr != str(number):
+        raise MistakeError(
+            "stream returns another number in another process.",
+            "Python's hash() of a text is one: it is salted anew in each process. zlib.crc32 or hashlib are not.",
+        )
+
+
+def grade(module: ModuleType) -> str:
+    """What is said of a solution that is right. Raises: MistakeError, or what the solution itself raises."""
+    stream = module.stream
+    numbers = {key: check_number(stream, key) for key in list_draws()}
+    at: Callable[[str, int, int], int] = lambda what, tower, step: stream(what, 1, tower, step)  # noqa: E731
+    if at("images", 0, 3) != at("images", 1, 3):
+        raise MistakeError(
+            "The towers look at different images.",
+            "They are halves of one network, which has one input. Leave tower out.",
+        )
+    if at("images", 0, 3) == at("images", 0, 4):
+        raise MistakeError("Each step takes the same images.", "Put the step in.")
+    if at("weights", 0, 0) == at("weights", 1, 0):
+        raise MistakeError("Both towers start with the same weights.", "One would begin as a copy of the other.")
+    if at("dropout", 0, 3) == at("dropout", 1, 3):
+        raise MistakeError(
+            "Both towers draw one dropout mask.", "Their units are different ones: each needs a mask of its own."
+        )
+    if at("dropout", 0, 3) == at("dropout", 0, 4):
+        raise MistakeError("The same units are dropped at every step.", "Put the step in.")
+    for what in WHATS:
+        if stream(what, 1, 0, 0) == stream(what, 2, 0, 0):
+            raise MistakeError(f"Another seed draws the same {what}.", "Put the seed in.")
+    first: dict[int, Key] = {}
+    for key, number in numbers.items():
+        if number in first:
+            raise MistakeError(
+                f"Two draws have one stream: stream{first[number]} and stream{key} are both {number}.",
+                "Sums such as seed + step meet. Give each part digits of its own, or hash them together.",
+            )
+        first[number] = key
+    check_other_process(module, at("dropout", 1, 3))
+    return f"{len(numbers):,} draws have streams of their own, and both towers see the same images."

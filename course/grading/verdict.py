@@ -1,0 +1,37 @@
+"""What the grader says of a gap that is not filled, or filled wrongly."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+EXACT = 1e-11  # relative; all is computed in float64
+
+
+class MistakeError(Exception):
+    """A mistake with its name: what was seen, then why it matters or where to look."""
+
+    def __init__(self, name: str, hint: str = "") -> None:
+        super().__init__(f"{name}\n{hint}" if hint else name)
+        self.name, self.hint = name, hint
+
+
+def is_same(a: Tensor, b: Tensor, tolerance: float = EXACT) -> bool:
+    """Whether two tensors are equal but for the rounding of float64."""
+    if a.shape != b.shape:
+        return False
+    return bool((a.double() - b.double()).abs().max() <= tolerance * max(1e-30, float(b.double().abs().max())))
+
+
+def is_rounded(a: Tensor, b: Tensor) -> bool:
+    """Whether `a` is `b` with fewer digits, as float32, float16 or bfloat16 keep them."""
+    return a.shape == b.shape and not is_same(a, b) and is_same(a, b, tolerance=0.02)
+
+
+def mix_of(found: Tensor, parts: Sequence[Tensor]) -> tuple[float, ...] | None:
+    """The factors with which `found` is a sum of the parts; None if it is none."""
+    columns = torch.stack([part.flatten() for part in parts], dim=1)
+    factors = torch.linalg.lstsq(columns, found.flatten()[:, None]).solution[:, 0]
+    if not is_same(columns @ factors, found.flatten(), 1e-9):
+        return None
+    return tuple(round(float(factor), 3) + 0.0 for factor in factors)

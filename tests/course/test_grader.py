@@ -1,0 +1,200 @@
+"""The grader takes what is right, and names what is wrong: wrong solutions are right ones with one change."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from helpers.course import import_course
+from helpers.paths import ROOT
+
+SOLUTIONS = Path(__file__).parent / "solutions"
+NOT_SENT = "The gradient of the half that you received is not sent back."
+AVERAGED = "You averaged where the halves' gradients must be summed."
+ROUNDED = "What crosses is rounded on its way."
+BACK = "return ctx.link.swap(grad_peer, ctx.shape), None, None"
+
+# What is replaced in the solution of an assignment, by what, and how the mistake is called.
+WRONG: dict[str, list[tuple[str, str, str]]] = {
+    "assignment1": [
+        (BACK, "return None, None, None", NOT_SENT),
+        ("return Finish.apply(x, wait, link)", "return wait()", NOT_SENT),
+        (BACK, "ctx.link.swap(grad_peer, ctx.shape); return None, None, None", "You drop the gradient"),
+        (BACK, "return grad_peer, None, None", NOT_SENT),
+        (BACK, "ctx.link.swap(grad_peer, ctx.shape); return grad_peer, None, None", "as if it were that of your own"),
+        (
+            BACK,
+            "return grad_peer + ctx.link.swap(grad_peer, ctx.shape), None, None",
+            "You add the gradient of the half",
+        ),
+        (BACK, "return ctx.link.swap(grad_peer, ctx.shape) / 2, None, None", AVERAGED),
+        (BACK, "return ctx.link.swap(grad_peer / 2, ctx.shape), None, None", AVERAGED),
+        (BACK, "return 2 * ctx.link.swap(grad_peer, ctx.shape), None, None", "is counted twice"),
+        (BACK, "return -ctx.link.swap(grad_peer, ctx.shape), None, None", "is subtracted"),
+        (BACK, "return 0.7 * ctx.link.swap(grad_peer, ctx.shape), None, None", "1 times your own use and 0.7 times"),
+        (BACK, "return ctx.link.swap(grad_peer.float(), ctx.shape).double(), None, None", ROUNDED),
+        (BACK, "return ctx.link.swap(grad_peer, ctx.shape).half().double(), None, None", ROUNDED),
+        (BACK, "return ctx.link.swap(grad_peer, grad_peer.shape), None, None", "and one of [4, 5] came"),
+        (BACK, "return ctx.wait(), None, None", "both towers wait, and neither has sent"),
+        (BACK, "return ctx.link.swap(grad_peer, ctx.shape)", "another number of values than forward has arguments"),
+        (BACK, "if ctx.link.tower == 0:\n            return None, None, None\n        " + BACK, NOT_SENT),
+        (BACK, "return ctx.link.swap(grad_peer, ctx.shape), grad_peer, None", "for an argument that is no tensor"),
+        ("return wait()", "wait(); return x.clone()", "finish returns this tower's own half x."),
+        ("return wait()", "return torch.zeros_like(wait())", "finish returns zeros."),
+        ("return wait()", "return (x + wait()) / 2", "finish mixes both halves."),
+        ("return wait()", "return wait().bfloat16().double()", ROUNDED),
+        ("return wait()", "x.mul_(0); return wait()", "x is changed in place."),
+        (
+            "return wait()",
+            "kept = Finish.__dict__.get('kept', {}); now = wait(); old = kept.get(link.tower, now); "
+            "kept[link.tower] = now; Finish.kept = kept; return old.clone()",
+            "finish returns the half of the step before.",
+        ),
+    ],
+    "assignment2": [
+        ("[own, peer] if link.tower == 0 else [peer, own]", "[own, peer]", "Wrong order of the halves in tower 1"),
+        ("(len(own), num_classes - own.shape[1])", "own.shape", "You awaited a tensor of [4, 6], and one of [4, 5]"),
+        ("torch.cat([own, peer]", "torch.cat([own.detach(), peer]", "The own half gets no gradient."),
+        ("torch.cat(", "2 * torch.cat(", "something that is not the logits"),
+        (
+            "    peer =",
+            "    own.register_hook(lambda grad: 2 * grad)\n    peer =",
+            "You summed the gradients of both",
+        ),
+        ("    peer =", "    own.register_hook(lambda grad: grad / 2)\n    peer =", "You halve the gradient"),
+        (
+            "    peer =",
+            "    own.register_hook(lambda grad: (grad + link.swap(grad, peer.shape).sum() * 0))\n    peer =",
+            "A gradient crosses in the backward pass, and nobody needs it.",
+        ),
+        ("[own, peer] if link.tower == 0 else [peer, own]", "[own]", "this tower's half alone"),
+    ],
+    "assignment3": [
+        ('ctx.flight["backward"](), None', "None, None", "You drop the gradient"),
+        ('ctx.flight["backward"](), None', 'ctx.flight["backward"]() / 2, None', AVERAGED),
+        (
+            "link.post(x, peer_shape)\n        return",
+            "(lambda came: lambda: came)(link.swap(x, peer_shape))\n        return",
+            "start waits for the other half.",
+        ),
+        (
+            'flight["link"].post(grad_peer, flight["shape"])',
+            '(lambda came: lambda: came)(flight["link"].swap(grad_peer, flight["shape"]))',
+            "finish's backward waits for the other tower's gradient.",
+        ),
+        ("return Finish.apply(token, flight)", "return Finish.apply(token.detach(), flight)", NOT_SENT),
+        ("return Start.apply(x, link, peer_shape, flight), flight", "return flight", "start must return two things"),
+    ],
+    "assignment4": [
+        ('None if what == "images" else tower', "tower", "The towers look at different images."),
+        ('None if what == "images" else tower', "None", "Both towers start with the same weights."),
+        ('what == "images"', 'what != "weights"', "Both towers draw one dropout mask."),
+        ("tower, step)\n    text", "tower)\n    text", "Each step takes the same images."),
+        ("(what, seed, None", "(what, None", "Another seed draws the same images."),
+        ("(what, seed, None", "(seed, None", "Two draws have one stream"),
+        ("zlib.crc32(text) << 31", "hash(text) % 2**31 << 31", "another number in another process"),
+        ("return zlib", "return -zlib", "is not from 0 to 2**63 - 1"),
+        (
+            "return zlib.crc32(text) << 31",
+            "return __import__('random').getrandbits(31) << 31",
+            "when it is asked again",
+        ),
+    ],
+}
+CASES = [(name, *change) for name, changes in WRONG.items() for change in changes]
+
+
+@pytest.fixture
+def grader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """course/grade.py; a tower that waits in vain gives up soon."""
+    import_course(monkeypatch)
+    import grade
+    from grading import threads
+
+    begin = threads.Link.__init__
+
+    def begin_impatient(self, *arguments, **options) -> None:
+        begin(self, *arguments, **options)
+        self.seconds = 0.5
+
+    monkeypatch.setattr(threads.Link, "__init__", begin_impatient)
+    return grade
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", WRONG)
+def test_solutions_are_right(grader, name: str) -> None:
+    is_right, said = grader.judge(SOLUTIONS / f"{name}.py")
+    assert is_right, said
+    assert said.startswith("Right: ")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", WRONG)
+def test_gaps_are_open(grader, name: str) -> None:
+    """What the reader is given holds no solution."""
+    is_right, said = grader.judge(ROOT / "course" / f"{name}.py")
+    assert not is_right
+    assert said.startswith("Not yet: the gap is still open (write ")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("name", "before", "after", "mistake"), CASES)
+def test_mistakes_are_named(grader, tmp_path: Path, name: str, before: str, after: str, mistake: str) -> None:
+    text = (SOLUTIONS / f"{name}.py").read_text()
+    assert before in text
+    text = text.replace(before, after).replace(
+        "ctx.link, ctx.shape = link", "ctx.wait = wait; ctx.link, ctx.shape = link"
+    )
+    (tmp_path / f"{name}.py").write_text(text)
+    is_right, said = grader.judge(tmp_path / f"{name}.py")
+    assert not is_right
+    assert mistake in said, said
+    assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def finish(x, wait, link):\n    return wait(", "Your file is no Python: '(' was never closed, line 2"),
+        ("def finish(x, wait, link):\n    return wat()", "raised NameError: name 'wat' is not defined"),
+        ("import nothing_like_it", "raised ModuleNotFoundError"),
+        ("def begin():\n    pass", "has none of the functions of an assignment"),
+        ("def start(x, link, shape):\n    pass", "has no function finish"),
+        ("def finish(x, wait, link):\n    return None", "finish returns NoneType"),
+        ("raise SystemExit(3)", "raised SystemExit: 3"),
+    ],
+)
+def test_errors_of_the_reader_are_short(grader, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    is_right, answer = grader.judge(tmp_path / "mine.py")
+    assert not is_right
+    assert said in answer, answer
+    assert "Traceback" not in answer
+    assert len(answer.splitlines()) <= 4
+    if "wat" in text:
+        assert "line 2, in finish: return wat()" in answer
+
+
+def test_the_command_grades_in_a_process_of_its_own(
+    grader, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is right, what never ends, what ends the process, and a file that is not there."""
+    assert grader.main([str(SOLUTIONS / "assignment1.py")]) == 0
+    assert capfd.readouterr().out.startswith("Right: halves arrive, gradients go back")
+    (tmp_path / "loop.py").write_text("while True:\n    pass")
+    assert grader.grade(tmp_path / "loop.py", seconds=3) == (
+        False,
+        "Not yet: your code has not come to an end within 3 s. Is there an endless loop?",
+    )
+    (tmp_path / "end.py").write_text("import os\nos._exit(4)")
+    assert grader.grade(tmp_path / "end.py") == (False, "Not yet: your code has ended the process (status 4).")
+    assert grader.main([str(tmp_path / "none.py")]) == grader.main([]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all(line.startswith("error: ") for line in said)
+
+
+def test_many_mistakes_have_names_of_their_own() -> None:
+    assert len({(name, mistake) for name, _, _, mistake in CASES}) >= 30
