@@ -1,13 +1,10 @@
-"""Writes the tables of claims in results/README.md and README.md; every number follows from the data beside it.
+"""The tables of claims in results/README.md and README.md; docs/tables.py writes them.
 
-    python results/tables.py
-
-A test computes them once more by other code, and fails while a page differs from what this would write.
+Every number follows from the data in results/, and a test computes it once more by other code.
 """
 
 import csv
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -16,8 +13,7 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
-RESULTS = Path(__file__).resolve().parent
-MARKED = re.compile(r"(<!-- table: (claims|short_claims) -->\n).*?(<!-- end -->)", re.DOTALL)
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 NOT_RUN = "not run"
 CONFIDENCE = 0.95
 XEON, EPYC = "2 cores, Intel Xeon", "2 cores, AMD EPYC"
@@ -228,24 +224,3 @@ def write_short_claims() -> str:
             cells = [text, found.value, claim.paper, claim.notes, found.runs, found.verdict]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-WRITERS = {"claims": write_claims, "short_claims": write_short_claims}
-
-
-def fill_tables(text: str) -> str:
-    """A page with what stands between its markers written anew."""
-    return MARKED.sub(lambda marked: marked[1] + WRITERS[marked[2]]() + marked[3], text)
-
-
-def main() -> None:
-    for path in (RESULTS / "README.md", RESULTS.parent / "README.md"):
-        text = path.read_text()
-        filled = fill_tables(text)
-        if filled != text:
-            path.write_text(filled)
-            print(f"written: {path.name}")
-
-
-if __name__ == "__main__":
-    main()
