@@ -1,7 +1,7 @@
 """Silent errors of model parallelism: each a few lines that spoil the real code of this project, and no loss tells.
 
 `catch.py` trains with each of them and says which of the project's checks find it. An error is put in by replacing
-one function, in both processes or in that of tower 1 alone, while training lasts.
+a function or two, or a value, in both processes or in that of tower 1 alone, while training lasts.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 """Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), speeds,
-volumes, and the lines of the configuration of 2012.
+volumes, the lines of the configuration of 2012, and the paper's claims in results/README.md and on the front page.
 
     python docs/tables.py
 
@@ -146,12 +146,21 @@ def write_lines() -> str:
     return table
 
 
-WRITERS = {"speed": write_speeds, "volume": write_volume, "swaps": write_swaps, "lines": write_lines}
+CLAIMS = runpy.run_path(str(DOCS / "claims.py"))
+WRITERS = {
+    "speed": write_speeds,
+    "volume": write_volume,
+    "swaps": write_swaps,
+    "lines": write_lines,
+    "claims": CLAIMS["write_claims"],
+    "short_claims": CLAIMS["write_short_claims"],
+}
 
 
 def write_marked(name: str) -> str:
     """The table of a marker's name."""
-    return WRITERS[name]() if name in WRITERS else write_table(name)
+    table: str = WRITERS[name]() if name in WRITERS else write_table(name)
+    return table
 
 
 def fill_tables(text: str) -> str:
@@ -160,12 +169,13 @@ def fill_tables(text: str) -> str:
 
 
 def main() -> None:
-    for path in sorted(DOCS.glob("*.md")):
+    root = DOCS.parent
+    for path in (*sorted(DOCS.glob("*.md")), root / "results" / "README.md", root / "README.md"):
         text = path.read_text()
         filled = fill_tables(text)
         if filled != text:
             path.write_text(filled)
-            print(f"written: {path.name}")
+            print(f"written: {path.relative_to(root)}")
 
 
 if __name__ == "__main__":

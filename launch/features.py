@@ -10,7 +10,7 @@ from pathlib import Path
 from twotower.command_line.arguments import name_first, quote_paths
 from twotower.command_line.command import command
 from twotower.config import FeaturesConfig
-from twotower.evaluation.extract import extract_features
+from twotower.evaluation.extract_features import extract_features
 from twotower.evaluation.image_lists import open_images
 from twotower.evaluation.load_network import open_trained
 from twotower.ground.screen import show

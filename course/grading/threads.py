@@ -1,7 +1,7 @@
 """Both towers in this process, as two threads, over a link that remembers what went over it.
 
-The link has the same calls as that of exchange.py. It is for looking: it starts at once, gives the same numbers as
-two processes, and names what waits for what instead of hanging.
+The link has the calls of that of exchange.py, and a few more. It is for looking: it starts at once, gives the same
+numbers as two processes, and names what waits for what instead of hanging.
 """
 
 import queue

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twotower.distributed.exchange import InProcessExchange, WireExchange
     from twotower.distributed.world import open_world
-    from twotower.evaluation.extract import extract_features, iterate_features
+    from twotower.evaluation.extract_features import extract_features, iterate_features
     from twotower.evaluation.load_network import build_network, load_network
     from twotower.evaluation.timm_style import TimmStyle
     from twotower.evaluation.trained import TrainedNetwork
@@ -31,9 +31,9 @@ _HOMES = {
     "TrainedNetwork": "evaluation.trained",
     "WireExchange": "distributed.exchange",
     "build_network": "evaluation.load_network",
-    "extract_features": "evaluation.extract",
+    "extract_features": "evaluation.extract_features",
     "forward": "model.tower",
-    "iterate_features": "evaluation.extract",
+    "iterate_features": "evaluation.extract_features",
     "load_network": "evaluation.load_network",
     "open_world": "distributed.world",
 }

@@ -17,7 +17,7 @@ import twotower
 from helpers.archives import tree_files, write_tree
 from helpers.command_checks import script_of
 from helpers.prepared_sets import made
-from twotower.evaluation.extract import extract_features, iterate_features
+from twotower.evaluation.extract_features import extract_features, iterate_features
 from twotower.evaluation.image_lists import GivenImages, open_images
 from twotower.ground import row_files
 
@@ -207,7 +207,7 @@ def test_a_disk_without_room_is_told_before_the_first_image(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(row_files.shutil, "disk_usage", lambda folder: usage(10**6, 10**6 - 7000, 7000))
-    monkeypatch.setattr("twotower.evaluation.extract.iterate_features", None)
+    monkeypatch.setattr("twotower.evaluation.extract_features.iterate_features", None)
     with pytest.raises(ValueError, match=r"has 7,000 bytes free, and the features of all images take 7,168;"):
         extract_features(network, photographs, "fc7", tmp_path / "features")
     assert not list(tmp_path.iterdir())
@@ -220,8 +220,8 @@ def test_batches_can_be_had_without_files(network: twotower.TrainedNetwork, phot
     assert batches[2].values["fc6"].shape == (1, 256)
 
 
-def test_the_command(photographs: Path, network: twotower.TrainedNetwork) -> None:
-    """Paths without a key are the run and the images; tests/project composes all that is documented."""
+def test_paths_without_a_key() -> None:
+    """The first is the run, unless weights are given, and the next the images; one layer needs no brackets."""
     to_overrides = script_of("features").to_overrides
     assert to_overrides(["RUN", "DIR", "layers=fc7", "output=x"]) == [
         *("run='RUN'", "data_root='DIR'", "layers=[fc7]", "output='x'")

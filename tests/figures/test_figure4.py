@@ -23,8 +23,8 @@ from helpers.paths import ROOT
 from twotower.config import EvaluateConfig
 from twotower.data.decode import cut_square
 from twotower.evaluation import neighbours
-from twotower.evaluation.features import FOLDER, last_hidden, make_features
 from twotower.evaluation.neighbours import nearest
+from twotower.evaluation.stored_features import FOLDER, last_hidden, make_features
 from twotower.evaluation.subject import Subject, open_subject
 from twotower.figures import figure4
 from twotower.figures.neighbour_precision import count_precision

@@ -1,5 +1,6 @@
 """The energy of a machine: what its counters say, added up by hand, and why it cannot be measured where it cannot."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,7 +84,7 @@ def test_a_counter_that_begins_anew_has_gone_on(powercap: Path, clock: Any) -> N
 
 
 def test_it_is_read_between_the_calls(powercap: Path, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that no counter begins anew twice in between: two rounds of 8 J are not seen as none."""
+    """So that no counter begins anew twice in between: 15 J on a counter of 8 J are not seen as 7."""
     waits: Iterator[bool] = iter([False, False, True])
     small = write_domain(powercap, "intel-rapl:3", "package-3", 0, largest=8 * JOULE)
     values = iter([5, 2, 7])
@@ -181,10 +182,10 @@ def test_gpus_are_counted_in_millijoules(clock: Any) -> None:
 
 
 def test_a_gpu_without_a_counter_is_said(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = make_meter(EMPTY, clock, ("MIG-c",), FakeNvml())
+    meter = make_meter(EMPTY, clock, ("MIG-c",), FakeNvml())
     clock.now += 1
-    assert found.read().describe().endswith("GPUs not measurable here: NVML says: Not Found")
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    assert meter.read().describe().endswith("GPUs not measurable here: NVML says: Not Found")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(NotMeasurableError, match="nvidia-ml-py is not installed"):
         open_gpus(["GPU-a"])
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Under nohup the tests have it ignored, and what they start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 # Stops itself at the place that {stop} names, and says how it ended.
 PROGRAM = """
 import os, signal, time

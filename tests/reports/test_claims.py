@@ -10,7 +10,7 @@ import pytest
 
 from helpers.paths import ROOT
 
-TABLES = runpy.run_path(str(ROOT / "results" / "tables.py"))
+TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 PAGES = [ROOT / "results" / "README.md", ROOT / "README.md"]
 QUANTILES = {3: 4.302653, 12: 2.200985}  # of Student's t at 97.5 %, by number of pairs
 NARROW, FIGURE_1 = "imagenette_narrow", "figure1_cifar10"
@@ -67,7 +67,7 @@ DIFFERENCES: dict[str, tuple[list[float], int]] = {
 def test_a_page_has_what_would_be_written(page: object) -> None:
     text = page.read_text()  # type: ignore[attr-defined]
     assert re.search(r"<!-- table: \w*claims -->\n\|", text)
-    assert TABLES["fill_tables"](text) == text, "stale: run python results/tables.py"
+    assert TABLES["fill_tables"](text) == text, "stale: run python docs/tables.py"
     stale = text.replace("to +11.5)", "to +11.4)")
     assert stale != text
     assert TABLES["fill_tables"](stale) == text
@@ -147,7 +147,7 @@ def test_the_front_page_has_the_same_figures() -> None:
 
 
 def test_verdicts() -> None:
-    judge = TABLES["judge"]
+    judge = TABLES["CLAIMS"]["judge"]
     assert [judge(0.1, 2, 1), judge(-2, -0.1, 1), judge(-2, 0.1, 1), judge(-2, -0.1, -1), judge(0.1, 2, 0)] == [
         "reproduced",
         "contradicted",

@@ -171,6 +171,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
         (lambda m: m["sha256"].pop("tower0.safetensors"), "checksums of tower1"),
         (lambda m: m["network"].update(towers=1), "checksums of 2 towers"),
         (lambda m: m.update(progress={"last": {"top1_error": "x"}}), r"progress\.last\.top1_error"),
+        (lambda m: m["progress"].update(energy={"seconds": "many"}), r"progress\.energy\.seconds"),
         (lambda m: m.update(identity={"num_val": None}), r"identity\.num_val"),
         (lambda m: m.update(input={"std": [0, 1, 1]}), r"input\.std\.0"),
     ],

@@ -530,6 +530,20 @@ def test_wandb_that_cannot_be_reached_is_one_sentence(
         check(fake_config(images, "logging.wandb_checkpoints=some"))
 
 
+def test_wandb_that_does_not_start_is_one_sentence(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline as well, since it starts a process of its own."""
+    import wandb
+
+    def fail(**_: Any) -> None:
+        raise wandb.errors.Error("no answer after 30 seconds")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(ValueError, match=r"W&B did not start \(no answer after 30 seconds\); .*logging=no_wandb"):
+        open_mirrors(fake_config(images, "logging.wandb=offline"), tmp_path, {}, 0)
+
+
 @pytest.mark.usefixtures("no_variables")
 def test_an_evaluation_is_sent_once(tmp_path: Path) -> None:
     """Results read from stored predictions were sent before. The run is from before there were ids."""

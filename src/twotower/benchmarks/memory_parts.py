@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from twotower.benchmarks.baseline import build_baseline
 from twotower.config import MemoryConfig
 from twotower.distributed.exchange import InProcessExchange
+from twotower.ground.devices import in_memory_format
 from twotower.ground.precision import check_precision, in_precision
 from twotower.model.fused_steps import choose_fused
 from twotower.model.layer_numbers import FLOAT_BYTES, describe
@@ -93,7 +94,7 @@ def _count(layers: Layers, run: Callable[[Tensor], Tensor], size: int) -> dict[s
 def count_kept_plain(settings: MemoryConfig) -> dict[str, tuple[int, int]]:
     """What a forward pass of the network in one piece keeps: bytes once, and for each image."""
     network, device = settings.network, torch.device("cpu")
-    plain = build_baseline(network, settings.num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = in_memory_format(build_baseline(network, settings.num_classes), torch.channels_last)
     sums = [module for module in plain if isinstance(module, nn.Conv2d | nn.Linear)]
     layers = list(zip(network.layers, sums, strict=True))
 

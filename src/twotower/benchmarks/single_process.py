@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from twotower.benchmarks.baseline import build_baseline
 from twotower.benchmarks.take_turns import Turn, count_steps, time_steps
 from twotower.config import BenchmarkConfig
-from twotower.ground.devices import choose_device
+from twotower.ground.devices import choose_device, in_memory_format
 from twotower.ground.memory import keep_freed_memory, peak_megabytes
 from twotower.ground.precision import in_precision, set_precision
 from twotower.ground.processes import cores, die_with_parent
@@ -41,7 +41,7 @@ def _build_step(settings: BenchmarkConfig, variant: Variant, device: torch.devic
     memory_format = torch.channels_last if variant.is_channels_last else torch.contiguous_format
     torch.manual_seed(0)
     network: torch.nn.Module = build_baseline(settings.network, settings.num_classes).to(device)
-    network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    network = in_memory_format(network, memory_format)
     optimiser = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     size = settings.network.image_size
     images = torch.randn(settings.optim.batch_size, 3, size, size, device=device) * PIXEL_SPREAD

@@ -80,7 +80,7 @@ class World:
         self.threads = threads_per_process(machine, place.local_size)
         self.memory_format = self._choose_format(machine.memory_format)
         self._timeout = timedelta(seconds=machine.timeout_seconds)
-        self._messages = dist.new_group(backend="gloo", timeout=self._timeout)
+        self._messages: Any = dist.new_group(backend="gloo", timeout=self._timeout)
         self.link: Link = open_link(
             place,
             (self.device, self.transport, self.memory_format),

@@ -13,9 +13,7 @@ from twotower.data.dataset import Split
 from twotower.data.decode import UnusableError, cut_square, decode_image
 from twotower.data.folder import SUFFIXES
 from twotower.data.photographs import read_photograph
-from twotower.data.prepared_set import is_prepared, is_unfinished, load_prepared
-
-SPLITS = ("train", "val", "test")
+from twotower.data.prepared_set import SPLITS, is_prepared, is_unfinished, load_prepared
 
 
 class ImageList(Protocol):
@@ -145,7 +143,7 @@ def open_images(root: Path, split: str | None = None, key: str = "data_root") ->
     if not root.is_dir():
         raise ValueError(f"{key}={root} does not exist or is no folder; give a folder of images, or a prepared set.")
     if is_unfinished(root):
-        raise ValueError(f"{key}={root} is a set whose preparation was interrupted; end it first.")
+        raise ValueError(f"{key}={root} is not finished; run launch/prepare_data.py for it again to go on.")
     if is_prepared(root):
         dataset = load_prepared(root)
         splits = {name: getattr(dataset, name) for name in SPLITS}

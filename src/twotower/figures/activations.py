@@ -19,8 +19,8 @@ from twotower.data.choose_loader import say_fallback
 from twotower.data.dataset import Split
 from twotower.data.feed import ValidationFeed
 from twotower.distributed.exchange import InProcessExchange
-from twotower.evaluation.features import choose_split
 from twotower.evaluation.layer_outputs import read_outputs
+from twotower.evaluation.stored_features import choose_split
 from twotower.evaluation.subject import Subject, load_towers
 from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.photographs import Photograph, find_image, read_class_names, read_photograph, shorten

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from twotower.config import EvaluateConfig
 from twotower.data.dataset import Split
 from twotower.evaluation.evaluate import make_predictions
-from twotower.evaluation.features import Features, choose_split, last_hidden, make_features
 from twotower.evaluation.neighbours import nearest
 from twotower.evaluation.predict import NUM_GUESSES
+from twotower.evaluation.stored_features import Features, choose_split, last_hidden, make_features
 from twotower.evaluation.subject import Subject
 from twotower.figures.drawing import open_pyplot, save, write_numbers
 from twotower.figures.neighbour_precision import Precision, count_precision

@@ -3,11 +3,15 @@
 Training chooses its devices in `distributed/place.py`, because there each process has its share of the GPUs.
 """
 
+from typing import Any, TypeVar
+
 import torch
+from torch import nn
 
 from twotower.ground.gpu_check import check_capability, check_free, check_seen, explain_unseen
 from twotower.ground.precision import in_precision
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -50,6 +54,13 @@ def find_faster_format(device: torch.device, precision: str) -> str:
     return min(seconds, key=lambda name: seconds[name])
 
 
+def in_memory_format(module: AnyModule, memory_format: torch.memory_format) -> AnyModule:
+    """The module, whose weights of four dimensions now have that memory format."""
+    to: Any = module.to  # whose types know of the format in some releases of torch
+    to(memory_format=memory_format)
+    return module
+
+
 def _time_convolutions(device: torch.device, precision: str, memory_format: torch.memory_format) -> float:
     """Milliseconds of both convolutions at 64 images, after three times that are not timed."""
     layers = [(torch.nn.Conv2d(48, 128, 5, padding=2), 27), (torch.nn.Conv2d(192, 192, 3, padding=1), 13)]
@@ -57,7 +68,7 @@ def _time_convolutions(device: torch.device, precision: str, memory_format: torc
     for times in (3, 10):
         begin.record()
         for layer, side in layers:
-            layer = layer.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+            layer = in_memory_format(layer.to(device), memory_format)
             x = torch.randn(64, layer.in_channels, side, side, device=device)
             x = x.contiguous(memory_format=memory_format).requires_grad_()
             for _ in range(times):

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, FiniteFloat
+from typing_extensions import TypedDict
 
 NOT_MEASURABLE = "not measurable here"
 POWERCAP = Path("/sys/class/powercap")
@@ -28,6 +30,21 @@ POWERCAP = Path("/sys/class/powercap")
 SAMPLE_SECONDS = 60.0
 _PACKAGE = re.compile(r"intel-rapl:\d+")  # a domain by itself; its parts are intel-rapl:0:0 and so on
 _JOULES_IN_WATT_HOUR = 3600.0
+
+
+class StoredEnergy(TypedDict, total=False):
+    """The form of an `Energy` in energy.json and in a checkpoint."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    seconds: FiniteFloat
+    machine_seconds: FiniteFloat
+    cpu_joules: FiniteFloat
+    cpu_seconds: FiniteFloat
+    gpu_joules: FiniteFloat
+    gpu_seconds: FiniteFloat
+    gpu_used_seconds: FiniteFloat
+    cpu_reason: str
+    gpu_reason: str
 
 
 class NotMeasurableError(RuntimeError):

@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from twotower.config import NetworkConfig
 from twotower.distributed.exchange import Exchange, InProcessExchange
+from twotower.ground.devices import in_memory_format
 from twotower.ground.precision import in_precision
 from twotower.ground.random_streams import torch_stream
 from twotower.model.fused_steps import LEAST_VALUES, FusedSteps, fuse
@@ -189,8 +190,7 @@ class Tower(_WithoutHooks):
 
     def on(self, device: torch.device, memory_format: torch.memory_format) -> "Tower":
         """Moves the tower to a device, its convolutions' weights into a memory format."""
-        self.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
-        return self
+        return in_memory_format(self.to(device), memory_format)
 
     def fuse_steps(self, wanted: bool, overwrite: bool = False) -> None:
         """Whether ReLU, norms and pooling of a layer may run in one pass on a CPU; see `fused_steps`.

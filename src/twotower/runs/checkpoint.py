@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 
 from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
+from twotower.ground.energy import StoredEnergy
 from twotower.ground.files import hash_file, write_json
 from twotower.ground.stored_files import ANYTHING, Count, check_form, check_length, damaged, read_json, read_tensors
 from twotower.ground.tensor_files import write_tensors
@@ -65,7 +66,7 @@ class StoredProgress(TypedDict, total=False):
 
 
 class _StoredProgressNow(StoredProgress, total=False):
-    energy: dict[str, FiniteFloat | str]  # an `Energy`; older checkpoints have none
+    energy: StoredEnergy  # older checkpoints have none
 
 
 class StoredIdentity(TypedDict, total=False):

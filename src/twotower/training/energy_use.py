@@ -6,51 +6,27 @@ after the last one is lost for the weights, but it was spent. The time between a
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, FiniteFloat, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import TypeAdapter
 
 from twotower.config import MachineConfig
 from twotower.distributed.place import choose_device
 from twotower.distributed.world import World
-from twotower.ground.energy import Energy, EnergyMeter, read_uuid
+from twotower.ground.energy import Energy, EnergyMeter, StoredEnergy, read_uuid
 from twotower.ground.files import write_json
 from twotower.ground.stored_files import read_json
 from twotower.runs.journal import FolderGoneError, SilentJournal
 
 ENERGY = "energy.json"
 NOTE_SECONDS = 30.0  # between two writings of the file; a kill loses no more
-_NUMBERS = (
-    "seconds",
-    "machine_seconds",
-    "cpu_joules",
-    "cpu_seconds",
-    "gpu_joules",
-    "gpu_seconds",
-    "gpu_used_seconds",
-)
+_NUMBERS = tuple(field.name for field in fields(Energy) if field.type is float)
 
 
-class _Stored(TypedDict, total=False):
-    """The form of energy.json; see `Energy`."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-    seconds: FiniteFloat
-    machine_seconds: FiniteFloat
-    cpu_joules: FiniteFloat
-    cpu_seconds: FiniteFloat
-    gpu_joules: FiniteFloat
-    gpu_seconds: FiniteFloat
-    gpu_used_seconds: FiniteFloat
-    cpu_reason: str
-    gpu_reason: str
-
-
-_FORM: TypeAdapter[Any] = TypeAdapter(_Stored)
+_FORM: TypeAdapter[Any] = TypeAdapter(StoredEnergy)
 
 
 class RunEnergy:

@@ -36,9 +36,9 @@ STREAM = 2  # of the drawn pictures; those of a training set have 0 here, those 
 FOLDER = "browser"
 
 
-def check_size(tensors: Mapping[str, Tensor], network: NetworkConfig) -> None:
+def _check_size(tensors: Mapping[str, Tensor], network: NetworkConfig) -> None:
     """Raises: ValueError if the network has more weights than a page takes."""
-    megabytes = sum(tensor.numel() * 4 for name, tensor in tensors.items() if "mean_image" not in name) / 1e6
+    megabytes = sum(4 * tensor.numel() for tensor in tensors.values()) / 1e6
     if megabytes > MOST_MEGABYTES:
         raise ValueError(
             f"{network.name} of width {network.width:g} has {megabytes:,.1f} MB of weights, and a page takes at most "
@@ -128,7 +128,7 @@ def render(
 
     Raises: ValueError if the network is too large for a page.
     """
-    check_size(tensors, network)
+    _check_size(tensors, network)
     rows = plan(network, len(classes))
     about = {
         "classes": name_classes(classes),
@@ -158,7 +158,7 @@ def render(
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    document = environment.get_template("page.html").render(
+    return environment.get_template("page.html").render(
         title=title,
         facts=facts,
         network=network,
@@ -174,5 +174,3 @@ def render(
         mean=_embed([mean_image]),
         weights=weights,
     )
-    # A file's name may hold bytes that are no text, which cannot be written as UTF-8.
-    return document.encode("utf-8", "replace").decode("utf-8")

@@ -64,7 +64,7 @@ def _open(config: Config, folder: Path, run_id: str, name: str, about: Mapping[s
         about: more entries of its configuration.
         options: `mode`, `job_type`, and `system`, whether to record the load of the machine.
 
-    Raises: ValueError if W&B is to be online, and there is no key or it cannot be reached.
+    Raises: ValueError if W&B does not start, or is to be online, and there is no key or it cannot be reached.
     """
     import wandb  # imported here, because it takes a second, which runs without W&B save
 
@@ -94,6 +94,10 @@ def _open(config: Config, folder: Path, run_id: str, name: str, about: Mapping[s
         )
     except (wandb.errors.UsageError, wandb.errors.CommError) as error:
         raise unreachable(error) from error
+    except wandb.errors.Error as error:  # its own process, which it starts even offline
+        raise ValueError(
+            f"W&B did not start ({error}); start again, or go on without it: logging=no_wandb."
+        ) from error
 
 
 def _describe_code(versions: Mapping[str, str]) -> dict[str, Any]:

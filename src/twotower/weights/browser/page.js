@@ -277,7 +277,7 @@ async function answerOnce(asked, mode) {
 }
 
 // A file that was altered, or a browser that computes wrongly, is found out by the answer that the network's own
-// towers gave about two pictures that a formula draws.
+// towers gave about two pictures that a formula draws: that of `known_images` in weights/verify.py.
 async function check() {
   main.dataset.checked = "running";
   isBusy = true;

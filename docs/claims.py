@@ -1,13 +1,10 @@
-"""Writes the tables of claims in results/README.md and README.md; every number follows from the data beside it.
+"""The tables of claims in results/README.md and README.md; docs/tables.py writes them.
 
-    python results/tables.py
-
-A test computes them once more by other code, and fails while a page differs from what this would write.
+Every number follows from the data in results/, and a test computes it once more by other code.
 """
 
 import csv
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -16,8 +13,7 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
-RESULTS = Path(__file__).resolve().parent
-MARKED = re.compile(r"(<!-- table: (claims|short_claims) -->\n).*?(<!-- end -->)", re.DOTALL)
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 NOT_RUN = "not run"
 CONFIDENCE = 0.95
 XEON, EPYC = "2 cores, Intel Xeon", "2 cores, AMD EPYC"
@@ -32,7 +28,8 @@ class Found:
     Attributes:
         value: in the unit of the claim, with its interval.
         runs: how many, by arm.
-        verdict: reproduced, not seen, contradicted, or empty where the claim is none of the paper's.
+        verdict: reproduced, not seen, contradicted, see there (chance does not explain it, and the folder says
+            what it is), or empty where the claim is none of the paper's.
         hours: of all runs on one machine; None where they were not recorded.
     """
 
@@ -62,7 +59,6 @@ class Claim:
     folder: str = ""
     machine: str = ""
     find: Callable[[], Found] | None = None
-    is_short: bool = False
 
 
 def read(folder: str, name: str) -> Rows:
@@ -171,32 +167,29 @@ BASE = {"network": "alexnet_2012", "ablation": "none"}
 
 CLAIMS = (
     Claim("Figure 1", "epochs of tanh for each of ReLU, to 25 % training error on CIFAR-10", "6", "",
-          "constant rate, no regularisation", "figure1_cifar10", XEON, lambda: find_ratio(25),
-          is_short=True),
-    Claim("Figure 1", "the same to 35 %", "", "", "the same", "figure1_cifar10", XEON, lambda: find_ratio(35),
-          is_short=True),
+          "constant rate, no regularisation", "figure1_cifar10", XEON, lambda: find_ratio(25)),
+    Claim("Figure 1", "the same to 35 %", "", "", "the same", "figure1_cifar10", XEON, lambda: find_ratio(35)),
     Claim("3.2", "one tower with half of the kernels instead of two", "+1.7 / +1.2", "+1.7 / +1.2"),
     Claim("", "two towers without the exchange below fc8", "", "+1.2 / +1.1", NARROW, "imagenette_narrow", XEON,
-          lambda: compare("imagenette_narrow", BASE, {"network": "no_exchange"}, 1), is_short=True),
+          lambda: compare("imagenette_narrow", BASE, {"network": "no_exchange"}, 1)),
     Claim("3.3", "without normalisation", "+1.4 / +1.2", "+1.4 / +1.2", NARROW, "imagenette_narrow", XEON,
-          lambda: compare("imagenette_narrow", BASE, {"ablation": "no_lrn"}, 1), is_short=True),
+          lambda: compare("imagenette_narrow", BASE, {"ablation": "no_lrn"}, 1)),
     Claim("3.3", "a four-layer network on CIFAR-10, 13 % without normalisation, 11 % with", "+2 (top-1)", ""),
     Claim("3.4", "pooling without overlap", "+0.4 / +0.3", "+0.4 / +0.3", NARROW, "imagenette_narrow", XEON,
-          lambda: compare("imagenette_narrow", BASE, {"ablation": "no_overlap"}, 1), is_short=True),
+          lambda: compare("imagenette_narrow", BASE, {"ablation": "no_overlap"}, 1)),
     Claim("4.1", "without crops and flips", '"substantial overfitting"', ""),
     Claim("4.1", "without colour noise", "more than +1 (top-1)", ""),
     Claim("4.1", "ten crops instead of one", "-1.5 / -1.3", "-1.6 / -1.3", NARROW.removesuffix(", ten crops"),
-          "imagenette_narrow", XEON, compare_views, is_short=True),
+          "imagenette_narrow", XEON, compare_views),
     Claim("4.2", "without dropout", '"substantial overfitting"', ""),
     Claim("5", "without weight decay", "the training error rises", ""),
     Claim("Table 1", "errors on ILSVRC-2010", "37.5 % / 17.0 %", "37.5 % / 17.0 %"),
     Claim("Table 2", "errors on ILSVRC-2012", "40.7 % / 18.2 %", "40.7 % / 18.2 %"),
     Claim("6.1", "in every run one tower becomes colour-agnostic, the other one colour-specific", "every run", "",
-          "gap of the mean selectivities of conv1", "imagenette_narrow", XEON, find_colour_gap, is_short=True),
+          "gap of the mean selectivities of conv1", "imagenette_narrow", XEON, find_colour_gap),
     Claim("7", "without any of the middle layers", "about +2 (top-1)", ""),
     Claim("", "half precision (2012: of the exchange alone)", "", "0.0 / +0.4", NARROW, "bf16_photographs", EPYC,
-          lambda: compare("bf16_photographs", {"command": "precision=fp32 "}, {"command": "precision=bf16 "}, 0),
-          is_short=True),
+          lambda: compare("bf16_photographs", {"command": "precision=fp32 "}, {"command": "precision=bf16 "}, 0)),
 )  # fmt: skip
 
 
@@ -222,30 +215,9 @@ def write_short_claims() -> str:
     heads = ["claim", "ours", "paper", "notes of 2012", "runs", "verdict"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for claim in CLAIMS:
-        if claim.find is not None and claim.is_short:
+        if claim.find is not None:
             found = claim.find()
             text = f"[{claim.text}](results/{claim.folder}/README.md)"
             cells = [text, found.value, claim.paper, claim.notes, found.runs, found.verdict]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-WRITERS = {"claims": write_claims, "short_claims": write_short_claims}
-
-
-def fill_tables(text: str) -> str:
-    """A page with what stands between its markers written anew."""
-    return MARKED.sub(lambda marked: marked[1] + WRITERS[marked[2]]() + marked[3], text)
-
-
-def main() -> None:
-    for path in (RESULTS / "README.md", RESULTS.parent / "README.md"):
-        text = path.read_text()
-        filled = fill_tables(text)
-        if filled != text:
-            path.write_text(filled)
-            print(f"written: {path.name}")
-
-
-if __name__ == "__main__":
-    main()
