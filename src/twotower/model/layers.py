@@ -3,7 +3,7 @@
 Shapes: B images, C maps of one tower, H x W pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,13 +26,13 @@ def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _chunks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    # A list, as torch.compile of 2.14 cannot follow a generator here.
     first = tensors[0]
     if first.device.type != "cpu":
-        yield tensors
-        return
+        return [tensors]
     images = max(1, _CHUNK_VALUES // max(1, first[0].numel()))
-    yield from zip(*(t.split(images) for t in tensors), strict=True)
+    return list(zip(*[t.split(images) for t in tensors], strict=True))
 
 
 def _power(s: Tensor, beta: float) -> Tensor:
