@@ -435,7 +435,7 @@ def test_the_networks_that_come_with_the_project_are_loaded_by_name() -> None:
         twotower.load_network("cifar_90sec")
 
 
-def test_a_trajectory_is_exported_whole(zoo: list[Trained]) -> None:
+def test_a_trajectory_is_exported_whole(zoo: list[Trained], tmp_path: Path) -> None:
     """Two checkpoints, of which the first is at chance: it is written, and refused when it is loaded."""
     trained, run = zoo[1], zoo[1].run / "trajectory"
     save(run, trained.config, load_towers(trained))
@@ -456,6 +456,19 @@ def test_a_trajectory_is_exported_whole(zoo: list[Trained]) -> None:
     rows = list(csv.DictReader(files[3].open()))
     assert [(row["step"], row["file"]) for row in rows] == [("0", files[0].name), ("30", files[2].name)]
     assert float(rows[0]["top1_error"]) > 70 > 50 > float(rows[1]["top1_error_high"])
+
+    # For the hub, each checkpoint is a folder of its own with the names that the hub asks for.
+    files = export_run(
+        ExportConfig(run=str(run), checkpoint="all", to="huggingface", dtype="float16", output=str(tmp_path)),
+        lambda export: Once(run)(export),
+    )
+    names = ["model.safetensors", "config.json", "README.md", "plain.py"]
+    steps = ["step-00000000", "step-00000030"]
+    assert files == [*(tmp_path / step / name for step in steps for name in names), tmp_path / "trajectory.csv"]
+    rows = list(csv.DictReader(files[-1].open()))
+    assert [row["file"] for row in rows] == [f"{step}/model.safetensors" for step in steps]
+    assert "is at chance" in refused(tmp_path / steps[0])
+    twotower.load_network(tmp_path / steps[1], device="cpu")
 
 
 # The parts
