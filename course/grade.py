@@ -2,7 +2,9 @@
 
     python course/grade.py assignment1.py
 
-Both towers run as two threads of a process of their own, which is ended after a minute, so nothing can hang.
+Both towers run as two threads of a process of their own, which is ended after a minute, so nothing can hang. Each
+has a module of its own, made from the reader's file, so that what is global there is so in one tower, as it would be
+in two processes.
 """
 
 import importlib.util
@@ -26,14 +28,22 @@ NEXT = {
 }
 
 
-def load(path: Path) -> ModuleType:
-    """The reader's file as a module. Raises: whatever stands in it."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def load(path: Path, tower: int = 0) -> ModuleType:
+    """The reader's file as a new module, that of a tower. Raises: whatever stands in it."""
+    name = f"{path.stem}_of_tower_{tower}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # dataclasses look theirs up there
     spec.loader.exec_module(module)
     return module
+
+
+def list_lines(error: BaseException | None, path: Path) -> list[str]:
+    """Where in the reader's file an error was raised, a text for each call."""
+    frames = [] if error is None else traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if Path(frame.filename) == path]
+    return [f"    line {frame.lineno}, in {frame.name}: {frame.line}" for frame in inside[-3:]]
 
 
 def describe_error(error: BaseException, path: Path) -> str:
@@ -41,8 +51,12 @@ def describe_error(error: BaseException, path: Path) -> str:
     name = f"Your code raised {type(error).__name__}: {str(error).strip() or 'no message'}"
     if isinstance(error, SyntaxError):
         return f"Your file is no Python: {error.msg}, line {error.lineno}\n    {(error.text or '').strip()}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    return "\n".join([name, *(f"    line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames[-3:])])
+    last = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    called = any(COURSE in file.parents for file in last)
+    nowhere = (
+        "where the grader calls a function of yours" if called else "in torch, on what a function of yours returned"
+    )
+    return "\n".join([name, *(list_lines(error, path) or [f"    in no line of your file, but {nowhere}"])])
 
 
 def judge(path: Path) -> tuple[bool, str]:
@@ -53,7 +67,11 @@ def judge(path: Path) -> tuple[bool, str]:
         return False, f"Not yet: {describe_error(error, path)}"
     # Behind the reader's file, whose endless loop would else be met only after torch has been imported.
     from grading import crossing, logits, streams
+    from grading.prints import print_by_tower
     from grading.verdict import MistakeError
+
+    def load_both() -> list[ModuleType]:
+        return [load(path, tower) for tower in (0, 1)]
 
     try:
         number = next((number for name, number in NUMBERS.items() if hasattr(module, name)), None)
@@ -62,10 +80,11 @@ def judge(path: Path) -> tuple[bool, str]:
         missing = [name for name in ("start", "finish") if number == 3 and not hasattr(module, name)]
         if missing:
             return False, f"{path.name} has no function {missing[0]}."
-        graders: dict[int, Any] = {1: crossing.grade, 2: logits.grade, 4: streams.grade}
-        said = crossing.grade(module, in_two=True) if number == 3 else graders[number](module)
+        graders: dict[int, Any] = {1: crossing.grade, 2: logits.grade, 3: crossing.grade_in_two}
+        with print_by_tower(sys.stdout):
+            said = streams.grade(module) if number == 4 else graders[number](load_both)
     except MistakeError as mistake:
-        return False, f"Not yet: {mistake}"
+        return False, "\n".join([f"Not yet: {mistake}", *list_lines(mistake.__cause__, path)])
     except NotImplementedError as error:
         return False, f"Not yet: the gap is still open ({error})."
     except (Exception, SystemExit) as error:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grading.verdict import MistakeError, is_rounded, is_same, mix_of
+from grading.verdict import CALL_IT, MistakeError, is_rounded, is_same, mix_of
 
 
 @dataclass
@@ -38,7 +38,8 @@ class Step:
 def check_half(peer: Any, step: Step, before: Step | None) -> None:
     """Raises: MistakeError, if what `finish` returned is not the other tower's half."""
     if not isinstance(peer, Tensor):
-        raise MistakeError(f"finish returns {type(peer).__name__}, and not the other tower's half.", "Return peer.")
+        hint = CALL_IT if callable(peer) else "Return peer."
+        raise MistakeError(f"finish returns {type(peer).__name__}, and not the other tower's half.", hint)
     found = peer.detach()
     if is_same(found, step.peer) and found.dtype == step.peer.dtype:
         return
@@ -103,8 +104,6 @@ def check_sent(events: list[tuple[str, Any]], step: Step) -> None:
     sent = [tensor for kind, tensor in events if kind == "post"]
     if not sent:
         raise MistakeError(NOT_SENT, "The other tower computed that half, and never learns what you ask of it.")
-    if len(sent) > 1:
-        raise MistakeError(f"{len(sent)} tensors are sent in one backward pass.", "One is enough: grad_peer.")
     if is_same(sent[0], step.use):
         if sent[0].dtype != step.use.dtype:
             raise MistakeError("What crosses is rounded on its way.", "The gradient is sent in another dtype.")
@@ -131,16 +130,18 @@ def check_gradient(found: Tensor | None, step: Step) -> None:
         return
     if mix is None:
         if found is not None and is_rounded(found, step.own + step.request):
-            raise MistakeError("What crosses is rounded on its way.", "The gradient comes back with fewer digits.")
+            raise MistakeError(
+                "What crosses is rounded on its way.", "The gradient comes back with fewer digits.", True
+            )
         raise MistakeError(
-            "The gradient of x is not the sum of what both towers ask of it.",
-            "Is it that of another step?",
+            "The gradient of x is not the sum of what both towers ask of it.", "Is it that of another step?", True
         )
     if mix in MIXES:
-        raise MistakeError(*MIXES[mix])
+        raise MistakeError(*MIXES[mix], may_follow=True)
     raise MistakeError(
         f"The gradient of x is {mix[0]:g} times your own use and {mix[1]:g} times what the other tower asks.",
         "Both must count once.",
+        may_follow=True,
     )
 
 
@@ -150,7 +151,8 @@ def check_order(events: list[tuple[str, Any]]) -> None:
     if kinds.index("post") > kinds.index("own backward"):
         raise MistakeError(
             "The gradient of peer is sent only after own(x) has gone backward.",
-            "Send it in finish's backward, which runs first because finish was called last.",
+            "Send it in finish's backward. It runs before that of own(x): of the nodes that are ready, autograd runs the "
+            "youngest first, and finish was called after own(x).",
         )
     if kinds.index("wait") < kinds.index("own backward"):
         raise MistakeError(

@@ -1,17 +1,17 @@
 """Assignment 2: both towers see the whole logits, and each one's half gets the gradient of one loss."""
 
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grading.crossing import name_error
-from grading.threads import Link, run_both
-from grading.verdict import MistakeError, is_rounded, is_same, mix_of
+from grading.crossing import LoadBoth, name_error, run_and_name
+from grading.threads import Link, WrongShapeError
+from grading.verdict import CALL_IT, MistakeError, is_rounded, is_same, mix_of
 
 IMAGES = 4
+HINTS = {"forward": "The other tower needs nothing but own."}
 CASES = (4, 11)  # classes: halves of equal width, then of 6 and 5
 
 
@@ -25,10 +25,12 @@ def draw(num_classes: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
     return list(whole.detach().split(cut, dim=1)), labels, list(grad.split(cut, dim=1))
 
 
-def check_logits(found: object, halves: list[Tensor], tower: int) -> None:
+def check_logits(found: object, halves: list[Tensor], link: Link) -> None:
     """Raises: MistakeError, if it is not tower 0's half and then that of tower 1."""
     if not isinstance(found, Tensor):
-        raise MistakeError(f"collect returns {type(found).__name__}, and not the logits.")
+        hint = CALL_IT if callable(found) else ""
+        raise MistakeError(f"collect returns {type(found).__name__}, and not the logits.", hint)
+    tower = link.tower
     z, right = found.detach(), torch.cat(halves, dim=1)
     if is_same(z, right) and z.dtype == right.dtype:
         return
@@ -39,7 +41,15 @@ def check_logits(found: object, halves: list[Tensor], tower: int) -> None:
             "link.tower says which half is the first.",
         )
     if z.shape == right.shape and (is_rounded(z, right) or z.dtype != right.dtype):
-        raise MistakeError("What crosses is rounded on its way.", f"{right.dtype} was sent.")
+        sent = [tensor for kind, tensor in link.events if kind == "post"]
+        if all(is_same(tensor, halves[tower]) and tensor.dtype == right.dtype for tensor in sent):
+            raise MistakeError(
+                f"The logits that collect returns are rounded to {str(z.dtype).removeprefix('torch.')}."
+                if z.dtype != right.dtype
+                else "The logits that collect returns are rounded.",
+                f"What crosses is not: {right.dtype} came. A new tensor, as of torch.zeros, is of float32 unless told.",
+            )
+        raise MistakeError("What crosses is rounded on its way.", f"{right.dtype} is what collect was given.")
     if is_same(z, torch.cat([halves[tower]] * 2, dim=1)):
         raise MistakeError(f"Tower {tower} has its own half twice.", "The other one is what link.swap returns.")
     if is_same(z, halves[tower]):
@@ -72,14 +82,16 @@ def check_gradient(found: Tensor | None, right: Tensor) -> None:
     raise MistakeError("The own half gets a gradient that is not its own.", "Is it that of the other classes?")
 
 
-def check_tower(module: ModuleType, num_classes: int, links: dict[int, Link]) -> Callable[[Link], None]:
+def check_towers(load_both: LoadBoth, num_classes: int, links: dict[int, Link]) -> Callable[[Link], None]:
     halves, labels, right = draw(num_classes)
+    modules = load_both()
 
     def body(link: Link) -> None:
         links[link.tower] = link
         leaf = halves[link.tower].clone().requires_grad_()
-        logits = module.collect(leaf * 1.0, link, num_classes)
-        check_logits(logits, halves, link.tower)
+        link.events.append(("forward", None))
+        logits = modules[link.tower].collect(leaf * 1.0, link, num_classes)
+        check_logits(logits, halves, link)
         if not logits.requires_grad:
             check_gradient(None, right[link.tower])
         link.events.append(("backward", None))
@@ -94,18 +106,20 @@ def check_tower(module: ModuleType, num_classes: int, links: dict[int, Link]) ->
     return body
 
 
-def grade(module: ModuleType) -> str:
+def name(error: Exception, links: Mapping[int, Link]) -> MistakeError | None:
+    """As in the other assignments; but what comes has the width of the other tower's classes."""
+    if isinstance(error, WrongShapeError):
+        return MistakeError(
+            f"You awaited a tensor of {list(error.expected)}, and one of {list(error.came)} came.",
+            "The shape that you tell link.swap is that of what comes: [B, the number of the other tower's classes]. "
+            "Of an odd number of classes tower 0 has one more.",
+        )
+    return name_error(error, links)
+
+
+def grade(load_both: LoadBoth) -> str:
     """What is said of a solution that is right. Raises: MistakeError, or what the solution itself raises."""
     for num_classes in CASES:
         links: dict[int, Link] = {}
-        try:
-            run_both(check_tower(module, num_classes, links))
-        except MistakeError:
-            raise
-        except Exception as error:
-            mistake = name_error(error, links)
-            if mistake is None:
-                raise
-            hint = "Of an odd number of classes tower 0 has one more: tell link.swap which shape comes."
-            raise MistakeError(mistake.name, hint if "awaited" in mistake.name else mistake.hint) from None
+        run_and_name(check_towers(load_both, num_classes, links), links, HINTS, name)
     return "both towers see the same logits, of odd numbers of classes too, and each half gets its gradient once."

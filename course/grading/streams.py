@@ -10,7 +10,7 @@ from types import ModuleType
 from grading.verdict import MistakeError
 
 WHATS = ("images", "weights", "dropout")
-SEEDS, STEPS = range(12), (*range(40), 999, 1000, 100_000)
+SEEDS, STEPS = (*range(12), 999), (*range(40), 999, 1000, 100_000, 999_999)  # up to what the assignment names
 Key = tuple[str, int, int, int]
 
 
@@ -29,7 +29,10 @@ def check_number(stream: Callable[..., object], key: Key) -> int:
     if isinstance(number, bool) or not isinstance(number, int):
         raise MistakeError(f"stream returns {type(number).__name__} for {key}, and a generator takes an integer.")
     if not 0 <= number < 2**63:
-        raise MistakeError(f"stream returns {number} for {key}, which is not from 0 to 2**63 - 1.")
+        raise MistakeError(
+            f"stream returns {number} for {key}, which is not from 0 to 2**63 - 1.",
+            "Seven bytes of a hash are less than 2**56; of any integer the remainder, % 2**63, is in the range.",
+        )
     if stream(*key) != number:
         raise MistakeError(
             "stream returns another number when it is asked again.", "The other process would draw something else."
@@ -56,7 +59,7 @@ def check_other_process(module: ModuleType, number: int) -> None:
     if done.stderr != str(number):
         raise MistakeError(
             "stream returns another number in another process.",
-            "Python's hash() of a text is one: it is salted anew in each process. zlib.crc32 or hashlib are not.",
+            "Python's hash() of a text is one: it is salted anew in each process. hashlib.sha256 is not.",
         )
 
 
@@ -88,7 +91,10 @@ def grade(module: ModuleType) -> str:
         if number in first:
             raise MistakeError(
                 f"Two draws have one stream: stream{first[number]} and stream{key} are both {number}.",
-                "Sums such as seed + step meet. Give each part digits of its own, or hash them together.",
+                "They differ in `what` alone. Put what in."
+                if first[number][1:] == key[1:]
+                else "Sums such as seed + step meet, and so do factors that are too small for the range of step. Give each "
+                "part digits of its own, or hash all of them together, with hashlib.",
             )
         first[number] = key
     check_other_process(module, at("dropout", 1, 3))

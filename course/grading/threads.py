@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grading.verdict import MistakeError
+
 WAIT_SECONDS = 5.0  # all else is a matter of milliseconds
 
 
@@ -38,8 +40,8 @@ class Link:
 
     Attributes:
         tower: 0 or 1, the one that lives here.
-        events: what happened at this end, in order: ("post", a copy of what was sent), ("wait", what came), and
-            what others append.
+        events: what happened at this end, in order: ("post", a copy of what was sent), ("await", None) when a wait
+            begins, ("wait", what came), and what others append.
         seconds: after which a silent tower counts as lost.
     """
 
@@ -61,6 +63,7 @@ class Link:
         self.outbox.put(sent)
 
         def wait() -> Tensor:
+            self.events.append(("await", None))
             try:
                 came = self.inbox.get(timeout=self.seconds)
             except queue.Empty:
@@ -93,7 +96,8 @@ def open_links() -> tuple[Link, Link]:
 def run_both(body: Callable[[Link], Any]) -> list[Any]:
     """What body(link) returns in each tower.
 
-    Raises: what body raised; if both did, that of the tower which did not merely wait for the other.
+    Raises: what body raised; if both did, that of the tower which did not merely wait for the other, or compute with
+        what came from there. Of a MistakeError of one tower, the name says which.
     """
     results: list[Any] = [None, None]
     errors: list[BaseException | None] = [None, None]
@@ -107,13 +111,24 @@ def run_both(body: Callable[[Link], Any]) -> list[Any]:
         finally:
             link.end()
 
-    threads = [threading.Thread(target=run, args=(link,), daemon=True) for link in open_links()]
+    links = open_links()
+    threads = [threading.Thread(target=run, args=(link,), name=f"tower {link.tower}", daemon=True) for link in links]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    found = [error for error in errors if error is not None]
-    found.sort(key=lambda error: (isinstance(error, NothingCameError), isinstance(error, OtherEndedError)))
+    found = [(error, tower) for tower, error in enumerate(errors) if error is not None]
+    found.sort(key=lambda pair: _rank(pair[0]))
     if found:
-        raise found[0]
+        (error, tower), *others = found
+        # Equal ranks: both have a mistake of their own. Greater ranks are no more than what follows from this one.
+        if isinstance(error, MistakeError) and all(_rank(other) > _rank(error) for other, _ in others):
+            error.put_tower(tower)
+        raise error
     return results
+
+
+def _rank(error: BaseException) -> tuple[bool, bool, bool]:
+    """The less, the nearer to the cause."""
+    follows = isinstance(error, MistakeError) and error.may_follow
+    return isinstance(error, NothingCameError), isinstance(error, OtherEndedError), follows

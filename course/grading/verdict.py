@@ -5,15 +5,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+CALL_IT = "link.post returns a function, not the tensor. Call that function: it waits, and returns the other tower's tensor."
 EXACT = 1e-11  # relative; all is computed in float64
 
 
 class MistakeError(Exception):
-    """A mistake with its name: what was seen, then why it matters or where to look."""
+    """A mistake with its name: what was seen, then why it matters or where to look.
 
-    def __init__(self, name: str, hint: str = "") -> None:
-        super().__init__(f"{name}\n{hint}" if hint else name)
-        self.name, self.hint = name, hint
+    Attributes:
+        may_follow: whether the other tower may have made it, by what it sent.
+    """
+
+    def __init__(self, name: str, hint: str = "", may_follow: bool = False) -> None:
+        super().__init__(name, hint)
+        self.name, self.hint, self.may_follow = name, hint, may_follow
+
+    def __str__(self) -> str:
+        return f"{self.name}\n{self.hint}" if self.hint else self.name
+
+    def put_tower(self, tower: int) -> None:
+        """Says that this tower alone made it, if the name does not tell already."""
+        if "tower 0" not in self.name.lower() and "tower 1" not in self.name.lower():
+            self.name = f"Tower {tower} alone: {self.name}"
 
 
 def is_same(a: Tensor, b: Tensor, tolerance: float = EXACT) -> bool:

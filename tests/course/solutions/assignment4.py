@@ -1,9 +1,9 @@
 """A right solution of assignment 4."""
 
-import zlib
+import hashlib
 
 
 def stream(what, seed, tower, step):
     key = (what, seed, None if what == "images" else tower, step)
     text = repr(key).encode()
-    return zlib.crc32(text) << 31 | zlib.adler32(text) >> 1
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
