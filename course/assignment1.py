@@ -15,12 +15,13 @@ computed. C and P may differ: then what you send is not of the shape that you re
 What a link can do:
 
     link.tower                  0 or 1, the tower that lives here
-    link.post(mine, shape)      sends the tensor `mine`; returns a function that waits for the other tower's tensor.
-                                `shape` is that of the tensor that comes, not of the one that is sent
+    link.post(mine, shape)      sends the tensor `mine`; returns a function that waits for the other tower's tensor
+                                and returns it. Call that function, once. `shape` is that of the tensor that comes,
+                                not of the one that is sent; left out, it is that of `mine`
     link.swap(mine, shape)      the same, and waits at once: returns the other tower's tensor
 
 Both towers make the same calls in the same order: what one sends in its n-th call, the other one receives in its
-n-th.
+n-th. In each pass one tensor is sent, and one is awaited.
 
 Two questions decide about the backward pass. This tower has used peer. Who has to know the gradient of that use?
 The other tower has used x. What has to happen to the gradient that it sends you?

@@ -15,9 +15,12 @@ Split it in two, so that the gradients travel while own(x) goes backward:
     finish   waits for peer                   sends the gradient of peer, and does not wait
 
 Three hints. (1) start's Function has x as its argument, finish's has not: so x gets its gradient from start's
-backward. (2) What makes autograd run finish's backward before that of start? Only a tensor that goes from the one to
-the other: the token, e.g. x.new_empty(0). It carries no numbers; its gradient may be empty, too. (3) `flight` is any
-object of yours, e.g. a dict, in which the one leaves for the other what it has to wait for.
+backward. (2) Why does autograd run start's backward, and after that of finish? Because finish has a tensor that start
+returned: the token, e.g. x.new_empty(0). It carries no numbers, and its gradient is empty, too; but a backward waits
+for the gradients of all that its forward returned. Without the token start's backward would not be called at all.
+That finish's backward comes before that of own(x) has another reason: of all nodes that are ready autograd runs the
+youngest first, and finish was called after own(x). (3) `flight` is any object of yours, e.g. a dict, in which the one
+leaves for the other what it has to wait for.
 
 x is [B, C], peer is [B, P]; C and P may differ. `link` is as in assignment 1.
 """

@@ -12,6 +12,8 @@ Before each draw a generator is seeded with stream(what, seed, tower, step), whe
     "dropout"   the mask of the units of THIS tower in a step. The mask is applied before the half crosses, so the
                 other tower receives units that are already dropped, and draws nothing for them
 
+seed is from 0 to 999, tower is 0 or 1, step is from 0 to 999,999.
+
 A run with another `seed` must draw everything anew. Dropout must not take the numbers that drew the weights.
 """
 

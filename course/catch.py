@@ -42,17 +42,8 @@ EXACT = 1e-10  # what the tests of the project ask for
 PRESET = oracle.PRESETS["alexnet"]
 MARKED = re.compile(r"(<!-- table: silent errors -->\n).*?(<!-- end -->)", re.DOTALL)
 
-# The checks, in the order of the table's columns, with what they are in the project.
-CHECKS = {
-    "logits": "logits of a training step, beside the oracle",
-    "gradients": "every gradient of the first step, beside the oracle",
-    "updates": f"all weights after {COMPARED_STEPS} updates, beside the oracle",
-    "test": "logits of a test pass, beside the oracle",
-    "draws": "weights and masks: no two towers, no two steps draw alike",
-    "images": "the sums of pixels and labels that the towers compare while they train",
-    "first contact": "the first swap of a training, of 16 MiB",
-    "lost tower": "a swap ends if the other tower's process has, or if it is silent for too long",
-}
+# In the order of the table's columns. The page says of each what it compares.
+CHECKS = ("logits", "gradients", "updates", "test", "draws", "images", "first contact", "lost tower")
 
 
 @dataclass
@@ -140,13 +131,13 @@ def train(world: World) -> Seen:
     return seen
 
 
-def train_with_each(world: World, names: Sequence[str]) -> list[Seen]:
+def train_with_each(world: World) -> list[Seen]:
     """In one process: a training without an error, then one with each."""
     torch.set_num_threads(1)
     import catch  # by this name errors replace what is in this file
 
     found = [catch.train(world)]
-    for error in (error for error in ERRORS if error.name in names):
+    for error in ERRORS:
         with ExitStack() as stack:
             put_in(stack, error, world)
             found.append(catch.train(world))
@@ -214,15 +205,14 @@ def ask_checks(both: Sequence[Seen], known: list[Right]) -> list[str]:
     return [check for check in CHECKS if check in caught]
 
 
-def catch_all(names: Sequence[str] | None = None) -> list[Row]:
-    """The table: first without an error, then with each (of these names). Starts two processes, once."""
-    names = [error.name for error in ERRORS] if names is None else names
+def catch_all() -> list[Row]:
+    """The table: first without an error, then with each. Starts two processes, once."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        seen = run_processes(train_with_each, Path(folder) / "pair", names, timeout=60, deadline=300)
+        seen = run_processes(train_with_each, Path(folder) / "pair", timeout=60, deadline=300)
     rows: list[Row] = []
     known: list[Right] = []
-    errors = [None, *(error for error in ERRORS if error.name in names)]
+    errors = [None, *ERRORS]
     for error, both in zip(errors, zip(seen[0], seen[1], strict=True), strict=True):
         losses = [max(one.losses[step] for one in both) for step in (0, STEPS - 1)]
         rows.append(Row(error, (losses[0], losses[1]), ask_checks(both, known)))

@@ -188,14 +188,14 @@ WRONG_SHAPE = re.compile(r"unction (\w+) returned an invalid gradient at index 0
 
 
 def name_shape(node: str, got: str, expected: str, links: Mapping[int, Link]) -> MistakeError:
-    """Whose gradient has a wrong shape: that of x, or of the token of assignment 3, which finish's backward returns."""
+    """Whose gradient has a wrong shape: that of x, or the one that finish's backward returns for the token."""
     events = [event for link in links.values() for event in link.events]
     has_token = any(kind == "token" for kind, _ in events)
     if has_token and any(kind == "peer" and type(peer.grad_fn).__name__ == node for kind, peer in events):
         return MistakeError(
             f"The gradient that finish's backward returns for the token is {got}, and the token is {expected}.",
-            "It carries no numbers, but it must have the token's shape. Is the token x itself? Make it one of its own in "
-            "start's Function, e.g. x.new_empty(0).",
+            "It carries no numbers, but it must have the token's shape. Is the token x itself? Make it one of its "
+            "own in start's Function, e.g. x.new_empty(0).",
         )
     return MistakeError(
         f"The gradient that you return for x has not the shape of x: it is {got}, and x is {expected}.",

@@ -151,8 +151,8 @@ def check_order(events: list[tuple[str, Any]]) -> None:
     if kinds.index("post") > kinds.index("own backward"):
         raise MistakeError(
             "The gradient of peer is sent only after own(x) has gone backward.",
-            "Send it in finish's backward. It runs before that of own(x): of the nodes that are ready, autograd runs the "
-            "youngest first, and finish was called after own(x).",
+            "Send it in finish's backward. It runs before that of own(x): of the nodes that are ready, autograd runs "
+            "the youngest first, and finish was called after own(x).",
         )
     if kinds.index("wait") < kinds.index("own backward"):
         raise MistakeError(

@@ -47,7 +47,7 @@ def check_logits(found: object, halves: list[Tensor], link: Link) -> None:
                 f"The logits that collect returns are rounded to {str(z.dtype).removeprefix('torch.')}."
                 if z.dtype != right.dtype
                 else "The logits that collect returns are rounded.",
-                f"What crosses is not: {right.dtype} came. A new tensor, as of torch.zeros, is of float32 unless told.",
+                f"What crosses is not: {right.dtype} came. A new tensor, as of torch.zeros, is float32 unless told.",
             )
         raise MistakeError("What crosses is rounded on its way.", f"{right.dtype} is what collect was given.")
     if is_same(z, torch.cat([halves[tower]] * 2, dim=1)):

@@ -1,6 +1,7 @@
 """Assignment 4: which draws are the same in both towers, which are not, and none that repeat each other."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from grading.verdict import MistakeError
 
 WHATS = ("images", "weights", "dropout")
 SEEDS, STEPS = (*range(12), 999), (*range(40), 999, 1000, 100_000, 999_999)  # up to what the assignment names
+MANY = 200_000  # of 32 bits about five pairs of so many numbers are the same by chance
 Key = tuple[str, int, int, int]
 
 
@@ -63,6 +65,18 @@ def check_other_process(module: ModuleType, number: int) -> None:
         )
 
 
+def check_many(stream: Callable[[str, int, int, int], int]) -> None:
+    """Raises: MistakeError, if of many draws from the whole range two have one stream."""
+    draw, first = random.Random(1), dict[int, Key]()
+    while len(first) < MANY:
+        key = ("dropout", draw.randrange(SEEDS[-1] + 1), draw.randrange(2), draw.randrange(STEPS[-1] + 1))
+        if first.setdefault(stream(*key), key) != key:
+            raise MistakeError(
+                f"Of {MANY:,} draws two have one stream: stream{first[stream(*key)]} and stream{key}.",
+                "Numbers of 32 bits, as of zlib.crc32, meet by chance. Seven bytes of hashlib.sha256 do not.",
+            )
+
+
 def grade(module: ModuleType) -> str:
     """What is said of a solution that is right. Raises: MistakeError, or what the solution itself raises."""
     stream = module.stream
@@ -93,9 +107,10 @@ def grade(module: ModuleType) -> str:
                 f"Two draws have one stream: stream{first[number]} and stream{key} are both {number}.",
                 "They differ in `what` alone. Put what in."
                 if first[number][1:] == key[1:]
-                else "Sums such as seed + step meet, and so do factors that are too small for the range of step. Give each "
-                "part digits of its own, or hash all of them together, with hashlib.",
+                else "Sums such as seed + step meet, and so do factors that are too small for the range of step. "
+                "Give each part digits of its own, or hash all of them together, with hashlib.",
             )
         first[number] = key
     check_other_process(module, at("dropout", 1, 3))
-    return f"{len(numbers):,} draws have streams of their own, and both towers see the same images."
+    check_many(stream)
+    return f"{MANY:,} draws have streams of their own, and both towers see the same images."

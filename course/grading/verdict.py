@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-CALL_IT = "link.post returns a function, not the tensor. Call that function: it waits, and returns the other tower's tensor."
+CALL_IT = "link.post returns a function. Call that function: it waits, and returns the other tower's tensor."
 EXACT = 1e-11  # relative; all is computed in float64
 
 

@@ -66,6 +66,15 @@ def test_the_page_explains_each_check(catch: ModuleType) -> None:
     assert [check for check in explained if check in catch.CHECKS] == list(catch.CHECKS)
 
 
+def test_the_page_counts_what_its_table_shows() -> None:
+    """How many of the errors two of the checks find."""
+    text = PAGE.read_text()
+    head, _, _, *errors = read_table(text)
+    found = {check: sum(row[head.index(check)] == "x" for row in errors) for check in ("gradients", "updates")}
+    assert f"That finds {found['gradients']} of the {len(errors)} errors" in text
+    assert f"after three updates finds {found['updates']}." in text
+
+
 def load_tests(room: str, name: str) -> ModuleType:
     path = Path(__file__).parent.parent / room / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"{name}_of_the_project", path)
