@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def test_the_page_of_a_sound_machine(tmp_path: Path) -> None:
     for line in (
         r"- memory: ",
         r"- disk: ",
+        r"- host name: has ",
         r"- torch: ",
         r"- decoded by torch on cpu: 100 JPEGs at ",
         r"exchange over gloo",
@@ -74,6 +76,15 @@ def test_what_cannot_work_is_in_bold_and_in_the_exit_status(tmp_path: Path) -> N
 
 def run_doctor(folder: Path, *arguments: str) -> tuple[int, str]:
     return finish(command(*arguments, cwd=folder, script="doctor.py"))
+
+
+def test_a_host_without_an_address_is_told_what_torchrun_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said, and no failure: without torchrun nothing meets at that name."""
+    for name, said in (("no-such-host.invalid", "--local-addr=127.0.0.1"), ("localhost", "has an address")):
+        monkeypatch.setattr(socket, "getfqdn", lambda name=name: name)
+        (found,) = [finding for finding in examine_machine(Path()) if finding.title == "host name"]
+        assert said in found.text
+        assert not found.advice
 
 
 def test_an_error_is_what_to_do() -> None:

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ def examine_machine(output: Path) -> list[Finding]:
         look("memory", _memory),
         look("shared memory (/dev/shm)", _shared_memory),
         look("disk", lambda: _disk(output)),
+        Finding("host name", _look_up_host()),
     ]
 
 
@@ -81,6 +83,18 @@ def _disk(output: Path) -> str:
     if free < LEAST_DISK:
         raise ValueError(f"{free:.1f} GB are free here, and checkpoints need {LEAST_DISK:g}; make room.")
     return f"{free:.1f} GB free in this folder, where runs go"
+
+
+def _look_up_host() -> str:
+    """Whether torchrun's processes can meet at the host's name, as it wants them to. The name itself is private."""
+    try:
+        socket.getaddrinfo(socket.getfqdn(), None)
+    except OSError:
+        return (
+            "has no address here, so torchrun would wait for itself until it gives up; on a machine alone give it "
+            "--local-addr=127.0.0.1"
+        )
+    return "has an address"
 
 
 def examine_builds() -> list[Finding]:
