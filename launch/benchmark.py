@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import twotower.command_line  # noqa: F401 - before torch, as a stop while that is imported is silent then
 from twotower.benchmarks.benchmark import benchmark
 from twotower.benchmarks.draw_parts import draw_parts
 from twotower.command_line.command import command

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+import twotower.command_line  # noqa: F401 - before torch, as a stop while that is imported is silent then
 from twotower.benchmarks.draw_memory import draw_memory
 from twotower.benchmarks.measured_peaks import measure_peaks
 from twotower.benchmarks.memory_parts import GTX_580_BYTES, list_memory

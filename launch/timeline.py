@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+import twotower.command_line  # noqa: F401 - before torch, as a stop while that is imported is silent then
 from twotower.benchmarks.timeline.draw import draw_timeline
 from twotower.benchmarks.timeline.records import Sums, sum_up
 from twotower.benchmarks.timeline.run import record_timeline

@@ -2,6 +2,8 @@
 
 import os
 import runpy
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +45,24 @@ def told(name: str, *overrides: str) -> str:
     except COMPOSITION_ERRORS as error:
         return explain_composition(error)
     return ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT that a process can send itself")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_stop_while_it_imports_is_silent(name: str, tmp_path: Path) -> None:
+    """In the place of torch, which takes seconds, a module that is interrupted."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = os.pathsep.join((str(tmp_path), *sys.path))
+    done = subprocess.run(
+        [sys.executable, str(COMMANDS[name])],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize(
