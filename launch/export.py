@@ -13,7 +13,7 @@ from twotower.evaluation.measured import Measurer
 from twotower.ground.screen import show
 from twotower.ground.wording import counted, on_one_line
 from twotower.weights.export import export_run
-from twotower.weights.hub import check_folder, check_whole
+from twotower.weights.hub import check_whole, locate
 from twotower.weights.proof import check_file
 from twotower.weights.verify import Verified, verify
 
@@ -38,12 +38,6 @@ def _show(path: Path, checked: Verified) -> None:
         show(f"warning: {', '.join(checked.untrained)} look untrained: weights and biases are as they were drawn")
 
 
-def _check_there(file: Path) -> None:
-    """Raises: ValueError if a file is cut short."""
-    if file.is_file():
-        check_whole(file)
-
-
 def to_overrides(arguments: list[str]) -> list[str]:
     """A folder without a key is `run`. Raises: ValueError."""
     return quote_paths(
@@ -56,10 +50,12 @@ def main(settings: ExportConfig) -> None:
     if (settings.run is None) == (settings.verify is None):
         raise ValueError("give either a run or verify=FILE: python launch/export.py RUN to=merged")
     if settings.verify is not None:
-        file = check_folder(Path(settings.verify))
-        _check_there(file)
+        file = locate(settings.verify)
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; verify= takes a file that launch/export.py has written.")
+        check_whole(file)
+        check_file(file)  # its sentences say what is wrong, those of `verify` that the answer is
         _show(file, verify(file))
-        check_file(file)
         show("each layer of each tower computes what it did when the file was written")
         return
     check_bounds(settings)

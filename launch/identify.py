@@ -13,6 +13,7 @@ from twotower.config import IdentifyConfig
 from twotower.ground.screen import print_table, show
 from twotower.ground.wording import counted
 from twotower.weights.differences import list_differences
+from twotower.weights.hub import resolve_name
 from twotower.weights.identify import TITLES, identify
 
 
@@ -24,7 +25,7 @@ def to_overrides(arguments: list[str]) -> list[str]:
 @command("identify", to_overrides=to_overrides)
 def main(settings: IdentifyConfig) -> None:
     path = Path(settings.file)
-    found = identify(path)
+    found = identify(Path(resolve_name(settings.file)))
     if not found.networks:
         assert found.nearest is not None
         name, first = found.nearest

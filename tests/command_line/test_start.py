@@ -76,7 +76,7 @@ def test_a_stop_while_it_imports_is_silent(name: str, tmp_path: Path) -> None:
         ("optim.epochs=3", "optim.epochs=3: optim has no key epochs; did you mean schedule.epochs?"),
         ("lr=1", "lr=1: there is no key lr; did you mean optim.learning_rate?"),
         ("qqq=1", "qqq=1: there is no key qqq; --help lists all keys."),
-        ("checkpoint.qqq=1", "checkpoint.qqq=1: checkpoint has no key qqq; it has every_steps, keep."),
+        ("checkpoint.qqq=1", "checkpoint.qqq=1: checkpoint has no key qqq; it has every_steps, keep, rule."),
         ("source=cifar10", "source=cifar10: there is no key source; "),
         ("seed=abc", "seed=abc does not fit: it must be a whole number."),
         ("input.flip=yess", "input.flip=yess does not fit: it must be true or false."),

@@ -8,6 +8,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import twotower
+from helpers.commands import command, finish
 from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
 from twotower.config import Config, ExportConfig
@@ -294,6 +296,7 @@ def test_a_truncated_or_altered_file_is_told_by_its_checksums(zoo: list[Trained]
 def export_changed(trained: Trained, towers: list[Tower]) -> list[str]:
     """The sentences of the exporter, of one network, and of the loader after force=true, of each."""
     run = trained.run / "changed"
+    shutil.rmtree(run, ignore_errors=True)  # another defect's export, which is not replaced
     save(run, trained.config, towers)
     once, said = Once(run), []
     if trained.config.seed == 0:
@@ -469,6 +472,31 @@ def test_a_trajectory_is_exported_whole(zoo: list[Trained], tmp_path: Path) -> N
     assert [row["file"] for row in rows] == [f"{step}/model.safetensors" for step in steps]
     assert "is at chance" in refused(tmp_path / steps[0])
     twotower.load_network(tmp_path / steps[1], device="cpu")
+
+
+def test_another_network_of_the_same_name_is_not_replaced(zoo: list[Trained], tmp_path: Path) -> None:
+    """Seeds have files of one name each; the same network may be written again."""
+    for seed in (1, 1, 2):
+        trained = zoo[seed]
+        save(trained.run / "again", trained.config, load_towers(trained))
+        settings = ExportConfig(run=str(trained.run / "again"), output=str(tmp_path), force=True)
+        if seed == 2:
+            with pytest.raises(ValueError, match=r"is there already, with other values \(seed 1, step 30, float32\)"):
+                export_run(settings)
+        else:
+            (file, _) = export_run(settings)
+    with safe_open(file, framework="pt") as content:
+        assert content.metadata()["seed"] == "1"
+
+
+def test_commands_take_the_name_of_a_network(tmp_path: Path) -> None:
+    for script, argument, said in (
+        ("identify.py", "cifar_80sec", "cifar_80sec: "),
+        ("export.py", "verify=cifar_80sec", "each layer of each tower computes what it did"),
+    ):
+        status, screen = finish(command(argument, cwd=tmp_path, script=script))
+        assert status == 0, screen
+        assert said in screen
 
 
 # The parts

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from twotower.ground.files import DiskFullError, Lines, filled_whole, remove_abandoned, write_whole, written_folder
 from twotower.ground.scratch import OWNER, scratch_folder
@@ -121,7 +122,6 @@ def limited() -> Iterator[int]:
 
 
 def test_a_file_without_room_is_a_sentence_with_the_bytes_and_the_old_one_stays(tmp_path: Path, limited: int) -> None:
-    import torch
 
     (tmp_path / "a").write_bytes(b"before")
     writes = {
@@ -163,3 +163,14 @@ def test_files_of_before_stay_until_all_new_ones_are_there(tmp_path: Path) -> No
         (pending / "page").write_text("after")
         (pending / "table").write_text("new")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"page": "after", "table": "new"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_of_tensors_have_the_mode_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_tensors(tmp_path / "a", {"w": torch.zeros(3)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode

@@ -68,7 +68,7 @@ WORK = {
         "twotower.evaluation.ensemble.open_subject",
         "twotower.evaluation.evaluate.prepare",
     ],
-    "export": ["twotower.evaluation.measured.read_config", "twotower.weights.read_weights.read_merged"],
+    "export": ["twotower.evaluation.measured.read_config", "locate"],
     "features": ["open_trained"],
     "figure": [f"twotower.figures.draw_figure.{name}" for name in ("read_history", "read_kernels", "open_subject")],
     "identify": ["identify"],

@@ -32,6 +32,7 @@ from twotower.runs import checkpoint
 from twotower.runs.mirrors.open_mirrors import log_evaluation
 from twotower.runs.rundir import check_classes
 from twotower.weights import read_weights as weights
+from twotower.weights.hub import resolve_name
 from twotower.weights.merged import Imported
 
 CENTRE = ten_views(2).index((1, 1, 0))  # index of the centre crop among the ten
@@ -158,6 +159,8 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
     assert settings.weights is not None
     if settings.data_root is None:
         raise ValueError("weights= needs the images to evaluate on: give data_root=DIR, a prepared set or a folder.")
+    given_as, settings = settings.weights, replace(settings, weights=resolve_name(settings.weights))
+    assert settings.weights is not None
     network, given, own = open_weights(settings)
     data = DataConfig(kind="folder", root=settings.data_root, size=network.prepared_size)
     config = Config(network=network, data=data, input=given)
@@ -175,7 +178,7 @@ def evaluate_weights(settings: EvaluateConfig) -> dict[str, Any]:
         towers, dataset, config, settings.crops, settings.batch_size, device, settings.split, precision
     )
     views = {view: summarise_predictions(predictions[view]) for view in VIEWS if view in predictions}
-    return {"weights": settings.weights, "network": network.name, "split": settings.split, **views}
+    return {"weights": given_as, "network": network.name, "split": settings.split, **views}
 
 
 def summarise_predictions(predictions: Predictions) -> dict[str, Any]:

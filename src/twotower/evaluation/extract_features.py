@@ -131,7 +131,9 @@ def iterate_features(
 
 
 def _check(network: TrainedNetwork, layers: Sequence[str], tower: int | None, batch_size: int, on_error: str) -> None:
-    """Raises: ValueError for what cannot be asked of the network."""
+    """Raises: ValueError for what cannot be asked of the network, TypeError where a name stands for it."""
+    if not isinstance(network, TrainedNetwork):
+        raise TypeError(f"{network!r} is no network; load it first: twotower.load_network({str(network)!r})")
     if not layers:
         raise ValueError(f"no layer is asked for; give some of {', '.join(network.layers)}: 'layers=[conv2,fc7]'")
     if twice := [name for place, name in enumerate(layers) if name in layers[:place]]:

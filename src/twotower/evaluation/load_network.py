@@ -27,7 +27,7 @@ from twotower.weights.proof import check_file
 def load_network(
     path: str | Path,
     *,
-    checkpoint: str | None = None,
+    checkpoint: str | int | None = None,
     network: str | NetworkConfig | None = None,
     input: InputConfig | None = None,
     mean: str | None = None,
@@ -43,7 +43,7 @@ def load_network(
         path: the folder of a run or of one of its checkpoints; a file of `launch/export.py`, or a folder that it made
             for Hugging Face's hub; "hf:OWNER/NAME", which fetches one; the name of a network that comes with this
             project, such as "cifar_80sec"; Caffe's `.caffemodel`, `.npy` or `.npz`; torchvision's `.pth`.
-        checkpoint: the name of one of a run's checkpoints; None: the last one.
+        checkpoint: the name or the step of one of a run's checkpoints; None: the last one.
         network: the preset that a file of others belongs to, "caffe_alexnet", "caffenet" or "torchvision_alexnet".
         input: how images are brought to a file of others; None: as its preset says.
         mean: the mean image that belongs to Caffe's weights; None: Caffe's mean of each channel.
@@ -58,7 +58,7 @@ def load_network(
     if folder.is_dir() and folder.parent.name == "checkpoints" and checkpoint is None:
         return _load_run(folder.parents[1], folder.name, chosen)
     if folder.is_dir():
-        return _load_run(folder, checkpoint, chosen)
+        return _load_run(folder, None if checkpoint is None else str(checkpoint), chosen)
     if checkpoint is not None:
         raise ValueError(f"checkpoint={checkpoint} belongs to a run's folder, and {path} is none.")
     if isinstance(network, str):

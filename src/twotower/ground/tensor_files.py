@@ -31,6 +31,9 @@ def written_tensors(
     needed = sum(tensor.numel() * tensor.element_size() + _HEADER_BYTES for tensor in tensors.values())
     needed += sum(len(key) + len(value) for key, value in (metadata or {}).items())
     with written_whole(path, shared, needed) as pending:
+        # The library makes its own file, which nobody else may read; ours are as the user's umask has them.
+        pending.touch()
+        mode = pending.stat().st_mode & 0o777
         try:
             save_file(dict(tensors), pending, metadata=metadata)
         except SafetensorError as error:
@@ -39,4 +42,5 @@ def written_tensors(
                 raise
             code = int(number[1])
             raise OSError(code, os.strerror(code), str(path)) from error
+        pending.chmod(mode)
         yield pending

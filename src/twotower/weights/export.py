@@ -216,8 +216,25 @@ def _about(run: RunToExport) -> dict[str, str]:
     return about | {"metadata_sha256": hash_metadata(about)}
 
 
+def _refuse_another(path: Path, run: RunToExport) -> None:
+    """Raises: ValueError if the file is there already, with other values: another seed, step or dtype."""
+    if not path.exists():
+        return
+    try:
+        about = weights.read_about(path)
+    except ValueError:  # damaged, or none of ours: such a file is written anew
+        return
+    if about.get("sha256") != hash_tensors(_stored(run)):
+        raise ValueError(
+            f"{path} is there already, with other values (seed {about.get('seed', 'unknown')}, step "
+            f"{about.get('step', 'unknown')}, {about.get('dtype', 'float32')}), so nothing was written; give "
+            "another output=DIR, or remove it."
+        )
+
+
 def _write_merged(run: RunToExport, folder: Path) -> list[Path]:
     path, loader = folder / f"{run.name}.safetensors", folder / "plain.py"
+    _refuse_another(path, run)
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
     with written_tensors(path, _stored(run), _about(run), shared=True) as pending:
         verify(pending)
@@ -226,6 +243,7 @@ def _write_merged(run: RunToExport, folder: Path) -> list[Path]:
 
 def _write_huggingface(run: RunToExport, folder: Path) -> list[Path]:
     path, about = folder / MODEL, _about(run)
+    _refuse_another(path, run)
     with written_tensors(path, _stored(run), about, shared=True) as pending:
         verify(pending)
     written = [path, folder / CONFIG, folder / "README.md", folder / "plain.py"]

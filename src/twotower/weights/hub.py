@@ -65,6 +65,12 @@ def locate(path: str | Path) -> Path:
     return check_folder(Path(path))
 
 
+def resolve_name(given: str) -> str:
+    """The file that a name of ours, an id of the hub, or a folder for the hub stands for; any other path as it is."""
+    is_name = not Path(given).exists() and (ZOO / given / MODEL).is_file()
+    return str(locate(given)) if is_name or given.startswith(PREFIX) or (Path(given) / MODEL).is_file() else given
+
+
 def check_folder(folder: Path) -> Path:
     """The file of weights in a folder that `to=huggingface` wrote; anything else as it is.
 

@@ -83,7 +83,7 @@ def write_model_card(about: Mapping[str, str], title: str) -> str:
     counts = [f"{data[key]:,} {what}" for key, what in (("num_train", "for training"), ("num_val", "for validation"))
               if data[key] is not None]  # fmt: skip
     size = network["image_size"]
-    fingerprint = data["fingerprint"] or "not recorded, as the images were not there when the file was written"
+    fingerprint = data["fingerprint"] or "not recorded, as the images were not looked at when the file was written"
     return f"""---
 {_front_matter(about, title)}---
 

@@ -105,7 +105,8 @@ def interval(percent: float, num_images: int) -> tuple[float, float]:
     p, z = percent / 100, Z_95
     centre = (p + z * z / (2 * num_images)) / (1 + z * z / num_images)
     half = z * math.sqrt(p * (1 - p) / num_images + z * z / (4 * num_images**2)) / (1 + z * z / num_images)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    # At the ends the difference is zero but for rounding.
+    return 0.0 if p == 0 else 100 * (centre - half), 100.0 if p == 1 else 100 * (centre + half)
 
 
 def with_intervals(errors: Mapping[str, float], num_images: int) -> dict[str, float]:
