@@ -19,6 +19,7 @@ from twotower.reports.collect import find_runs
 from twotower.reports.compare import compare
 from twotower.reports.data_sets import check_one_data_set, leave_out_odd_images
 from twotower.reports.tables import make_repeating_command
+from twotower.runs.events import read_events
 from twotower.runs.rundir import find_home
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -236,3 +237,26 @@ def test_a_run_goes_on_from_its_last_whole_checkpoint(runs: Path, capsys: pytest
     (run / "checkpoints" / "step-00000001" / "tower0.safetensors").unlink()
     with pytest.raises(ValueError, match=r"step-00000002/manifest\.json is damaged \(it is missing\)"):
         find_home(config)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "train", "step": 2, "epoch": 1.0, "learning_rate": "0.01"},
+        {"event": "train", "step": "2"},
+        {"event": "validation", "step": 2, "epoch": 1, "loss": "1.5"},
+        {"event": "memory", "step": 2, "tower0": "7"},
+        {"event": "scales", "step": 2, "tower0/conv1/colour": "0.5"},
+    ],
+    ids=lambda event: event["event"],
+)
+def test_a_number_within_quotes_is_none(tmp_path: Path, event: dict[str, object]) -> None:
+    """It would be taken for a number when it is checked, and be a text where it is used."""
+    path = tmp_path / "metrics.jsonl"
+    whole = json.loads(json.dumps(event).replace('"0.01"', "1").replace('"1.5"', "NaN").replace('"2"', "2"))
+    whole = {key: float(value) if key in ("tower0", "tower0/conv1/colour") else value for key, value in whole.items()}
+    path.write_text(json.dumps(whole) + "\n")
+    assert str(read_events(path)) == str([whole])
+    path.write_text(json.dumps(event) + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged \(line 1: "):
+        read_events(path)

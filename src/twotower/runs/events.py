@@ -62,6 +62,10 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             form = _FORMS.get(event["event"])
             if form is not None:
                 parse_json(line, form, path, REMEDY)
+            if event["event"] == "scales":  # of which the form cannot say that one value alone is a text
+                texts = [key for key, value in event.items() if isinstance(value, str) and key != "event"]
+                if texts:
+                    raise damaged(path, f"{texts[0]} is a text and should be a number", REMEDY)
             if events and event["step"] < events[-1]["step"]:
                 raise damaged(path, f"step {event['step']} comes after step {events[-1]['step']}", REMEDY)
         except ValueError as error:
