@@ -27,7 +27,14 @@ SLOW_FILES = {
         "test_wrong_sources",
     },
     "distributed": {"test_exchange", "test_gpu_memory_link"},
-    "evaluation": {"test_ensemble", "test_evaluate", "test_evaluate_weights", "test_features", "test_zoo"},
+    "evaluation": {
+        "test_ensemble",
+        "test_evaluate",
+        "test_evaluate_weights",
+        "test_features",
+        "test_hub",
+        "test_zoo",
+    },
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
     "model": {
         "test_bf16",

@@ -28,7 +28,8 @@ def list_networks() -> list[str]:
 def fetch(given: str) -> Path:
     """The folder of a network on Hugging Face's hub, fetched if it is not in its cache: "hf:OWNER/NAME[@REVISION]".
 
-    Raises: ValueError if huggingface_hub is not installed, or there is no such network, or it cannot be reached.
+    Raises: ValueError if huggingface_hub is not installed, or there is no such network, or it cannot be reached, or
+        it was not written by `to=huggingface`.
     """
     name, _, revision = given.removeprefix(PREFIX).partition("@")
     try:
@@ -46,6 +47,8 @@ def fetch(given: str) -> Path:
             f"{given} cannot be fetched ({type(error).__name__}: {on_one_line(str(error), 200)}); check the name, or "
             "copy the folder here and give its path."
         ) from error
+    if not (Path(folder) / MODEL).is_file():
+        raise ValueError(f"{given} has no {MODEL}: it is no folder that launch/export.py to=huggingface wrote.")
     return Path(folder)
 
 
