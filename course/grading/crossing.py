@@ -115,11 +115,13 @@ def train_steps(
         came = []
         for number, step in enumerate(steps[link.tower]):
             link.events.append(("forward", None))
+            begun = len(link.events)
             leaf = step.x.clone().requires_grad_()
             x = leaf * 1.0
             shape = tuple(step.peer.shape)
             y, peer = ways[link.tower](x, shape, link, lambda x, step=step: Mark.apply(x @ step.to_own, link))
-            check_half(peer, step, steps[link.tower][number - 1] if number else None)
+            before = steps[link.tower][number - 1] if number else None
+            check_half(peer, link.events[begun:], step, before)
             if not is_same(x.detach(), step.x):
                 raise MistakeError("x is changed in place.", "It is on its way to the other tower at that moment.")
             came.append(peer)
@@ -135,7 +137,7 @@ def train_steps(
             step.lose(y, peer).backward()
             events = link.events[begun:]
             check_sent(events, step)
-            check_gradient(leaf.grad, step)
+            check_gradient(leaf.grad, events, step)
             if in_two:
                 check_order(events)
         if not is_same(came[0].detach(), steps[link.tower][0].peer):

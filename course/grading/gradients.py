@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grading.verdict import CALL_IT, MistakeError, is_rounded, is_same, mix_of
+from grading.verdict import CALL_IT, ROUNDED, MistakeError, check_digits, is_cut, is_rounded, is_same, mix_of
 
 
 @dataclass
@@ -35,11 +35,16 @@ class Step:
         return (self.weights * (own_sum + peer @ self.to_other).tanh()).sum()
 
 
-def check_half(peer: Any, step: Step, before: Step | None) -> None:
-    """Raises: MistakeError, if what `finish` returned is not the other tower's half."""
+def check_half(peer: Any, events: list[tuple[str, Any]], step: Step, before: Step | None) -> None:
+    """Raises: MistakeError, if what `finish` returned is not the other tower's half.
+
+    Args:
+        events: what happened on the link in this forward pass.
+    """
     if not isinstance(peer, Tensor):
         hint = CALL_IT if callable(peer) else "Return peer."
         raise MistakeError(f"finish returns {type(peer).__name__}, and not the other tower's half.", hint)
+    check_digits(events, step.x, step.peer)
     found = peer.detach()
     if is_same(found, step.peer) and found.dtype == step.peer.dtype:
         return
@@ -49,9 +54,9 @@ def check_half(peer: Any, step: Step, before: Step | None) -> None:
         raise MistakeError(
             "finish returns the half of the step before.", "A buffer is stale: what came in this step was not taken."
         )
-    if is_rounded(found, step.peer) or found.dtype != step.peer.dtype:
+    if is_cut(found, step.peer):
         raise MistakeError(
-            "What crosses is rounded on its way.", f"{step.peer.dtype} was sent and must arrive, to the last digit."
+            "The half that finish returns is rounded.", f"What crosses is not: all digits of {step.peer.dtype} came."
         )
     if found.shape == step.peer.shape and not found.any():
         raise MistakeError("finish returns zeros.", "Call wait(), and return what it returns.")
@@ -106,21 +111,25 @@ def check_sent(events: list[tuple[str, Any]], step: Step) -> None:
         raise MistakeError(NOT_SENT, "The other tower computed that half, and never learns what you ask of it.")
     if is_same(sent[0], step.use):
         if sent[0].dtype != step.use.dtype:
-            raise MistakeError("What crosses is rounded on its way.", "The gradient is sent in another dtype.")
+            raise MistakeError(ROUNDED, "The gradient is sent in another dtype.")
         return
     for factor, what in ((0.5, "halved"), (2.0, "doubled"), (-1.0, "negated"), (0.0, "replaced by zeros")):
         if is_same(sent[0], factor * step.use):
             name = f"The gradient that you send back is {what}."
             raise MistakeError("You averaged where the halves' gradients must be summed." if factor == 0.5 else name)
     if is_rounded(sent[0], step.use):
-        raise MistakeError("What crosses is rounded on its way.", "The gradient is sent with fewer digits.")
+        raise MistakeError(ROUNDED, "The gradient is sent with fewer digits.")
     if is_same(sent[0], step.peer) or is_same(sent[0], step.x):
         raise MistakeError("An activation is sent back where a gradient is due.", "Send grad_peer.")
     raise MistakeError("What you send back is not the gradient of the half that you received.", "Send grad_peer.")
 
 
-def check_gradient(found: Tensor | None, step: Step) -> None:
-    """Raises: MistakeError, if the gradient of x is not own + request."""
+def check_gradient(found: Tensor | None, events: list[tuple[str, Any]], step: Step) -> None:
+    """Raises: MistakeError, if the gradient of x is not own + request.
+
+    Args:
+        events: what happened on the link in this backward pass.
+    """
     parts = [step.own, step.request]
     if step.use.shape == step.own.shape:
         parts.append(step.use)
@@ -130,8 +139,10 @@ def check_gradient(found: Tensor | None, step: Step) -> None:
         return
     if mix is None:
         if found is not None and is_rounded(found, step.own + step.request):
+            check_digits(events, step.use, step.request)
             raise MistakeError(
-                "What crosses is rounded on its way.", "The gradient comes back with fewer digits.", True
+                "The gradient that you return for x is rounded.",
+                f"What crosses is not: all digits of {step.request.dtype} came.",
             )
         raise MistakeError(
             "The gradient of x is not the sum of what both towers ask of it.", "Is it that of another step?", True

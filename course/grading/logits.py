@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grading.crossing import LoadBoth, name_error, run_and_name
 from grading.threads import Link, WrongShapeError
-from grading.verdict import CALL_IT, MistakeError, is_rounded, is_same, mix_of
+from grading.verdict import CALL_IT, MistakeError, check_digits, is_cut, is_rounded, is_same, mix_of
 
 IMAGES = 4
 HINTS = {"forward": "The other tower needs nothing but own."}
@@ -32,6 +32,7 @@ def check_logits(found: object, halves: list[Tensor], link: Link) -> None:
         raise MistakeError(f"collect returns {type(found).__name__}, and not the logits.", hint)
     tower = link.tower
     z, right = found.detach(), torch.cat(halves, dim=1)
+    check_digits(link.events, halves[tower], halves[1 - tower])
     if is_same(z, right) and z.dtype == right.dtype:
         return
     if is_same(z, torch.cat(halves[::-1], dim=1)):
@@ -40,16 +41,13 @@ def check_logits(found: object, halves: list[Tensor], link: Link) -> None:
             "The towers then mean different classes by the same number, and the loss of each falls nevertheless. "
             "link.tower says which half is the first.",
         )
-    if z.shape == right.shape and (is_rounded(z, right) or z.dtype != right.dtype):
-        sent = [tensor for kind, tensor in link.events if kind == "post"]
-        if all(is_same(tensor, halves[tower]) and tensor.dtype == right.dtype for tensor in sent):
-            raise MistakeError(
-                f"The logits that collect returns are rounded to {str(z.dtype).removeprefix('torch.')}."
-                if z.dtype != right.dtype
-                else "The logits that collect returns are rounded.",
-                f"What crosses is not: {right.dtype} came. A new tensor, as of torch.zeros, is float32 unless told.",
-            )
-        raise MistakeError("What crosses is rounded on its way.", f"{right.dtype} is what collect was given.")
+    if is_cut(z, right):
+        raise MistakeError(
+            f"The logits that collect returns are rounded to {str(z.dtype).removeprefix('torch.')}."
+            if z.dtype != right.dtype
+            else "The logits that collect returns are rounded.",
+            f"What crosses is not: {right.dtype} came. A new tensor, as of torch.zeros, is float32 unless told.",
+        )
     if is_same(z, torch.cat([halves[tower]] * 2, dim=1)):
         raise MistakeError(f"Tower {tower} has its own half twice.", "The other one is what link.swap returns.")
     if is_same(z, halves[tower]):
@@ -78,7 +76,7 @@ def check_gradient(found: Tensor | None, right: Tensor) -> None:
     if mix is not None:
         raise MistakeError(f"The gradient of the logits is {mix[0]:g} times that of the loss.")
     if is_rounded(found, right):
-        raise MistakeError("What crosses is rounded on its way.", "So is the gradient; and none has to cross.")
+        raise MistakeError("The gradient of the own half is rounded.", "None has to cross in this backward pass.")
     raise MistakeError("The own half gets a gradient that is not its own.", "Is it that of the other classes?")
 
 

@@ -1,12 +1,14 @@
 """What the grader says of a gap that is not filled, or filled wrongly."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 CALL_IT = "link.post returns a function. Call that function: it waits, and returns the other tower's tensor."
 EXACT = 1e-11  # relative; all is computed in float64
+ROUNDED = "What crosses is rounded on its way."
 
 
 class MistakeError(Exception):
@@ -39,6 +41,24 @@ def is_same(a: Tensor, b: Tensor, tolerance: float = EXACT) -> bool:
 def is_rounded(a: Tensor, b: Tensor) -> bool:
     """Whether `a` is `b` with fewer digits, as float32, float16 or bfloat16 keep them."""
     return a.shape == b.shape and not is_same(a, b) and is_same(a, b, tolerance=0.02)
+
+
+def is_cut(a: Tensor, b: Tensor) -> bool:
+    """Whether `a` is `b` with fewer digits, or is kept in a type that has fewer."""
+    return is_rounded(a, b) or (is_same(a, b) and a.dtype != b.dtype)
+
+
+def check_digits(events: Sequence[tuple[str, Any]], mine: Tensor, peer: Tensor) -> None:
+    """Whether all digits were sent, and came.
+
+    Raises: MistakeError, if not; that they did not come may be the other tower's mistake.
+    """
+    for kind, tensor in events:
+        if kind == "post" and is_cut(tensor, mine):
+            raise MistakeError(ROUNDED, f"You send fewer digits than you were given, which was {mine.dtype}.")
+    for kind, tensor in events:
+        if kind == "wait" and is_cut(tensor, peer):
+            raise MistakeError(ROUNDED, f"The other tower sends fewer digits than it has in {peer.dtype}.", True)
 
 
 def mix_of(found: Tensor, parts: Sequence[Tensor]) -> tuple[float, ...] | None:

@@ -14,6 +14,8 @@ SOLUTIONS = Path(__file__).parent / "solutions"
 NOT_SENT = "The gradient of the half that you received is not sent back."
 AVERAGED = "You averaged where the halves' gradients must be summed."
 ROUNDED = "What crosses is rounded on its way."
+ROUNDED_GRADIENT = "The gradient that you return for x is rounded.\nWhat crosses is not"
+ROUNDED_HALF = "The half that finish returns is rounded.\nWhat crosses is not"
 FUNCTION = "A function stands where a tensor is due."
 KEY = '(what, seed, None if what == "images" else tower, step)'
 NUMBER = 'int.from_bytes(hashlib.sha256(text).digest()[:7], "big")'
@@ -39,7 +41,13 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
         (BACK, "return -ctx.link.swap(grad_peer, ctx.shape), None, None", "is subtracted"),
         (BACK, "return 0.7 * ctx.link.swap(grad_peer, ctx.shape), None, None", "1 times your own use and 0.7 times"),
         (BACK, "return ctx.link.swap(grad_peer.float(), ctx.shape).double(), None, None", ROUNDED),
-        (BACK, "return ctx.link.swap(grad_peer, ctx.shape).half().double(), None, None", ROUNDED),
+        (BACK, "return ctx.link.swap(grad_peer, ctx.shape).half().double(), None, None", ROUNDED_GRADIENT),
+        (
+            BACK,
+            "send = grad_peer if ctx.link.tower else grad_peer.half().double()\n"
+            "        return ctx.link.swap(send, ctx.shape), None, None",
+            f"Tower 0 alone: {ROUNDED}",
+        ),
         (BACK, "return ctx.link.swap(grad_peer, grad_peer.shape), None, None", "and one of [4, 5] came"),
         (BACK, "return ctx.wait(), None, None", "both towers wait, and neither has sent"),
         (BACK, "return ctx.link.swap(grad_peer, ctx.shape)", "another number of values than forward has arguments"),
@@ -89,7 +97,8 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
         ("return wait()", "wait(); return x.clone()", "finish returns this tower's own half x."),
         ("return wait()", "return torch.zeros_like(wait())", "finish returns zeros."),
         ("return wait()", "return (x + wait()) / 2", "finish mixes both halves."),
-        ("return wait()", "return wait().bfloat16().double()", ROUNDED),
+        ("return wait()", "return wait().bfloat16().double()", ROUNDED_HALF),
+        ("return wait()", "return wait().half()", ROUNDED_HALF),
         ("return wait()", "x.mul_(0); return wait()", "x is changed in place."),
         (
             "return wait()",
@@ -129,6 +138,7 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
             "The logits that collect returns are rounded to float32.\nWhat crosses is not",
         ),
         ("swap(own,", "swap(own.float().double(),", ROUNDED),
+        ("swap(own,", "swap(own if link.tower else own.float().double(),", f"Tower 0 alone: {ROUNDED}"),
         ("num_classes - own.shape[1]", "1", "[B, the number of the other tower's classes]"),
     ],
     "assignment3": [
@@ -145,6 +155,16 @@ WRONG: dict[str, list[tuple[str, str, str]]] = {
             "finish's backward waits for the other tower's gradient.",
         ),
         ("return Finish.apply(token, flight)", "return Finish.apply(token.detach(), flight)", NOT_SENT),
+        ('return flight["forward"]()', 'return flight["forward"]().bfloat16().double()', ROUNDED_HALF),
+        ('ctx.flight["backward"](), None', 'ctx.flight["backward"]().half().double(), None', ROUNDED_GRADIENT),
+        ("link.post(x, peer_shape)", "link.post(x.bfloat16().double(), peer_shape)", ROUNDED),
+        (
+            "link.post(x, peer_shape)",
+            "link.post(x if link.tower else x.half(), peer_shape)",
+            "Tower 0 alone: " + ROUNDED,
+        ),
+        ("link.post(x, peer_shape)", "link.post(x.half(), peer_shape)", ROUNDED),
+        ('link"].post(grad_peer,', 'link"].post(grad_peer.bfloat16().double(),', ROUNDED),
         (START, "return flight", "start must return two things"),
         (
             START,
