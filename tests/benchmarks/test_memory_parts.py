@@ -68,6 +68,11 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     draw_memory(parts, "a title", tmp_path / "memory.svg")
     text = (tmp_path / "memory.svg").read_text()
     assert text.count("<path") > 2 * len(parts)
+    for column in ("of_plain", "of_both", "of_tower"):
+        size = sum(getattr(part, column) for part in parts)
+        assert f"<!-- {size / 2**30:.2f} GiB -->" in text
+    assert "<!-- GTX 580: 3 GiB  -->" in text
+    assert "GB" not in text
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """What fills the memory of a process that trains: both towers in one, or one tower in each of two, as in 2012.
 
-A GTX 580 has 3 GB (paper, section 3.2). Weights, gradients and velocities follow from the table of layers; what a
-forward pass keeps for the backward pass is counted while one runs, storage by storage.
+A GTX 580 has 3 GiB (section 3.2 of the paper, which writes 3GB). Weights, gradients and velocities follow from the
+table of layers; what a forward pass keeps for the backward pass is counted while one runs, storage by storage.
 """
 
 from collections.abc import Callable, Iterator, Sequence
