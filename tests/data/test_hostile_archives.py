@@ -565,4 +565,6 @@ def test_a_long_listing_takes_no_more_memory_than_a_short_one(tmp_path: Path) ->
         return most
 
     peak(10)  # the first one also loads modules that stay loaded
-    assert peak(4000) < 2 * peak(100) + 100_000
+    # Python interns the parts of paths, and lays out its table of them anew, some megabytes at once, after tens of
+    # thousands of new ones. That may fall into one of two listings in a row, and not into both.
+    assert min(peak(4000), peak(4000)) < 2 * peak(100) + 100_000
