@@ -1,12 +1,14 @@
-"""Memory that is kept: a large block that was freed comes back without the kernel clearing it anew."""
+"""Memory that is kept: a large block that was freed comes back without the kernel clearing it anew. And its peak."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from twotower.ground.memory import keep_freed_memory
+from twotower.ground.memory import keep_freed_memory, peak_megabytes
 
 # Frees and takes 64 MB ten times, and counts the pages that the kernel had to hand out for it.
 SCRIPT = """
@@ -58,3 +60,15 @@ def test_somebodys_own_words_to_the_allocator_are_left_alone() -> None:
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells names and peaks in one file")
+def test_a_process_has_its_peak_whatever_its_name() -> None:
+    """Linux cuts names after 15 bytes, within a letter too."""
+    comm, device = Path("/proc/self/comm"), torch.device("cpu")
+    name, before = comm.read_bytes(), peak_megabytes(device)
+    try:
+        comm.write_bytes("14 bytes, and é".encode()[:15])
+        assert peak_megabytes(device) >= before > 10
+    finally:
+        comm.write_bytes(name.strip())

@@ -105,6 +105,32 @@ time.sleep(0)
     assert "KeyboardInterrupt" in done[1].stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists processes in files")
+def test_stuck_siblings_are_found_among_processes_of_any_name() -> None:
+    """A name that is no UTF-8, as Linux makes it when it cuts one after 15 bytes, is somebody else's process."""
+    program = """
+import sys, time
+from pathlib import Path
+from twotower.ground.processes import kill_stuck_siblings
+Path("/proc/self/comm").write_bytes(b"14 bytes, and \\xc3")
+print(flush=True)
+if sys.stdin.readline():
+    kill_stuck_siblings(0)
+else:
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as stuck:
+        assert stuck.stdout is not None
+        stuck.stdout.readline()
+        try:
+            done = subprocess.run(command, input="\n", capture_output=True, text=True, timeout=60)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert stuck.wait(60) == -signal.SIGKILL
+        finally:
+            stuck.kill()
+
+
 NOHUP = """
 import multiprocessing, os, signal, sys
 from twotower.ground.processes import catch_stops, stops_held

@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
 
 
 def peak_megabytes(device: torch.device) -> float:
-    """The peak so far, in MiB: on a GPU the memory that torch held there, else the memory of the whole process.
+    """The peak so far, in MiB: on a GPU the memory of torch's tensors there, else the memory of the whole process.
 
     On a CPU under Windows it is 0, because Python has no such count there.
     """
@@ -50,8 +50,9 @@ def peak_megabytes(device: torch.device) -> float:
 
     # Linux gives a new process the count of the one that started it in getrusage, and its own in this file alone.
     with suppress(OSError):
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+        # As bytes: the name of the process stands there, too, which may be no text at all.
+        for line in _STATUS.read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -106,7 +106,8 @@ def kill_stuck_siblings(grace: float) -> None:
     for folder in Path("/proc").glob("[0-9]*"):
         # A process may end while it is looked at.
         with suppress(OSError):
-            status = (folder / "stat").read_text().rpartition(")")[2].split()
+            # As bytes: its name stands there, too, which may be no text at all.
+            status = (folder / "stat").read_bytes().rpartition(b")")[2].split()
             is_sibling = int(status[1]) == os.getppid() and int(folder.name) != os.getpid()
             if is_sibling and (folder / "cmdline").read_bytes() == own:
                 os.kill(int(folder.name), signal.SIGKILL)
