@@ -232,18 +232,16 @@ def _refuse_another(path: Path, run: RunToExport) -> None:
         )
 
 
-def _write_merged(run: RunToExport, folder: Path) -> list[Path]:
-    path, loader = folder / f"{run.name}.safetensors", folder / "plain.py"
-    _refuse_another(path, run)
+def _write_merged(run: RunToExport, path: Path) -> list[Path]:
+    loader = path.with_name("plain.py")
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
     with written_tensors(path, _stored(run), _about(run), shared=True) as pending:
         verify(pending)
     return [path, loader]
 
 
-def _write_huggingface(run: RunToExport, folder: Path) -> list[Path]:
-    path, about = folder / MODEL, _about(run)
-    _refuse_another(path, run)
+def _write_huggingface(run: RunToExport, path: Path) -> list[Path]:
+    folder, about = path.parent, _about(run)
     with written_tensors(path, _stored(run), about, shared=True) as pending:
         verify(pending)
     written = [path, folder / CONFIG, folder / "README.md", folder / "plain.py"]
@@ -275,11 +273,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
+def _write_onnx(run: RunToExport, path: Path) -> list[Path]:
     """Raises: ValueError if a package is missing, or onnxruntime computes something else than the towers."""
     import onnxruntime
 
-    path, mean = folder / f"{run.name}.onnx", folder / f"{run.name}.mean_image.npy"
+    mean = path.with_suffix(".mean_image.npy")
     network = plain.Network(asdict(run.network), run.tensors).eval()
     images = known_images(run.network.image_size)
     with written_whole(path, shared=True) as pending:
@@ -308,7 +306,7 @@ def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
     return [path, mean]
 
 
-def _write_page(run: RunToExport, folder: Path) -> list[Path]:
+def _write_page(run: RunToExport, path: Path) -> list[Path]:
     """The page compares itself with the known answer whenever it is opened, in the browser that opens it.
 
     Raises: ValueError if the network is too large for a page.
@@ -328,16 +326,27 @@ def _write_page(run: RunToExport, folder: Path) -> list[Path]:
         title=run.network.name,
         facts=facts,
     )
-    path = folder / f"{run.name}.html"
     write_text(path, page, shared=True)
     return [path]
 
 
-_WRITERS = {
-    "merged": _write_merged,
-    "huggingface": _write_huggingface,
-    "onnx": _write_onnx,
-    "html": _write_page,
+@dataclass(frozen=True)
+class _Form:
+    """What `to` stands for: how its files are written, and how the first of them is called."""
+
+    write: Callable[[RunToExport, Path], list[Path]]
+    suffix: str = ".safetensors"
+    name: str | None = None  # None: the run's
+
+    def place(self, run: RunToExport, folder: Path) -> Path:
+        return folder / (self.name or f"{run.name}{self.suffix}")
+
+
+_FORMS = {
+    "merged": _Form(_write_merged),
+    "huggingface": _Form(_write_huggingface, name=MODEL),
+    "onnx": _Form(_write_onnx, ".onnx"),
+    "html": _Form(_write_page, ".html"),
 }
 
 
@@ -366,11 +375,17 @@ def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[P
     steps = checkpoint.checkpoint_steps(checkpoints)
     if not steps:
         checkpoint.find(Path(str(settings.run)))  # raises what is missing
+    names = [checkpoint.place(checkpoints, step).name for step in steps]
+    jobs = [
+        (replace(settings, checkpoint=name, force=True), folder / name if settings.to == "huggingface" else folder)
+        for name in names
+    ]
+    for one, where in jobs:
+        if where.exists():  # then nothing is written if any of the files is another's
+            _open_free(one, where)
     files, rows = [], []
-    for step in steps:
-        name = checkpoint.place(checkpoints, step).name
-        one = replace(settings, checkpoint=name, force=True)
-        run, written = _export_one(one, folder / name if settings.to == "huggingface" else folder, measure)
+    for step, (one, where) in zip(steps, jobs, strict=True):
+        run, written = _export_one(one, where, measure)
         rows.append({"step": step, **run.errors, "file": str(written[0].relative_to(folder))})
         files += [file for file in written if file not in files]
     table = io.StringIO()
@@ -382,8 +397,16 @@ def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[P
     return [*files, folder / "trajectory.csv"]
 
 
-def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -> tuple[RunToExport, list[Path]]:
+def _open_free(settings: ExportConfig, folder: Path) -> tuple[RunToExport, Path]:
+    """The network, and where it is to be written. Raises: ValueError if a file is there that is not replaced."""
     run = open_run(settings)
+    path = _FORMS[settings.to].place(run, folder)
+    _refuse_another(path, run)
+    return run, path
+
+
+def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -> tuple[RunToExport, list[Path]]:
+    run, path = _open_free(settings, folder)  # before the errors are measured, which may take minutes
     measured = measure(run) if measure is not None else None
     if measured is None and settings.dtype != "float32":
         raise ValueError(
@@ -397,5 +420,6 @@ def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -
         where = f"The checkpoint of step {run.manifest.step}"
         check_answers(where, about, run.manifest.classes)
         check_chance(where, about, len(run.manifest.classes))
+    _refuse_another(path, run)  # because another process may have written it meanwhile
     folder.mkdir(parents=True, exist_ok=True)
-    return run, _WRITERS[settings.to](run, folder)
+    return run, _FORMS[settings.to].write(run, path)
