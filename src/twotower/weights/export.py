@@ -48,6 +48,7 @@ from twotower.weights import read_weights as weights
 from twotower.weights.hub import CONFIG, MODEL
 from twotower.weights.merged import divide_image_weights, hash_tensors
 from twotower.weights.model_card import write_config, write_model_card
+from twotower.weights.origin import refuse_another
 from twotower.weights.proof import (
     Measured,
     check_answers,
@@ -62,7 +63,7 @@ from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_im
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
 ALL = "all"  # of `checkpoint`
-NOT_IN_ONNX = ("format", "sha256", "metadata_sha256", "proof")
+NOT_IN_ONNX = ("format", "metadata_sha256", "proof")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -191,6 +192,17 @@ def _describe_measured(run: RunToExport) -> dict[str, Any] | None:
     return None if run.measured is None else {key: getattr(run.measured, key) for key in keys}
 
 
+def _origin(run: RunToExport) -> dict[str, str]:
+    """Where the values are from, each value a string; see `origin`."""
+    return {
+        "dtype": run.dtype,
+        "seed": str(run.config.seed),
+        "step": str(run.manifest.step),
+        "commit": _read_commit(run.run_dir),
+        "sha256": hash_tensors(_stored(run)),
+    }
+
+
 def _about(run: RunToExport) -> dict[str, str]:
     """The metadata, each value a string."""
     answer = {"images": KNOWN_IMAGES, "logits": [[float(f"{v:.9g}") for v in row] for row in run.answer.tolist()]}
@@ -201,35 +213,15 @@ def _about(run: RunToExport) -> dict[str, str]:
         "mean_image": MEAN_USE,
         "mean_use": run.config.input.mean,
         "std": json.dumps(list(run.config.input.std)),
-        "dtype": run.dtype,
         "data": json.dumps(_describe_data(run)),
-        "seed": str(run.config.seed),
-        "step": str(run.manifest.step),
-        "commit": _read_commit(run.run_dir),
         "errors": json.dumps(run.errors),
         "measured": json.dumps(_describe_measured(run)),
-        "sha256": hash_tensors(_stored(run)),
         "known_answer": json.dumps(answer),
         "proof": make_proof(run.tensors, run.network, run.manifest.classes),
         "versions": json.dumps(read_versions()),
+        **_origin(run),
     }
     return about | {"metadata_sha256": hash_metadata(about)}
-
-
-def _refuse_another(path: Path, run: RunToExport) -> None:
-    """Raises: ValueError if the file is there already, with other values: another seed, step or dtype."""
-    if not path.exists():
-        return
-    try:
-        about = weights.read_about(path)
-    except ValueError:  # damaged, or none of ours: such a file is written anew
-        return
-    if about.get("sha256") != hash_tensors(_stored(run)):
-        raise ValueError(
-            f"{path} is there already, with other values (seed {about.get('seed', 'unknown')}, step "
-            f"{about.get('step', 'unknown')}, {about.get('dtype', 'float32')}), so nothing was written; give "
-            "another output=DIR, or remove it."
-        )
 
 
 def _write_merged(run: RunToExport, path: Path) -> list[Path]:
@@ -325,6 +317,7 @@ def _write_page(run: RunToExport, path: Path) -> list[Path]:
         answer=run.answer,
         title=run.network.name,
         facts=facts,
+        origin=_origin(run),
     )
     write_text(path, page, shared=True)
     return [path]
@@ -401,7 +394,7 @@ def _open_free(settings: ExportConfig, folder: Path) -> tuple[RunToExport, Path]
     """The network, and where it is to be written. Raises: ValueError if a file is there that is not replaced."""
     run = open_run(settings)
     path = _FORMS[settings.to].place(run, folder)
-    _refuse_another(path, run)
+    refuse_another(path, hash_tensors(_stored(run)))
     return run, path
 
 
@@ -420,6 +413,6 @@ def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -
         where = f"The checkpoint of step {run.manifest.step}"
         check_answers(where, about, run.manifest.classes)
         check_chance(where, about, len(run.manifest.classes))
-    _refuse_another(path, run)  # because another process may have written it meanwhile
+    refuse_another(path, hash_tensors(_stored(run)))  # because another process may have written it meanwhile
     folder.mkdir(parents=True, exist_ok=True)
     return run, _FORMS[settings.to].write(run, path)
