@@ -38,9 +38,9 @@ FOLDER = "browser"
 _ABOUT = re.compile(rb'<script type="text/plain" id="about">([^<]*)</script>')
 
 
-def _check_size(tensors: Mapping[str, Tensor], network: NetworkConfig) -> None:
+def check_size(tensors: Mapping[str, Tensor], network: NetworkConfig) -> None:
     """Raises: ValueError if the network has more weights than a page takes."""
-    megabytes = sum(4 * tensor.numel() for tensor in tensors.values()) / 1e6
+    megabytes = sum(4 * tensor.numel() for name, tensor in tensors.items() if "mean_image" not in name) / 1e6
     if megabytes > MOST_MEGABYTES:
         raise ValueError(
             f"{network.name} of width {network.width:g} has {megabytes:,.1f} MB of weights, and a page takes at most "
@@ -138,7 +138,7 @@ def render(
 
     Raises: ValueError if the network is too large for a page.
     """
-    _check_size(tensors, network)
+    check_size(tensors, network)
     rows = plan(network, len(classes))
     about = {
         "classes": name_classes(classes),

@@ -47,7 +47,7 @@ from twotower.weights import browser_page
 from twotower.weights import read_weights as weights
 from twotower.weights.hub import CONFIG, MODEL
 from twotower.weights.merged import divide_image_weights, hash_tensors
-from twotower.weights.model_card import write_config, write_model_card
+from twotower.weights.model_card import name_data, write_config, write_model_card
 from twotower.weights.origin import refuse_another
 from twotower.weights.proof import (
     Measured,
@@ -298,25 +298,46 @@ def _write_onnx(run: RunToExport, path: Path) -> list[Path]:
     return [path, mean]
 
 
+def _list_facts(run: RunToExport) -> dict[str, str]:
+    """What a page says of a network, each fact with its name; no errors unless they were measured.
+
+    Those of the run's last validation are left out: other values may have been validated, by training's own input.
+    """
+    data = _describe_data(run)
+    name = name_data(data)
+    if name == "folder":
+        name = "a folder" if data["num_train"] is None else f"a folder of {data['num_train']:,} training images"
+    facts = {
+        "classes": f"{len(run.manifest.classes):,}",
+        "width": f"{run.network.width:g}",
+        "data": name,
+        "seed": str(run.config.seed),
+        "step": f"{run.manifest.step:,}",
+    }
+    if run.measured is None:
+        return facts
+    errors = run.errors
+    for key, title in (("top1_error", "top-1 error"), ("top5_error", "top-5 error")):
+        low, high = errors[f"{key}_low"], errors[f"{key}_high"]
+        facts[title] = f"{errors[key]:.2f} % (95 % interval {low:.2f} to {high:.2f} %)"
+    return facts | {"measured on": counted(run.measured.num_images, "validation image")}
+
+
 def _write_page(run: RunToExport, path: Path) -> list[Path]:
     """The page compares itself with the known answer whenever it is opened, in the browser that opens it.
 
     Raises: ValueError if the network is too large for a page.
     """
     whole = run.tensors.get(weights.WHOLE_MEAN_IMAGE)
-    classes = run.manifest.classes
-    facts = {"classes": f"{len(classes):,}", "width": f"{run.network.width:g}", "step": f"{run.manifest.step:,}"}
-    if errors := run.manifest.progress.get("last"):
-        facts |= {f"validation top-{k} error": f"{errors[f'top{k}_error']:.2f} %" for k in (1, 5)}
     page = browser_page.render(
         {name: tensor for name, tensor in run.tensors.items() if "mean_image" not in name},
         run.network,
-        classes,
+        run.manifest.classes,
         mean_image=run.tensors[weights.MEAN_TENSOR],
         prepared_size=run.network.prepared_size if whole is None else whole.shape[-1],
         answer=run.answer,
         title=run.network.name,
-        facts=facts,
+        facts=_list_facts(run),
         origin=_origin(run),
     )
     write_text(path, page, shared=True)
@@ -400,6 +421,8 @@ def _open_free(settings: ExportConfig, folder: Path) -> tuple[RunToExport, Path]
 
 def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -> tuple[RunToExport, list[Path]]:
     run, path = _open_free(settings, folder)  # before the errors are measured, which may take minutes
+    if settings.to == "html":
+        browser_page.check_size(run.tensors, run.network)
     measured = measure(run) if measure is not None else None
     if measured is None and settings.dtype != "float32":
         raise ValueError(
