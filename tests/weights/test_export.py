@@ -239,6 +239,12 @@ def test_our_own_files_are_read_back(exported: Path) -> None:
             ValueError, match=r"network\.width=0\.0625 and 11 classes, and what is asked for is .* and 12 classes"
         ):
             weights.read_weights(path, network, 12)
+    tensors = load_file(exported)
+    del tensors["fc7.bias"]
+    lost = changed(exported, exported.parent / "lost.safetensors", tensors, sha256=hash_tensors(tensors))
+    said = r"with 11 classes: fc7\.bias is missing and should be \(256,\); no network of conf/network fits it\.$"
+    with pytest.raises(ValueError, match=said):
+        weights.read_weights(lost, network, len(CLASSES))
     learning = replace(network, name="other", bias_rate=1.0, exchange_precision="half")
     weights.load_towers_from_file(exported, learning, len(CLASSES), torch.device("cpu"))
     with pytest.raises(ValueError, match="does not exist"):
