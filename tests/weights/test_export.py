@@ -398,7 +398,7 @@ def test_only_an_export_of_the_same_values_is_replaced(tmp_path: Path, to: str) 
     assert export_run(settings)[0] == path
     with pytest.raises(ValueError, match=r"already, with other values \(seed 0, step 120, float32\), so nothing was"):
         export_run(replace(settings, run=str(make_another(run, tmp_path))))
-    assert read_origin(path) == origin
+    assert read_origin(path)["sha256"] == origin["sha256"]
 
     strangers = [b"", b"<!DOCTYPE html><p>mine</p>", b'<script type="text/plain" id="about">[1]</script>']
     if path.suffix == ".safetensors":
@@ -411,7 +411,7 @@ def test_only_an_export_of_the_same_values_is_replaced(tmp_path: Path, to: str) 
     if path.suffix == ".safetensors":
         path.write_bytes(content[:-1])
         export_run(settings)
-        assert read_origin(path) == origin
+        assert read_origin(path)["sha256"] == origin["sha256"]
 
 
 def test_missing_onnx_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
