@@ -61,7 +61,8 @@ def main(settings: ExportConfig) -> None:
     check_bounds(settings)
     measurer = Measurer(settings)
     if measurer.dataset is None and settings.measure == "auto":
-        show(f"errors are those of the run's last validation, because none were measured: {measurer.reason}")
+        shown = "the page has no errors" if settings.to == "html" else "errors are those of the run's last validation"
+        show(f"{shown}, because none were measured: {measurer.reason}")
     files = export_run(settings, measurer)
     for file in files:
         if file.suffix == ".safetensors":

@@ -451,19 +451,40 @@ def test_a_trajectory_is_exported_whole(zoo: list[Trained], tmp_path: Path) -> N
     twotower.load_network(tmp_path / steps[1], device="cpu")
 
 
-def test_another_network_of_the_same_name_is_not_replaced(zoo: list[Trained], tmp_path: Path) -> None:
-    """Seeds have files of one name each; the same network may be written again."""
+def not_asked(run: RunToExport) -> Measured:
+    raise AssertionError(f"{run.name} was measured")
+
+
+@pytest.mark.parametrize("to", ["merged", "huggingface"])
+def test_another_network_of_the_same_name_is_not_replaced(zoo: list[Trained], tmp_path: Path, to: str) -> None:
+    """Seeds have files of one name each; the same network may be written again. It is said before any measuring."""
     for seed in (1, 1, 2):
         trained = zoo[seed]
         save(trained.run / "again", trained.config, load_towers(trained))
-        settings = ExportConfig(run=str(trained.run / "again"), output=str(tmp_path), force=True)
-        if seed == 2:
-            with pytest.raises(ValueError, match=r"is there already, with other values \(seed 1, step 30, float32\)"):
-                export_run(settings)
-        else:
-            (file, _) = export_run(settings)
+        settings = ExportConfig(run=str(trained.run / "again"), to=to, output=str(tmp_path), force=True)
+        if seed == 1:
+            file, *_ = export_run(settings, Once(trained.run))
+    others = (settings, replace(settings, run=str(zoo[1].run / "again"), dtype="float16"))
+    for other in others:
+        with pytest.raises(ValueError, match=r"is there already, with other values \(seed 1, step 30, float32\)"):
+            export_run(other, not_asked)
     with safe_open(file, framework="pt") as content:
         assert content.metadata()["seed"] == "1"
+
+
+def test_no_checkpoint_is_written_if_one_is_of_another_run(zoo: list[Trained], tmp_path: Path) -> None:
+    """The second of two is there already from another seed; the first is not measured and not written."""
+    for seed in (1, 2):
+        save(zoo[seed].run / "both", zoo[seed].config, load_towers(zoo[seed]))
+    file, loader = export_run(ExportConfig(run=str(zoo[2].run / "both"), output=str(tmp_path)))
+    folder = zoo[1].run / "both" / "checkpoints"
+    for tower in make_towers(zoo[1].config, 1):
+        checkpoint.save_tower(folder, 0, tower, {})
+    checkpoint.complete(folder, replace(checkpoint.read_manifest(checkpoint.find(folder)), step=0), keep=9)
+    settings = ExportConfig(run=str(zoo[1].run / "both"), checkpoint="all", output=str(tmp_path))
+    with pytest.raises(ValueError, match=r"step-00000030\.safetensors is there already, with other values \(seed 2"):
+        export_run(settings, not_asked)
+    assert set(tmp_path.iterdir()) == {file, loader}
 
 
 def test_commands_take_the_name_of_a_network(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ WRITTEN = (
     *("runs/a/config.yaml", "sweeps/a/b/config.yaml", "datasets/shapes/shapes.json", "wandb/a", "report/report.html"),
     *("benchmark.json", "figure1.png", "figure1.svg", "figure1.csv", "figure1.json", "figure2.svg", "curves.png"),
     *("curves.csv", "labbook.csv", "labbook.md", "ensemble.json"),
+    *("predict.png", "predict.csv", "timeline.svg", "timeline.json", "memory.svg", "doctor.md", "features/conv2.npy"),
 )
 
 

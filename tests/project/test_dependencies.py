@@ -12,7 +12,7 @@ import pytest
 from helpers.paths import ROOT
 
 # Declared for the sake of others: torch.onnx and torch.utils.tensorboard import them, and Hydra finds its launcher.
-NOT_IMPORTED = {"onnx", "onnxscript", "tensorboard", "hydra-submitit-launcher"}
+NOT_IMPORTED = {"onnxscript", "tensorboard", "hydra-submitit-launcher"}
 
 # Modules of extras that need not be installed, and whose distribution has another name.
 NAMED_OTHERWISE = {"pynvml": ["nvidia-ml-py"]}

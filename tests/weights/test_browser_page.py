@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
+from scipy.stats import binomtest
 from torch import Tensor
 
 from helpers.browser import Visitor, open_browser
@@ -36,6 +37,7 @@ from twotower.runs import checkpoint
 from twotower.weights import browser_page
 from twotower.weights.export import export_run
 from twotower.weights.merged import split
+from twotower.weights.proof import Measured
 from twotower.weights.read_weights import read_checkpoint
 
 pytestmark = pytest.mark.timeout(120)
@@ -70,15 +72,21 @@ def make_run(folder: Path, *overrides: str) -> Path:
         checkpoint.save_tower(run / "checkpoints", 120, tower, {})
     last = {"loss": 1.5, "top1_error": 40.0, "top5_error": 10.0}
     about = checkpoint.Manifest(
-        120, asdict(network), CLASSES, {}, {}, {"last": last}, {"seed": 5, "num_val": 600}, {}
+        120, asdict(network), CLASSES, {}, {}, {"last": last}, {"seed": 5, "num_train": 4000, "num_val": 600}, {}
     )
     checkpoint.complete(run / "checkpoints", about, keep=1)
     OmegaConf.save(OmegaConf.structured(config), run / "config.yaml")
     return run
 
 
-def export(run: Path) -> Path:
-    return export_run(ExportConfig(run=str(run), to="html"))[0]
+# What the network of `make_run` would have answered; the run's last validation has other errors.
+MEASURED = Measured(
+    {"loss": 1.2, "top1_error": 25.0, "top5_error": 3.0}, 600, None, 500, 25.0, 60.0, "cifar10", "0" * 64
+)
+
+
+def export(run: Path, measured: Measured | None = None) -> Path:
+    return export_run(ExportConfig(run=str(run), to="html"), lambda _: measured)[0]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +96,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> Path:
-    return export(run)
+    return export(run, MEASURED)
 
 
 # The file
@@ -101,6 +109,7 @@ class Parts(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.raw: list[tuple[str, str | None, str]] = []
+        self.texts: dict[str, list[str]] = {"dt": [], "dd": []}
         self.feed(html)
         self.close()
 
@@ -110,9 +119,15 @@ class Parts(HTMLParser):
             self.raw.append((tag, dict(attrs).get("id"), ""))
 
     def handle_data(self, data: str) -> None:
+        if self.lasttag in self.texts and data.strip():
+            self.texts[self.lasttag].append(data)
         if self.tags and self.tags[-1][0] in ("script", "style") and self.lasttag == self.tags[-1][0]:
             tag, name, content = self.raw[-1]
             self.raw[-1] = (tag, name, content + (data if self.cdata_elem else ""))
+
+    def facts(self) -> dict[str, str]:
+        """Of the list at the top: what stands at each name."""
+        return dict(zip(self.texts["dt"], self.texts["dd"], strict=True))
 
     def content(self, tag: str, name: str | None) -> str:
         (found,) = [content for kind, each, content in self.raw if (kind, each) == (tag, name)]
@@ -154,10 +169,27 @@ def test_the_page_asks_for_nothing_and_runs_only_its_own_script(page: Path) -> N
     assert json.loads(parts.content("script", "about"))["classes"] == CLASSES
 
 
+def test_the_page_says_what_was_trained_and_measured(run: Path, page: Path, tmp_path: Path) -> None:
+    """Without images it says nothing about errors, although the run has some of its last validation."""
+    own = {"classes": "7", "width": "0.0625", "data": "cifar10", "seed": "0", "step": "120"}
+    errors = {}
+    for title, wrong in (("top-1 error", 150), ("top-5 error", 18)):
+        true = binomtest(wrong, 600).proportion_ci(0.95, "wilson")
+        errors[title] = f"{wrong / 6:.2f} % (95 % interval {100 * true.low:.2f} to {100 * true.high:.2f} %)"
+    assert Parts(page.read_text()).facts() == own | errors | {"measured on": "600 validation images"}
+
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    for kind, name in (("folder", "a folder of 4,000 training images"), ("shapes", "shapes")):
+        config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+        config.data.kind = kind
+        OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+        assert Parts(export(tmp_path / "run").read_text()).facts() == own | {"data": name}
+
+
 def test_a_network_that_is_too_large_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browser_page, "MOST_MEGABYTES", 0.1)
     with pytest.raises(ValueError, match=r"alexnet_2012 .* has 0\.\d MB of weights, .* at most 0\.1 MB"):
-        export_run(ExportConfig(run=str(run), to="html", output=str(tmp_path)))
+        export_run(ExportConfig(run=str(run), to="html", output=str(tmp_path)), lambda _: pytest.fail("measured"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,8 @@ Measured deviations in float64 are below 1e-12; what a wrong rule gives is asser
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from helpers import oracle
@@ -43,6 +45,7 @@ from twotower.runs import checkpoint
 from twotower.weights import read_weights as weights
 from twotower.weights.export import export_run
 from twotower.weights.merged import hash_tensors
+from twotower.weights.origin import read_origin
 from twotower.weights.untrained import untrained_layers
 from twotower.weights.verify import known_images, verify
 
@@ -236,6 +239,12 @@ def test_our_own_files_are_read_back(exported: Path) -> None:
             ValueError, match=r"network\.width=0\.0625 and 11 classes, and what is asked for is .* and 12 classes"
         ):
             weights.read_weights(path, network, 12)
+    tensors = load_file(exported)
+    del tensors["fc7.bias"]
+    lost = changed(exported, exported.parent / "lost.safetensors", tensors, sha256=hash_tensors(tensors))
+    said = r"with 11 classes: fc7\.bias is missing and should be \(256,\); no network of conf/network fits it\.$"
+    with pytest.raises(ValueError, match=said):
+        weights.read_weights(lost, network, len(CLASSES))
     learning = replace(network, name="other", bias_rate=1.0, exchange_precision="half")
     weights.load_towers_from_file(exported, learning, len(CLASSES), torch.device("cpu"))
     with pytest.raises(ValueError, match="does not exist"):
@@ -358,6 +367,51 @@ def test_onnx_is_the_same_function(tmp_path: Path, name: str, std: tuple[float, 
             logits = forward(towers, images / torch.tensor(std)[:, None, None], InProcessExchange())
         output = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
         assert oracle.deviation(output, logits) < 1e-4
+
+
+def make_another(run: Path, folder: Path) -> Path:
+    """The same run from another seed, with another bias."""
+    other = Path(shutil.copytree(run, folder / "other"))
+    towers = trained(load_network("cifar_four_layer", **NETWORKS["cifar_four_layer"]))
+    with torch.no_grad():
+        next(tower.bias for tower in towers[0].modules() if getattr(tower, "bias", None) is not None).add_(1)
+    for tower in towers:
+        checkpoint.save_tower(other / "checkpoints", 120, tower, {})
+    manifest = checkpoint.read_manifest(checkpoint.find(run))
+    shutil.rmtree(other / "checkpoints" / "step-00000120")
+    checkpoint.complete(other / "checkpoints", manifest, keep=1)
+    config = other / "config.yaml"
+    config.write_text(re.sub(r"(?m)^seed: \d+$", "seed: 7", config.read_text()))
+    return other
+
+
+@pytest.mark.parametrize("to", ["merged", "huggingface", "onnx", "html"])
+def test_only_an_export_of_the_same_values_is_replaced(tmp_path: Path, to: str) -> None:
+    """It says where it is from. That of another seed stays, and so does what is no file of ours."""
+    run = make_run(tmp_path, "cifar_four_layer")
+    settings = ExportConfig(run=str(run), to=to, output=str(tmp_path / "out"))
+    path = export_run(settings)[0]
+    origin = read_origin(path)
+    tensors = load_file(export_run(ExportConfig(run=str(run), output=str(tmp_path / "merged")))[0])
+    assert (origin["seed"], origin["step"], origin["commit"]) == ("0", "120", "unknown")
+    assert origin["sha256"] == hash_tensors(tensors)
+    assert export_run(settings)[0] == path
+    with pytest.raises(ValueError, match=r"already, with other values \(seed 0, step 120, float32\), so nothing was"):
+        export_run(replace(settings, run=str(make_another(run, tmp_path))))
+    assert read_origin(path)["sha256"] == origin["sha256"]
+
+    strangers = [b"", b"<!DOCTYPE html><p>mine</p>", b'<script type="text/plain" id="about">[1]</script>']
+    if path.suffix == ".safetensors":
+        strangers = [save({"a": torch.ones(3)})]  # what cannot be read is taken for damaged, which is written anew
+    for content in strangers:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="already, and nothing in it says which network it holds, so nothing"):
+            export_run(settings)
+        assert path.read_bytes() == content
+    if path.suffix == ".safetensors":
+        path.write_bytes(content[:-1])
+        export_run(settings)
+        assert read_origin(path)["sha256"] == origin["sha256"]
 
 
 def test_missing_onnx_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from helpers.commands import command, finish
 from helpers.fake_runs import fake_run
 from twotower.config.presets import preset
 from twotower.model.tower import Tower
+from twotower.weights.any_file import read_layers_of
 from twotower.weights.differences import list_differences
 from twotower.weights.identify import TITLES, Identity, identify
 from twotower.weights.merged import expected_shapes, merge
@@ -141,6 +142,18 @@ def test_what_is_none_is_said_with_the_nearest(tmp_path: Path) -> None:
     name, difference = found.nearest
     assert name in ("torchvision_alexnet", "alexnet_v2")
     assert difference.startswith("conv4 is [24, 24, 3, 3] and would be [")
+    for nameless in (
+        {"weight": torch.ones(64, 3, 7, 7), "bias": torch.ones(64)},
+        {".weight": torch.ones(64, 3, 7, 7)},
+    ):
+        found = saved(nameless, tmp_path / "single.pth")
+        assert found.nearest is not None
+        assert found.nearest[1].startswith("layer 1 is [64, 3, 7, 7] and would be [")
+    (layer,) = read_layers_of(tmp_path / "single.pth").layers
+    assert layer.bias is None
+    torch.save({"weight": torch.ones(5, 3), "bias": torch.arange(5.0)}, tmp_path / "single.pth")
+    (layer,) = read_layers_of(tmp_path / "single.pth").layers
+    assert (layer.name, layer.bias.tolist()) == ("layer 1", [0, 1, 2, 3, 4])  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"holds no state dictionary"):
         saved([1], tmp_path / "b.pth")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"has no layers with weights"):

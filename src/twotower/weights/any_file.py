@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class Layer:
     """A layer with weights, in the order of the file.
 
     Attributes:
-        name: as the file has it.
+        name: as the file has it; "layer 2" if it has none, as in the state dictionary of a single layer.
         weight: float32 [out, in, height, width], or [out, in].
         bias: float32 [out], or None.
     """
@@ -100,7 +100,7 @@ def _from_state(path: Path, state: Mapping[str, Tensor]) -> list[Layer]:
         stem, _, part = name.rpartition(".")
         if part != "weight" or tensor.dim() not in (2, 4, 6):
             continue
-        bias = state.get(f"{stem}.bias")
+        bias = state.get(f"{name.removesuffix('weight')}bias")  # a layer's own dictionary has no stem
         for prefix in PREFIXES:
             stem = stem.removeprefix(prefix)
         biases = None if bias is None else read_floats(bias, path, name)
@@ -130,4 +130,8 @@ def _order(path: Path, layers: list[Layer]) -> list[Layer]:
     """As the file has them, convolutions first. Raises: ValueError if there are none."""
     if not layers:
         raise ValueError(f"{path} has no layers with weights and biases; give {KINDS}.")
-    return sorted(layers, key=lambda layer: layer.weight.dim() == 2)  # "classifier" sorts before "features"
+    named = [
+        layer if layer.name.strip() else replace(layer, name=f"layer {number}")
+        for number, layer in enumerate(layers, start=1)
+    ]
+    return sorted(named, key=lambda layer: layer.weight.dim() == 2)  # "classifier" sorts before "features"

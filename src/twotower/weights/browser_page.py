@@ -12,6 +12,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -34,11 +35,12 @@ MOST_MEGABYTES = 100  # of weights: the file takes a third more, and a browser's
 DRAWN = ("red_star", "blue_circle", "green_triangle", "red_square")  # the pictures that are there from the start
 STREAM = 2  # of the drawn pictures; those of a training set have 0 here, those of a validation set 1
 FOLDER = "browser"
+_ABOUT = re.compile(rb'<script type="text/plain" id="about">([^<]*)</script>')
 
 
-def _check_size(tensors: Mapping[str, Tensor], network: NetworkConfig) -> None:
+def check_size(tensors: Mapping[str, Tensor], network: NetworkConfig) -> None:
     """Raises: ValueError if the network has more weights than a page takes."""
-    megabytes = sum(4 * tensor.numel() for tensor in tensors.values()) / 1e6
+    megabytes = sum(4 * tensor.numel() for name, tensor in tensors.items() if "mean_image" not in name) / 1e6
     if megabytes > MOST_MEGABYTES:
         raise ValueError(
             f"{network.name} of width {network.width:g} has {megabytes:,.1f} MB of weights, and a page takes at most "
@@ -105,6 +107,12 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def find_about(page: bytes) -> bytes | None:
+    """The page's data, JSON; None if it is no page of a network."""
+    found = _ABOUT.search(page)
+    return None if found is None else found[1]
+
+
 def render(
     tensors: Mapping[str, Tensor],
     network: NetworkConfig,
@@ -115,6 +123,7 @@ def render(
     answer: Tensor,
     title: str,
     facts: Mapping[str, str],
+    origin: Mapping[str, str],
 ) -> str:
     """The page of a network: one HTML document, to be written in UTF-8.
 
@@ -125,10 +134,11 @@ def render(
         answer: logits of the known images, [2, classes], which the page checks itself against.
         title: what the network is called on the page.
         facts: of the run, each with its name.
+        origin: what `origin` finds in the page when it would be replaced; nobody sees it.
 
     Raises: ValueError if the network is too large for a page.
     """
-    _check_size(tensors, network)
+    check_size(tensors, network)
     rows = plan(network, len(classes))
     about = {
         "classes": name_classes(classes),
@@ -139,6 +149,7 @@ def render(
         "layers": [_describe_layer(row, network) for row in rows],
         "known": {"logits": answer.tolist(), "tolerance": TOLERANCE},
         "are_shapes": set(classes) == set(CLASSES),
+        "origin": dict(origin),
         "pictures": [
             {"name": name.replace("_", " "), "png": _draw_picture(name, number, prepared_size)}
             for number, name in enumerate(DRAWN)

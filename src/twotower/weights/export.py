@@ -47,7 +47,8 @@ from twotower.weights import browser_page
 from twotower.weights import read_weights as weights
 from twotower.weights.hub import CONFIG, MODEL
 from twotower.weights.merged import divide_image_weights, hash_tensors
-from twotower.weights.model_card import write_config, write_model_card
+from twotower.weights.model_card import name_data, write_config, write_model_card
+from twotower.weights.origin import refuse_another
 from twotower.weights.proof import (
     Measured,
     check_answers,
@@ -62,7 +63,7 @@ from twotower.weights.verify import KNOWN_IMAGES, TOLERANCE, deviation, known_im
 
 MEAN_USE = "subtract it from the centre crop's R, G, B in 0..255"
 ALL = "all"  # of `checkpoint`
-NOT_IN_ONNX = ("format", "sha256", "metadata_sha256", "proof")
+NOT_IN_ONNX = ("format", "metadata_sha256", "proof")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -191,6 +192,17 @@ def _describe_measured(run: RunToExport) -> dict[str, Any] | None:
     return None if run.measured is None else {key: getattr(run.measured, key) for key in keys}
 
 
+def _origin(run: RunToExport) -> dict[str, str]:
+    """Where the values are from, each value a string; see `origin`."""
+    return {
+        "dtype": run.dtype,
+        "seed": str(run.config.seed),
+        "step": str(run.manifest.step),
+        "commit": _read_commit(run.run_dir),
+        "sha256": hash_tensors(_stored(run)),
+    }
+
+
 def _about(run: RunToExport) -> dict[str, str]:
     """The metadata, each value a string."""
     answer = {"images": KNOWN_IMAGES, "logits": [[float(f"{v:.9g}") for v in row] for row in run.answer.tolist()]}
@@ -201,49 +213,27 @@ def _about(run: RunToExport) -> dict[str, str]:
         "mean_image": MEAN_USE,
         "mean_use": run.config.input.mean,
         "std": json.dumps(list(run.config.input.std)),
-        "dtype": run.dtype,
         "data": json.dumps(_describe_data(run)),
-        "seed": str(run.config.seed),
-        "step": str(run.manifest.step),
-        "commit": _read_commit(run.run_dir),
         "errors": json.dumps(run.errors),
         "measured": json.dumps(_describe_measured(run)),
-        "sha256": hash_tensors(_stored(run)),
         "known_answer": json.dumps(answer),
         "proof": make_proof(run.tensors, run.network, run.manifest.classes),
         "versions": json.dumps(read_versions()),
+        **_origin(run),
     }
     return about | {"metadata_sha256": hash_metadata(about)}
 
 
-def _refuse_another(path: Path, run: RunToExport) -> None:
-    """Raises: ValueError if the file is there already, with other values: another seed, step or dtype."""
-    if not path.exists():
-        return
-    try:
-        about = weights.read_about(path)
-    except ValueError:  # damaged, or none of ours: such a file is written anew
-        return
-    if about.get("sha256") != hash_tensors(_stored(run)):
-        raise ValueError(
-            f"{path} is there already, with other values (seed {about.get('seed', 'unknown')}, step "
-            f"{about.get('step', 'unknown')}, {about.get('dtype', 'float32')}), so nothing was written; give "
-            "another output=DIR, or remove it."
-        )
-
-
-def _write_merged(run: RunToExport, folder: Path) -> list[Path]:
-    path, loader = folder / f"{run.name}.safetensors", folder / "plain.py"
-    _refuse_another(path, run)
+def _write_merged(run: RunToExport, path: Path) -> list[Path]:
+    loader = path.with_name("plain.py")
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
     with written_tensors(path, _stored(run), _about(run), shared=True) as pending:
         verify(pending)
     return [path, loader]
 
 
-def _write_huggingface(run: RunToExport, folder: Path) -> list[Path]:
-    path, about = folder / MODEL, _about(run)
-    _refuse_another(path, run)
+def _write_huggingface(run: RunToExport, path: Path) -> list[Path]:
+    folder, about = path.parent, _about(run)
     with written_tensors(path, _stored(run), about, shared=True) as pending:
         verify(pending)
     written = [path, folder / CONFIG, folder / "README.md", folder / "plain.py"]
@@ -275,11 +265,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
+def _write_onnx(run: RunToExport, path: Path) -> list[Path]:
     """Raises: ValueError if a package is missing, or onnxruntime computes something else than the towers."""
     import onnxruntime
 
-    path, mean = folder / f"{run.name}.onnx", folder / f"{run.name}.mean_image.npy"
+    mean = path.with_suffix(".mean_image.npy")
     network = plain.Network(asdict(run.network), run.tensors).eval()
     images = known_images(run.network.image_size)
     with written_whole(path, shared=True) as pending:
@@ -308,36 +298,69 @@ def _write_onnx(run: RunToExport, folder: Path) -> list[Path]:
     return [path, mean]
 
 
-def _write_page(run: RunToExport, folder: Path) -> list[Path]:
+def _list_facts(run: RunToExport) -> dict[str, str]:
+    """What a page says of a network, each fact with its name; no errors unless they were measured.
+
+    Those of the run's last validation are left out: other values may have been validated, by training's own input.
+    """
+    data = _describe_data(run)
+    name = name_data(data)
+    if name == "folder":
+        name = "a folder" if data["num_train"] is None else f"a folder of {data['num_train']:,} training images"
+    facts = {
+        "classes": f"{len(run.manifest.classes):,}",
+        "width": f"{run.network.width:g}",
+        "data": name,
+        "seed": str(run.config.seed),
+        "step": f"{run.manifest.step:,}",
+    }
+    if run.measured is None:
+        return facts
+    errors = run.errors
+    for key, title in (("top1_error", "top-1 error"), ("top5_error", "top-5 error")):
+        low, high = errors[f"{key}_low"], errors[f"{key}_high"]
+        facts[title] = f"{errors[key]:.2f} % (95 % interval {low:.2f} to {high:.2f} %)"
+    return facts | {"measured on": counted(run.measured.num_images, "validation image")}
+
+
+def _write_page(run: RunToExport, path: Path) -> list[Path]:
     """The page compares itself with the known answer whenever it is opened, in the browser that opens it.
 
     Raises: ValueError if the network is too large for a page.
     """
     whole = run.tensors.get(weights.WHOLE_MEAN_IMAGE)
-    classes = run.manifest.classes
-    facts = {"classes": f"{len(classes):,}", "width": f"{run.network.width:g}", "step": f"{run.manifest.step:,}"}
-    if errors := run.manifest.progress.get("last"):
-        facts |= {f"validation top-{k} error": f"{errors[f'top{k}_error']:.2f} %" for k in (1, 5)}
     page = browser_page.render(
         {name: tensor for name, tensor in run.tensors.items() if "mean_image" not in name},
         run.network,
-        classes,
+        run.manifest.classes,
         mean_image=run.tensors[weights.MEAN_TENSOR],
         prepared_size=run.network.prepared_size if whole is None else whole.shape[-1],
         answer=run.answer,
         title=run.network.name,
-        facts=facts,
+        facts=_list_facts(run),
+        origin=_origin(run),
     )
-    path = folder / f"{run.name}.html"
     write_text(path, page, shared=True)
     return [path]
 
 
-_WRITERS = {
-    "merged": _write_merged,
-    "huggingface": _write_huggingface,
-    "onnx": _write_onnx,
-    "html": _write_page,
+@dataclass(frozen=True)
+class _Form:
+    """What `to` stands for: how its files are written, and how the first of them is called."""
+
+    write: Callable[[RunToExport, Path], list[Path]]
+    suffix: str = ".safetensors"
+    name: str | None = None  # None: the run's
+
+    def place(self, run: RunToExport, folder: Path) -> Path:
+        return folder / (self.name or f"{run.name}{self.suffix}")
+
+
+_FORMS = {
+    "merged": _Form(_write_merged),
+    "huggingface": _Form(_write_huggingface, name=MODEL),
+    "onnx": _Form(_write_onnx, ".onnx"),
+    "html": _Form(_write_page, ".html"),
 }
 
 
@@ -366,11 +389,17 @@ def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[P
     steps = checkpoint.checkpoint_steps(checkpoints)
     if not steps:
         checkpoint.find(Path(str(settings.run)))  # raises what is missing
+    names = [checkpoint.place(checkpoints, step).name for step in steps]
+    jobs = [
+        (replace(settings, checkpoint=name, force=True), folder / name if settings.to == "huggingface" else folder)
+        for name in names
+    ]
+    for one, where in jobs:
+        if where.exists():  # then nothing is written if any of the files is another's
+            _open_free(one, where)
     files, rows = [], []
-    for step in steps:
-        name = checkpoint.place(checkpoints, step).name
-        one = replace(settings, checkpoint=name, force=True)
-        run, written = _export_one(one, folder / name if settings.to == "huggingface" else folder, measure)
+    for step, (one, where) in zip(steps, jobs, strict=True):
+        run, written = _export_one(one, where, measure)
         rows.append({"step": step, **run.errors, "file": str(written[0].relative_to(folder))})
         files += [file for file in written if file not in files]
     table = io.StringIO()
@@ -382,8 +411,18 @@ def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[P
     return [*files, folder / "trajectory.csv"]
 
 
-def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -> tuple[RunToExport, list[Path]]:
+def _open_free(settings: ExportConfig, folder: Path) -> tuple[RunToExport, Path]:
+    """The network, and where it is to be written. Raises: ValueError if a file is there that is not replaced."""
     run = open_run(settings)
+    path = _FORMS[settings.to].place(run, folder)
+    refuse_another(path, hash_tensors(_stored(run)))
+    return run, path
+
+
+def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -> tuple[RunToExport, list[Path]]:
+    run, path = _open_free(settings, folder)  # before the errors are measured, which may take minutes
+    if settings.to == "html":
+        browser_page.check_size(run.tensors, run.network)
     measured = measure(run) if measure is not None else None
     if measured is None and settings.dtype != "float32":
         raise ValueError(
@@ -397,5 +436,6 @@ def _export_one(settings: ExportConfig, folder: Path, measure: Measure | None) -
         where = f"The checkpoint of step {run.manifest.step}"
         check_answers(where, about, run.manifest.classes)
         check_chance(where, about, len(run.manifest.classes))
+    refuse_another(path, hash_tensors(_stored(run)))  # because another process may have written it meanwhile
     folder.mkdir(parents=True, exist_ok=True)
-    return run, _WRITERS[settings.to](run, folder)
+    return run, _FORMS[settings.to].write(run, path)

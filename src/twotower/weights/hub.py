@@ -52,26 +52,26 @@ def fetch(given: str) -> Path:
     return Path(folder)
 
 
-def locate(path: str | Path) -> Path:
-    """The folder or file that is meant. What lies at a path comes before a name of ours.
-
-    Raises: ValueError if there is nothing.
-    """
-    given = str(path)
+def _find(given: str) -> Path:
+    """The folder of a name of ours or of an id of the hub, else the path. What lies at a path comes before a name."""
     if given.startswith(PREFIX):
-        return check_folder(fetch(given))
-    if not Path(path).exists() and (ZOO / given / MODEL).is_file():
-        return check_folder(ZOO / given)
-    if not Path(path).exists():
+        return fetch(given)
+    is_name = not Path(given).exists() and (ZOO / given / MODEL).is_file()
+    return ZOO / given if is_name else Path(given)
+
+
+def locate(path: str | Path) -> Path:
+    """The folder or file that is meant. Raises: ValueError if there is nothing."""
+    found = _find(str(path))
+    if not found.exists():
         names = f", or a name: {', '.join(list_networks())}" if list_networks() else ""
         raise ValueError(f"{path} does not exist; give {KINDS}{names}.")
-    return check_folder(Path(path))
+    return check_folder(found)
 
 
 def resolve_name(given: str) -> str:
     """The file that a name of ours, an id of the hub, or a folder for the hub stands for; any other path as it is."""
-    is_name = not Path(given).exists() and (ZOO / given / MODEL).is_file()
-    return str(locate(given)) if is_name or given.startswith(PREFIX) or (Path(given) / MODEL).is_file() else given
+    return str(check_folder(_find(given)))
 
 
 def check_folder(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from twotower.config import NetworkConfig
 from twotower.config.presets import presets
+from twotower.ground.wording import on_one_line
 from twotower.weights.any_file import Layer, read_layers_of
 from twotower.weights.merged import expected_shapes
 from twotower.weights.untrained import untrained_layers
@@ -120,11 +121,10 @@ def identify(path: Path) -> Identity:
         if not differing and len(shapes) == len(layers):
             fitting.append(sized)
             continue
-        first = (
-            f"{differing[0][0].name} is {list(differing[0][0].shape)} and would be {list(differing[0][1])}"
-            if differing
-            else f"it has {len(layers)} layers and would have {len(shapes)}"
-        )
+        first = f"it has {len(layers)} layers and would have {len(shapes)}"
+        if differing:
+            layer, shape = differing[0]
+            first = f"{on_one_line(layer.name, 100)} is {list(layer.shape)} and would be {list(shape)}"
         common.append((len(differing) + abs(len(shapes) - len(layers)), network.name, first))
     if not fitting:
         _, name, first = min(common)

@@ -52,14 +52,15 @@ def _front_matter(about: Mapping[str, str], title: str) -> str:
         ]
         result = {
             "task": {"type": "image-classification"},
-            "dataset": {"name": _name_data(data), "type": _name_data(data), "split": "validation"},
+            "dataset": {"name": name_data(data), "type": name_data(data), "split": "validation"},
             "metrics": metrics,
         }
         content["model-index"] = [{"name": title, "results": [result]}]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _name_data(data: Mapping[str, Any]) -> str:
+def name_data(data: Mapping[str, Any]) -> str:
+    """The source of a prepared set, else the kind of data: shapes, folder, synthetic."""
     return str(data["source"] or data["kind"])
 
 
@@ -95,7 +96,7 @@ Values are stored as {about["dtype"]}.
 
 | | |
 |---|---|
-| data | {_name_data(data)}{": " + " + ".join(counts) + " images" if counts else ""} |
+| data | {name_data(data)}{": " + " + ".join(counts) + " images" if counts else ""} |
 | fingerprint of the data | `{fingerprint}` |
 | seed | {about["seed"]} |
 | step | {int(about["step"]):,} |

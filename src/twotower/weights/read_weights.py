@@ -161,7 +161,12 @@ def read_weights(
         raise ValueError(f"{path} is of a kind that is not known; give {KINDS}.")
     if misfits(imported.tensors, expected_shapes(network, num_classes)):
         theirs = imported.network
-        if theirs is not None and imported.classes is not None:
+        # Where both are called the same, the tensor that is missing or of another shape says more.
+        if (
+            theirs is not None
+            and imported.classes is not None
+            and ((theirs.name, theirs.width, len(imported.classes)) != (network.name, network.width, num_classes))
+        ):
             raise ValueError(
                 f"{path} is network={theirs.name} with network.width={theirs.width:g} and {len(imported.classes)} "
                 f"classes, and what is asked for is network={network.name} with network.width={network.width:g} and "
