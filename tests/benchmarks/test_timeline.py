@@ -108,7 +108,7 @@ def test_the_step_of_median_length_is_drawn() -> None:
 
 
 def find_faults(trace: Any) -> list[str]:
-    """What breaks the rules of the trace event format, as far as a viewer relies on them."""
+    """What breaks the rules of the trace event format, as far as Perfetto relies on them."""
     faults: list[str] = []
     slices: dict[tuple[int, int], list[tuple[float, float]]] = {}
     flows: dict[int, dict[str, Any]] = {}
@@ -129,6 +129,11 @@ def find_faults(trace: Any) -> list[str]:
             flows[event["id"]][event["ph"]] = event
         else:
             faults.append(f"unknown phase: {event}")
+    for process, thread in named:
+        if 0 in (process, thread):
+            faults.append(f"({process}, {thread}): 0 is the number of what idles")
+        if any(thread == other and process != whose for whose, other in named):
+            faults.append(f"thread {thread} is one of two processes")
     for place, found in slices.items():
         if place not in named:
             faults.append(f"{place} has no name")
@@ -158,9 +163,12 @@ def test_the_trace_keeps_the_rules() -> None:
     events = trace["traceEvents"]
     assert {e["args"]["name"] for e in events if e["name"] == "process_name"} == {"tower 0", "tower 1"}
     assert sum(e["ph"] == "s" for e in events) == sum(e["ph"] == "f" for e in events) == 2 * 3
-    waits = [e for e in events if e["name"] == "waiting, conv2" and e["pid"] == 0]
+    processes = {e["args"]["name"]: e["pid"] for e in events if e["name"] == "process_name"}
+    waits = [e for e in events if e["name"] == "waiting, conv2" and e["pid"] == processes["tower 0"]]
     assert [(e["ts"], e["dur"]) for e in waits] == [(25_000, 17_000)] * 3, "microseconds"
-    assert [e["name"] for e in events if e.get("cat") == "step" and e["pid"] == 1] == [
+    main = {(e["pid"], e["tid"]) for e in events if e.get("cat") == "step"}
+    assert main == {(number, number) for number in processes.values()}, "steps are what the main thread does"
+    assert [e["name"] for e in events if e.get("cat") == "step" and e["pid"] == processes["tower 1"]] == [
         "step 1, drawn",
         "step 2",
         "step 3",
@@ -176,7 +184,7 @@ def test_halves_that_are_under_way_together_have_threads_of_their_own() -> None:
     trace = make_trace(Timeline("a title", ["conv1", "conv2"], [steps], 0))
     assert find_faults(trace) == []
     arriving = [
-        event["tid"] for event in trace["traceEvents"] if event.get("cat") == "arriving" and event["pid"] == 0
+        event["tid"] for event in trace["traceEvents"] if event.get("cat") == "arriving" and event["pid"] == 100
     ]
     assert len(set(arriving)) == 3
 
@@ -200,6 +208,9 @@ def test_a_trace_that_breaks_the_rules_is_found_out() -> None:
         ("f", {"pid": 5}),
     ):
         assert find_faults(change(trace, lambda e, kind=kind: e == kinds[kind], **changes)), changes
+    for pid, tid in ((0, 0), (200, 0), (200, 103)):
+        renamed = change(trace, lambda e: e["name"] == "thread_name" and e["pid"] == 200, pid=pid, tid=tid)
+        assert any("idles" in fault or "two processes" in fault for fault in find_faults(renamed)), (pid, tid)
     wide = change(trace, lambda e: e["name"] == "conv1 forward", dur=2e4)
     assert any("overlaps" in fault for fault in find_faults(wide))
 
@@ -446,7 +457,7 @@ def test_the_command_draws_a_real_run(images: Path, tmp_path: Path) -> None:
     # Four of the eight images cross each way, as bytes of 224 x 224 x 3.
     assert ways["images for loading"] == [4 * 224 * 224 * 3] * 2 * 2
     half = measure_volume(NETWORK, 3, 8, 1).exchange_bytes
-    from_first = [e["args"]["bytes"] for e in arriving if e["pid"] == 1 and e["name"] != "images for loading"]
+    from_first = [e["args"]["bytes"] for e in arriving if e["pid"] == 200 and e["name"] != "images for loading"]
     assert sum(from_first) / 2 == half, "the bytes of launch/volume.py, which are those of a run"
     for name in ("tower 0", "conv3 half", "waiting"):
         assert name in (tmp_path / "found.svg").read_text(), name

@@ -396,12 +396,13 @@ def test_a_folder_for_the_hub_says_what_its_file_says(zoo: list[Trained]) -> Non
 
 def test_the_networks_that_come_with_the_project_are_loaded_by_name() -> None:
     """With the errors that their pages and their runs' summaries say."""
-    assert list_networks() == ["cifar_80sec"]
+    assert list_networks() == ["alexnet_shapes", "cifar_18pct", "cifar_80sec"]
     for name in list_networks():
         folder = ROOT / "results" / name
         network = twotower.load_network(name, device="cpu")
         assert network.title == name
-        assert network.logits(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
+        side, classes = network.input.crop_size, len(network.classes)
+        assert network.logits(np.zeros((1, side, side, 3), np.uint8)).shape == (1, classes)
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             about = file.metadata()
         errors, page = json.loads(about["errors"]), (folder / "README.md").read_text()
@@ -411,7 +412,10 @@ def test_the_networks_that_come_with_the_project_are_loaded_by_name() -> None:
         for text in (json.loads(about["data"])["fingerprint"], about["sha256"], about["commit"]):
             assert f"`{text}`" in page
         assert not re.search(r"(?<![\w.])/(tmp|home|work|root)/", json.dumps(about))
-    with pytest.raises(ValueError, match=r"^cifar_90sec does not exist; give a run's .* or a name: cifar_80sec\.$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^cifar_90sec does not exist; give a run's .* or a name: alexnet_shapes, cifar_18pct, cifar_80sec\.$",
+    ):
         twotower.load_network("cifar_90sec")
 
 

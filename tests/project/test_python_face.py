@@ -74,7 +74,8 @@ def test_a_wheel_works_outside_of_the_checkout(tmp_path: Path) -> None:
         file.extractall(tmp_path / "site")
     assert {"twotower/py.typed", "twotower/conf/config.yaml", "twotower/data/synsets.tsv"} <= names
     assert {f"twotower/reports/{name}" for name in ("page.html", "page.css", "page.js", "labbook.csv")} <= names
-    assert "twotower/zoo/cifar_80sec/model.safetensors" in names
+    for network in ("alexnet_shapes", "cifar_18pct", "cifar_80sec"):
+        assert f"twotower/zoo/{network}/model.safetensors" in names
     assert not any(name.startswith(("tests", "launch")) for name in names)
     script = (
         "import numpy as np, torch, twotower; torch.set_num_threads(1); print(twotower.__file__); "

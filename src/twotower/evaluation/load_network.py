@@ -42,7 +42,7 @@ def load_network(
     Args:
         path: the folder of a run or of one of its checkpoints; a file of `launch/export.py`, or a folder that it made
             for Hugging Face's hub; "hf:OWNER/NAME", which fetches one; the name of a network that comes with this
-            project, such as "cifar_80sec"; Caffe's `.caffemodel`, `.npy` or `.npz`; torchvision's `.pth`.
+            project, such as "alexnet_shapes"; Caffe's `.caffemodel`, `.npy` or `.npz`; torchvision's `.pth`.
         checkpoint: the name or the step of one of a run's checkpoints; None: the last one.
         network: the preset that a file of others belongs to, "caffe_alexnet", "caffenet" or "torchvision_alexnet".
         input: how images are brought to a file of others; None: as its preset says.

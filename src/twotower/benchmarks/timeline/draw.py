@@ -141,7 +141,7 @@ def _draw_travels(
             if window[0] <= moment <= window[1]:
                 axes.plot([moment, moment], [inner[tower], height], color=colour, linewidth=0.8)
     for place, height, text, colour in place_labels(travels, origin, window, colours):
-        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # the lines pass behind it
         axes.text(place, height, text, va="center", fontsize=7, color="black", bbox=box)
         axes.plot([place - 0.002 * (window[1] - window[0])] * 2, [height - 0.07, height + 0.07], color=colour)
 

@@ -2,6 +2,9 @@
 
 Each tower is a process of the trace, and each kind of work a thread of it; each half that crosses is an arrow (a
 flow) from where it was given away to where it arrived. Times are microseconds since the first recorded step began.
+
+Perfetto takes the numbers for those of an operating system: 0 is its idle process, a thread that has its process's
+number is the main one, and no two processes have a thread of the same number. So each tower has a hundred of its own.
 """
 
 from pathlib import Path
@@ -47,8 +50,8 @@ def make_trace(timeline: Timeline) -> dict[str, Any]:
             at = max(begin, end - 1e-3)
             sent_in = WAITING if travel.part == LOADING else SENDING
             shared = {"cat": "crossing", "name": name, "id": flow}
-            events.append({"ph": "s", "ts": begin, "pid": travel.source, "tid": sent_in, **shared})
-            events.append({"ph": "f", "bp": "e", "ts": at, "pid": to, "tid": thread, **shared})
+            events.append({"ph": "s", "ts": begin, **_place(travel.source, sent_in), **shared})
+            events.append({"ph": "f", "bp": "e", "ts": at, **_place(to, thread), **shared})
     for tower, threads in enumerate(free_from):
         for number in range(1, len(threads)):
             events.append(_name("thread_name", tower, ARRIVING + number, THREADS[ARRIVING]))
@@ -77,8 +80,13 @@ def _since(moment: int, origin: int) -> float:
     return (moment - origin) / 1e3
 
 
+def _place(tower: int, thread: int) -> dict[str, int]:
+    process = 100 * (tower + 1)
+    return {"pid": process, "tid": process + thread}
+
+
 def _name(what: str, tower: int, thread: int, name: str) -> dict[str, Any]:
-    return {"ph": "M", "name": what, "pid": tower, "tid": thread, "args": {"name": name}}
+    return {"ph": "M", "name": what, **_place(tower, thread), "args": {"name": name}}
 
 
 def _complete(
@@ -89,8 +97,7 @@ def _complete(
         "ph": "X",
         "name": name,
         "cat": category,
-        "pid": tower,
-        "tid": thread,
+        **_place(tower, thread),
         "ts": begin,
         "dur": round(end - begin, 3),
     }
