@@ -1,11 +1,16 @@
 """How a process is stopped."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from helpers.marked import is_running
 
 # Under nohup the tests have it ignored, and what they start would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -205,3 +210,52 @@ def test_ctrl_c_waits_until_a_started_process_can_hear_it(tmp_path: Path) -> Non
     script.write_text(STARTS)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
     assert sorted(done.stdout.splitlines()) == ["0 True True", "1 True True"], done.stderr
+
+
+# A process whose parent ends while it imports, as a tower does for seconds.
+ADOPTED = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from twotower.ground.processes import die_with_parent
+
+def compute(folder):
+    parent_id = os.getppid()
+    (folder / "started").write_text(str(os.getpid()))
+    while os.getppid() == parent_id:
+        time.sleep(0.01)
+    die_with_parent()
+    (folder / "computes").touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=compute, args=(Path(sys.argv[1]),))
+    child.start()
+    child.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread looks for the parent")
+def test_a_process_that_lost_its_parent_while_it_was_starting_does_not_compute(tmp_path: Path) -> None:
+    script, started = tmp_path / "starts.py", tmp_path / "started"
+    script.write_text(ADOPTED)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    try:
+        assert wait_for(lambda: started.exists() and started.read_text() != "")
+    finally:
+        parent.kill()
+        parent.wait()
+    child = int(started.read_text())
+    try:
+        assert wait_for(lambda: not is_running(child)), "it waits or computes"
+        assert not (tmp_path / "computes").exists()
+    finally:
+        if is_running(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 30) -> bool:
+    """Whether it has become so within the time."""
+    deadline = time.monotonic() + seconds
+    while not (so := is_so()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return so

@@ -162,3 +162,11 @@ def find_debris(*folders: Path) -> list[str]:
     """What only a killed process leaves: half-written files, and folders of its own in the temporary folder."""
     patterns = (".*.pending", "pending-*", "twotower-*")
     return sorted(str(path) for folder in folders for pattern in patterns for path in folder.rglob(pattern))
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

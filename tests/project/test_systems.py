@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from helpers.fake_runs import fake_config
+from helpers.marked import is_running
 from helpers.paths import ROOT
 from twotower.benchmarks.input_files import link_file
 from twotower.config import MachineConfig
@@ -83,14 +84,6 @@ if other == 0:
 print(json.dumps(found | {"orphans": [child.pid, other]}), flush=True)
 time.sleep(100)
 """
-
-
-def is_running(process_id: int) -> bool:
-    try:
-        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def test_all_modules_work_without_what_windows_lacks_and_no_orphan_computes_on() -> None:

@@ -73,10 +73,12 @@ def ignore_stops() -> None:
 def die_with_parent() -> None:
     """Ends this process when the one that started it ends, however that happens, so that no orphan computes on."""
     if sys.platform == "linux":
-        parent = os.getppid()
+        parent_id, parent = os.getppid(), multiprocessing.parent_process()
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent ended before the call
+        # The kernel says nothing of a parent that had ended before the call, as it may while this process imports:
+        # whoever adopted it since has another number, or has had it from the beginning, and then the pipe tells.
+        if os.getppid() != parent_id or (parent is not None and not parent.is_alive()):
             os._exit(1)
     else:  # the kernel does not do it there
         threading.Thread(target=_end_after_parent, args=(os.getppid(),), daemon=True).start()

@@ -2,11 +2,9 @@
 
 import io
 import json
-import os
 import re
 import signal
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +71,6 @@ def start_worker() -> None:
     import torch
 
     die_with_parent()
-    parent = parent_process()
-    if parent is not None and not parent.is_alive():  # the parent was killed while this process was starting
-        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     torch.set_num_threads(1)
 
