@@ -42,7 +42,8 @@ campaigns: $(VENV)/installed-dev
 
 # The local part of a version (+cpu) names a build, and no version that a database knows.
 audit: $(VENV)/installed-dev $(VENV)/audit/bin/pip-audit
-	$(PIP) list --format freeze --exclude-editable | sed 's/+.*//' > $(VENV)/audit/installed.txt
+	$(BIN)/python -m pip --disable-pip-version-check list --format freeze --exclude-editable > $(VENV)/audit/builds.txt
+	sed 's/+.*//' $(VENV)/audit/builds.txt > $(VENV)/audit/installed.txt
 	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r $(VENV)/audit/installed.txt
 
 $(VENV)/audit/bin/pip-audit: | $(VENV)/made

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,31 @@ def test_another_build_is_not_taken_for_the_one_asked_for(folder: Path, torch: s
     assert refused != fits
     assert (status == 0) == fits
     assert (folder / ".venv" / f"torch-{torch}").exists() == fits
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_an_audit_is_of_all_that_is_installed(folder: Path, lists: bool) -> None:
+    """By its name and version without the build; and of nothing at all it is no audit."""
+    python, audit = folder / ".venv" / "bin" / "python", folder / ".venv" / "audit" / "bin" / "pip-audit"
+    for program, body in (
+        (python, f'{"exec" if lists else "exit 1 #"} {sys.executable} "$@"'),
+        (audit, f'echo "$@" > {folder}/asked; cp .venv/audit/installed.txt {folder}/compared'),
+    ):
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+    for name in ("made", "torch-default", "installed", "installed-dev"):
+        (folder / ".venv" / name).touch()
+    status, text = make(folder, "audit")
+    assert (status == 0) == lists, text
+    assert (folder / "compared").exists() == lists
+    if lists:
+        assert "--strict" in (folder / "asked").read_text()
+        compared = dict(line.split("==") for line in (folder / "compared").read_text().splitlines())
+        assert {name: compared[name] for name in ("torch", "numpy", "hydra-core")} == {
+            name: version(name).partition("+")[0] for name in ("torch", "numpy", "hydra-core")
+        }
+        assert "twotower" not in compared
 
 
 def test_a_python_without_venv_is_told_of(folder: Path) -> None:
