@@ -212,6 +212,33 @@ def test_ctrl_c_waits_until_a_started_process_can_hear_it(tmp_path: Path) -> Non
     assert sorted(done.stdout.splitlines()) == ["0 True True", "1 True True"], done.stderr
 
 
+# Ended as all processes of a terminal are when it is closed, or by Ctrl-C, while multiprocessing's lock is there.
+LOCKS = """
+import multiprocessing, os, signal, time
+from twotower.ground.processes import catch_stops, start_resource_tracker
+
+start_resource_tracker()
+catch_stops()
+lock = multiprocessing.get_context("spawn").Lock()
+try:
+    os.killpg(0, signal.{signal})
+    time.sleep(20)
+except KeyboardInterrupt:
+    time.sleep(0.5)  # as long as it takes the others to end
+    other = multiprocessing.get_context("spawn").Lock()
+    print("stopped")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_clears_up_for_multiprocessing_outlives_a_stop_of_all(name: str) -> None:
+    """Else Python warns that it started another one, and prints a traceback for each lock that this one finds."""
+    program = [sys.executable, "-c", LOCKS.format(signal=name)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, start_new_session=True, check=True)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
 # A process whose parent ends while it imports, as a tower does for seconds.
 ADOPTED = """
 import multiprocessing, os, sys, time

@@ -27,6 +27,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def start_resource_tracker() -> None:
+    """Starts the process by which Python's multiprocessing clears up, deaf to a closed terminal.
+
+    Python starts it at the first lock or process otherwise, deaf to Ctrl-C and to a polite kill alone. A SIGHUP to
+    all processes of a terminal would end it, and the next one would know nothing of the locks that are there.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has none
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def interrupts_held() -> Iterator[None]:
     """Holds Ctrl-C back until the block has ended, and from processes that are started within until `catch_stops`.
@@ -36,7 +51,7 @@ def interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else the first start would start it, and that lets Ctrl-C through again
+    start_resource_tracker()  # else the first start would start it, and that lets Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

@@ -2,10 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from twotower.data.preparing.input_picture import SHOWN
 from twotower.data.preparing.rejects import Rejects
 from twotower.data.preparing.shard_plan import Plan, Say, read_entries
 from twotower.data.preparing.shard_sums import read_about, sums_path
-from twotower.data.preparing.shard_worker import Task, convert_shard, start_worker
+from twotower.data.preparing.shard_worker import Task, convert_shard, start_pool
 from twotower.data.sources.archives import DAMAGE, View, is_compressed, open_archive
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.processes import cores, interrupts_held
@@ -108,7 +107,7 @@ def convert_set(config: PrepareConfig, plan: Plan, source: Source, output: Path,
     needed, free = (total - finished) * config.size**2 * BYTES_PER_PIXEL, shutil.disk_usage(output).free
     if needed > free:
         say(f"the disk may be too small: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
+    pool = start_pool(workers)
     pending: set[Future[tuple[int, int]]] = set()
     try:
         with metered("converting", total, done=finished) as meter:
@@ -123,7 +122,7 @@ def convert_set(config: PrepareConfig, plan: Plan, source: Source, output: Path,
                         rejects.add(num_rejects)
 
             for task in _list_tasks(config, plan, source, output):
-                with interrupts_held():  # starts a worker, which Ctrl-C must not meet before start_worker
+                with interrupts_held():  # starts a worker, which Ctrl-C must not meet before it ignores it
                     pending.add(pool.submit(convert_shard, task))
                 await_shards(2 * workers - 1)
             await_shards(0)

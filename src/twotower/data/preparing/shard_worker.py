@@ -4,7 +4,9 @@ import io
 import json
 import re
 import signal
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from twotower.data.shards import ShardWriter, shard_name
 from twotower.data.sources.source import CIFAR10, Entry
 from twotower.data.sources.tree import CIFAR_SIDE
 from twotower.ground.files import write_whole
-from twotower.ground.processes import die_with_parent
+from twotower.ground.processes import die_with_parent, start_resource_tracker
 
 SHOWN_HEIGHT = 192  # height of the originals that are kept for the picture, in pixels
 
@@ -66,7 +68,13 @@ def name_in_shard(entry: Entry) -> str:
     return f"{_clean(entry.class_name)}/{_clean(stem)}.jpg"
 
 
-def start_worker() -> None:
+def start_pool(workers: int) -> ProcessPoolExecutor:
+    """Worker processes, each of which starts with its first work."""
+    start_resource_tracker()
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
     """Prepares a worker process for its work; called once in each."""
     import torch
 

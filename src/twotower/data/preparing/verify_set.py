@@ -1,7 +1,5 @@
 """Verifies a finished prepared set: compares all checksums and decodes every image, on all cores."""
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.decode import UnusableError, decode_image
 from twotower.data.prepared_set import is_unfinished, read_dataset_json
 from twotower.data.preparing.shard_plan import Say
-from twotower.data.preparing.shard_worker import start_worker
+from twotower.data.preparing.shard_worker import start_pool
 from twotower.data.shards import INDEX_FILE
 from twotower.ground.files import hash_file
 from twotower.ground.processes import cores
@@ -51,7 +49,7 @@ def verify(root: Path, workers: int, say: Say) -> None:
     faults = check_file(root / MEAN_IMAGE, content["mean_image_sha256"])
     total = sum(split["images"] for split in content["splits"].values())
     workers = workers or cores()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
+    pool = start_pool(workers)
     try:
         with metered("verifying", total) as meter:
             jobs = []
