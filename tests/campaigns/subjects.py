@@ -30,7 +30,7 @@ from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.data.decoded_squares import decode_squares, open_decoded
 from twotower.data.folder_cache import CACHE
 from twotower.data.load_data import load
-from twotower.data.preparing import convert_set
+from twotower.data.preparing import shard_worker
 from twotower.data.preparing.first_use import prepare
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.evaluation.load_network import load_network
@@ -149,7 +149,7 @@ def make_subjects(folder: Path) -> Subjects:
     dataset = prepare(config.data, progress=False)
     _leave_run(folder / "run", config, dataset)
     prepared = folder / "prepared"
-    pool = mock.patch.object(convert_set, "ProcessPoolExecutor", Here)
+    pool = mock.patch.object(shard_worker, "ProcessPoolExecutor", Here)
     with contextlib.redirect_stdout(io.StringIO()), pool:
         made(write_tree(folder / "source", tree_files()), prepared, size=PREPARED_SIZE)
         decode_squares(load(DataConfig(kind="folder", root=str(prepared), size=PREPARED_SIZE)), progress=False)

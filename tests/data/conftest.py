@@ -14,5 +14,4 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes shards in this process, because starting another one costs seconds. Tests of commands use processes."""
-    monkeypatch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
-    monkeypatch.setattr("twotower.data.preparing.verify_set.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("twotower.data.preparing.shard_worker.ProcessPoolExecutor", Here)

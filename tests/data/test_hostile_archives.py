@@ -225,7 +225,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     }
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.shard_worker.ProcessPoolExecutor", Here)
         for way, source in sources.items():
             prepare_here(source, root / way / "set", size=SIZE, quality=100, max_rejects=1)
             found[way] = outcome(load_prepared(root / way / "set"))

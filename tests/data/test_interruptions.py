@@ -109,7 +109,7 @@ def whole(many: SourceConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
         pytest.MonkeyPatch.context() as patch,
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
     ):
-        patch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.shard_worker.ProcessPoolExecutor", Here)
         config = OmegaConf.to_object(compose("prepare_data", overrides_of(many, output)))
         assert isinstance(config, PrepareConfig)
         build(config, lambda line: None)

@@ -35,7 +35,7 @@ def mini2010(tmp_path_factory: pytest.TempPathFactory) -> tuple[SourceConfig, Da
     folder = tmp_path_factory.mktemp("ilsvrc2010")
     source = archives.ilsvrc(folder / "source", 2010)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.data.preparing.convert_set.ProcessPoolExecutor", Here)
+        patch.setattr("twotower.data.preparing.shard_worker.ProcessPoolExecutor", Here)
         return source, made(source, folder / "set")
 
 
