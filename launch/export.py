@@ -51,10 +51,14 @@ def main(settings: ExportConfig) -> None:
         raise ValueError("give either a run or verify=FILE: python launch/export.py RUN to=merged")
     if settings.verify is not None:
         file = locate(settings.verify)
-        if file.is_dir():
-            raise ValueError(f"{file} is a folder; verify= takes a file that launch/export.py has written.")
+        if file.is_dir() or file.suffix != ".safetensors":
+            kind = "a folder" if file.is_dir() else f"a {file.suffix or 'file without a suffix'}"
+            raise ValueError(
+                f"{file} is {kind}; verify= takes a .safetensors that launch/export.py has written, or the folder of "
+                "to=huggingface."
+            )
         check_whole(file)
-        check_file(file)  # its sentences say what is wrong, those of `verify` that the answer is
+        check_file(file, settings.force)  # its sentences say what is wrong, those of `verify` that the answer is
         _show(file, verify(file))
         show("each layer of each tower computes what it did when the file was written")
         return

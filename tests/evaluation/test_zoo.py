@@ -41,7 +41,7 @@ from twotower.weights import read_weights as weights
 from twotower.weights.export import RunToExport, export_run
 from twotower.weights.hub import list_networks
 from twotower.weights.merged import hash_tensors, split
-from twotower.weights.proof import Measured, find_cycle, find_taken, hash_metadata, interval
+from twotower.weights.proof import Measured, check_file, find_cycle, find_taken, hash_metadata, interval
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -436,6 +436,7 @@ def test_a_trajectory_is_exported_whole(zoo: list[Trained], tmp_path: Path) -> N
         "trajectory.csv",
     ]
     assert "is at chance" in refused(files[0])
+    check_file(files[0], chance=True)
     twotower.load_network(files[2], device="cpu")
     rows = list(csv.DictReader(files[3].open()))
     assert [(row["step"], row["file"]) for row in rows] == [("0", files[0].name), ("30", files[2].name)]
@@ -499,6 +500,15 @@ def test_commands_take_the_name_of_a_network(tmp_path: Path) -> None:
         status, screen = finish(command(argument, cwd=tmp_path, script=script))
         assert status == 0, screen
         assert said in screen
+    (tmp_path / "network.onnx").touch()
+    for script, argument, said in (
+        ("evaluate.py", "weights=cifar_90sec data_root=.", "cifar_90sec does not exist; give "),
+        ("export.py", "verify=network.onnx", "network.onnx is a .onnx; verify= takes a .safetensors"),
+        ("export.py", f"verify={tmp_path}", "is a folder; verify= takes a .safetensors"),
+    ):
+        status, screen = finish(command(*argument.split(), cwd=tmp_path, script=script))
+        assert status != 0
+        assert said in screen, screen
 
 
 # The parts

@@ -69,7 +69,7 @@ WRONG = {
     "torchrun --nproc-per-node=3 launch/two_gpu.py": "3 processes were started",
     "python launch/evaluate.py": "give a run, several runs or weights=FILE",
     "python launch/evaluate.py A B run=C": "give all of them in one way",
-    "python launch/evaluate.py weights=FILE data_root=DIR": "give network=NAME",
+    "python launch/evaluate.py weights=FILE data_root=DIR": "FILE does not exist; give a run's",
     "python launch/evaluate.py weights=FILE network=caffenet": "give data_root=DIR",
     "python launch/export.py A B": "2 paths were given",
     "python launch/figure.py figure4 A B": "draws one run",

@@ -35,7 +35,9 @@ SILENT = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fake_run(tmp_path_factory.mktemp("changed") / "run", Path("DIR"))
+    run = fake_run(tmp_path_factory.mktemp("changed") / "run", Path("DIR"))
+    (run / "metrics.jsonl").touch()
+    return run
 
 
 def told(run: Path, run_dir: Path, config: Config) -> str:
@@ -64,10 +66,21 @@ def test_what_changes_no_number_is_not_told(run: Path, change: str | None) -> No
     assert told(run, run, fake_config(Path("DIR"), *([] if change is None else [change]))) == ""
 
 
-def test_a_run_without_a_readable_configuration_goes_on(run: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
+def test_a_damaged_configuration_lets_no_other_settings_in(run: Path, tmp_path: Path) -> None:
+    """It is told of where another folder's epochs are not touched, and one that was removed was not wanted."""
+    broken, config = tmp_path / "broken", fake_config(Path("DIR"))
     shutil.copytree(run, broken)
     (broken / "config.yaml").write_text("{")
-    assert "config.yaml cannot be read" in told(broken, broken, fake_config(Path("DIR")))
+    with pytest.raises(ValueError, match=r"config\.yaml cannot be read, .* copy it again, or remove it to go on"):
+        told(broken, broken, config)
+    assert told(broken, run, config).endswith("whether the settings are those of the run")
     (broken / "config.yaml").unlink()
-    assert told(broken, broken, fake_config(Path("DIR"))) == ""
+    assert told(broken, broken, config) == ""
+
+
+def test_a_missing_journal_is_told_of(run: Path, tmp_path: Path) -> None:
+    without, config = tmp_path / "without", fake_config(Path("DIR"))
+    shutil.copytree(run, without)
+    (without / "metrics.jsonl").unlink()
+    assert told(without, without, config).endswith("so curves and reports will begin where this goes on")
+    assert told(without, run, config) == ""

@@ -249,7 +249,7 @@ class ExportConfig:
     # Whether the errors are measured anew on the run's validation images; auto: where these are found.
     measure: str = key("auto", choices=YES_NO_AUTO)
     data_root: str | None = None  # null: the folder that the run was trained on
-    force: bool = False  # true: also a network that is not better than guessing
+    force: bool = False  # true: also a network that is not better than guessing, written or verified
     verify: str | None = None  # a file that to=merged made: checks it instead
 
 

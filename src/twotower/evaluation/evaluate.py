@@ -32,7 +32,7 @@ from twotower.runs import checkpoint
 from twotower.runs.mirrors.open_mirrors import log_evaluation
 from twotower.runs.rundir import check_classes
 from twotower.weights import read_weights as weights
-from twotower.weights.hub import resolve_name
+from twotower.weights.hub import locate, resolve_name
 from twotower.weights.merged import Imported
 
 CENTRE = ten_views(2).index((1, 1, 0))  # index of the centre crop among the ten
@@ -135,6 +135,7 @@ def open_weights(settings: EvaluateConfig) -> tuple[NetworkConfig, InputConfig, 
         own = weights.read_merged(path)
     network = settings.network or (own.network if own is not None else None)
     if network is None:
+        locate(path)  # says if there is nothing
         raise ValueError(
             f"weights={path} does not say what network it belongs to; give network=NAME, such as caffe_alexnet, "
             "caffenet or torchvision_alexnet."

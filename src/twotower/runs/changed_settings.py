@@ -49,16 +49,24 @@ def check_changes(checkpoint: Path, run_dir: Path, config: Config, say: Callable
     Raises: ValueError if it goes on in the same folder with what would make config.yaml untrue of earlier epochs.
     """
     before = checkpoint.parent.parent
+    is_same = before.resolve() == run_dir.resolve()
+    if is_same and not (before / "metrics.jsonl").exists():
+        say(f"{before / 'metrics.jsonl'} is missing, so curves and reports will begin where this goes on")
     if checkpoint.parent.name != "checkpoints" or not (before / "config.yaml").exists():
         return  # a checkpoint that was copied elsewhere
     try:
         stored = read_config(before)
-    except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError):
-        say(f"{before / 'config.yaml'} cannot be read, so nobody knows whether the settings are those of the run")
+    except (ValueError, OSError, TypeError, OmegaConfBaseException, YAMLError) as error:
+        unknown = (
+            f"{before / 'config.yaml'} cannot be read, so nobody knows whether the settings are those of the run"
+        )
+        if is_same:
+            raise ValueError(f"{unknown}; copy it again, or remove it to go on with those that are given.") from error
+        say(unknown)
         return
     changes = _list_changes(stored, config)
     refused = {key: change for key, change in changes.items() if key not in MAY_CHANGE}
-    if refused and before.resolve() == run_dir.resolve():
+    if refused and is_same:
         raise ValueError(
             f"{run_dir} cannot go on with other settings ({_join(refused)}), because its config.yaml speaks for all "
             f"its epochs; use the run's own, or go on in a new folder with resume={before} run_dir=NEW."

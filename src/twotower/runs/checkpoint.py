@@ -239,7 +239,9 @@ def read_manifest(path: Path) -> Manifest:
     content = read_json(file, ANYTHING, REMEDY, LARGEST_MANIFEST)
     if content.get("format") != FORMAT:
         found = on_one_line(str(content.get("format")), 20)
-        raise ValueError(f"{path} has checkpoint format {found} in its manifest.json; this version reads {FORMAT}.")
+        raise ValueError(
+            f"{path} has checkpoint format {found} in its manifest.json; this version reads {FORMAT}: {REMEDY}."
+        )
     manifest = Manifest(**check_form(content, _FORM, file, REMEDY))
     if set(manifest.sha256) != {tower_file(tower) for tower in range(len(manifest.sha256))} or not manifest.sha256:
         raise damaged(file, f"it has checksums of {', '.join(manifest.sha256) or 'no tower'}", REMEDY)

@@ -218,10 +218,13 @@ def hash_metadata(about: Mapping[str, str]) -> str:
 # What is wrong with a file
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, chance: bool = False) -> None:
     """Refuses a file of launch/export.py that is not what it was, or not worth loading.
 
     Files of earlier versions have no proof with them, and only their checksum says something.
+
+    Args:
+        chance: whether a network may be at chance, as those are with which a trajectory begins.
 
     Raises: ValueError with a sentence for each defect; see `check_proof`.
     """
@@ -238,27 +241,34 @@ def check_file(path: Path) -> None:
         raise ValueError(
             f"{path} was altered after it was written: {wrong[0]} is not as its table of layers has it; {REMEDY}."
         )
-    check_proof(path, tensors, about, network, imported.classes)
+    check_proof(path, tensors, about, network, imported.classes, chance)
 
 
 def check_proof(
-    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str], network: NetworkConfig, classes: list[str]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, str],
+    network: NetworkConfig,
+    classes: list[str],
+    chance: bool = False,
 ) -> None:
     """Refuses a file that does not compute what it did, that was never trained, or that gives wrong answers.
 
     Args:
         tensors: merged, float32, with mean_image.
         about: the metadata.
+        chance: whether it may be at chance, and untrained.
 
     Raises: ValueError with a sentence for each defect.
     """
     check_answers(path, about, classes)
-    check_chance(path, about, len(classes))
+    if not chance:
+        check_chance(path, about, len(classes))
     check_outputs(path, tensors, about, network, classes)
     input_std = parse_json(about.get("std", "[1, 1, 1]"), _STD, path, REMEDY)
     untrained = untrained_layers(tensors, network, len(classes), input_std)
     untrained = [name for name in untrained if network.layers[name].rate > 0]
-    if untrained:
+    if untrained and not chance:
         raise ValueError(
             f"{path} has random weights in {', '.join(untrained)}: they are as they were drawn, and were so when the "
             "file was written; train on, or load it with check=False."
@@ -407,8 +417,9 @@ def check_chance(path: Path | str, about: Mapping[str, str], num_classes: int) -
         low, high = interval(errors["top1_error"], int(errors["num_images"]))
         raise ValueError(
             f"{path} is at chance: its top-1 error is {errors['top1_error']:.2f} % ({low:.2f} to {high:.2f} %) on "
-            f"{counted(int(errors['num_images']), 'image')}, and guessing has {100 - 100 / num_classes:.2f} %; train "
-            "on, or load it with check=False."
+            f"{counted(int(errors['num_images']), 'image')}, guessing has {100 - 100 / num_classes:.2f} %, and only "
+            f"below {highest_error(int(errors['num_images']), num_classes):.2f} % it is clearly better; train on, or "
+            "load it with check=False."
         )
 
 
