@@ -208,9 +208,15 @@ def test_the_command_prints_both_views(
         (("run=run", "output=a.json"), "RUN/evaluation.json"),
         (("run=run", "network=caffenet"), "a run knows its own"),
         (("weights=a.caffemodel",), "give data_root=DIR"),
-        (("weights=a.caffemodel", "data_root=b"), "give network=NAME"),
+        (("weights=a.caffemodel", "data_root=b"), "a.caffemodel does not exist; give a run's"),
+        (("weights=FILE", "data_root=b"), "does not say what network it belongs to; give network=NAME"),
     ],
 )
-def test_one_thing_is_evaluated(arguments: tuple, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thing_is_evaluated(
+    arguments: tuple, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "their.caffemodel"
+    file.touch()
+    arguments = tuple(one.replace("FILE", str(file)) for one in arguments)
     with pytest.raises(SystemExit, match=sentence):
         launch(monkeypatch, *arguments)
