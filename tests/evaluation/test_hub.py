@@ -12,6 +12,7 @@ from torch import Tensor
 import twotower
 from helpers.hub_server import Hub, import_anew, keep_to_this_machine, serve_hub
 from helpers.paths import ROOT
+from helpers.refusals import refused
 from twotower.evaluation.trained import TrainedNetwork
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,13 +44,6 @@ def hub(
         hub.commit(local)
         import_anew(monkeypatch, tmp_path, hub.url)
         yield hub
-
-
-def refused(name: str) -> str:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  each caller looks at the sentence
-        twotower.load_network(name, device="cpu")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def list_tensors(network: TrainedNetwork) -> list[Tensor]:

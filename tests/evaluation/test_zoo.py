@@ -30,6 +30,7 @@ import twotower
 from helpers.commands import command, finish
 from helpers.fake_runs import fake_config
 from helpers.paths import ROOT
+from helpers.refusals import refused
 from twotower.config import Config, ExportConfig
 from twotower.config.frozen_config import freeze
 from twotower.data.dataset import MEAN_IMAGE
@@ -171,14 +172,6 @@ def rewrite(trained: Trained, tensors: dict[str, Tensor], hashed: bool = True, *
     path = trained.file.parent / CHANGED
     save_file(tensors, path, metadata=metadata)
     return path
-
-
-def refused(path: Path) -> str:
-    """The sentence by which a file is refused, and check=False loads it nevertheless."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  each caller looks at the sentence
-        twotower.load_network(path, device="cpu")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def swap_towers(trained: Trained, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
