@@ -79,12 +79,13 @@ $(VENV)/torch-cpu $(VENV)/torch-cuda12: | $(VENV)/made
 	$(PIP) --index-url $(TORCH_INDEX) "$$($(BIN)/python -c 'import tomllib; print(*[one for one in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if one.startswith("torch")])')"
 	@touch $@
 
+# The pip that comes with Python has vulnerabilities that are known.
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twotower needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments: Debian and Ubuntu have that in a package of its own (apt install python3-venv)."; \
 		echo "Install it, or choose another Python: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	@touch $@
 
 clean:

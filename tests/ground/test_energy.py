@@ -51,6 +51,13 @@ def make_meter(powercap: Path, clock: Any, uuids: tuple[str, ...] = (), nvml: An
     return EnergyMeter(uuids, powercap, nvml, lambda: clock.now)
 
 
+def test_the_eleventh_package_is_counted(tmp_path: Path) -> None:
+    """The kernel numbers domains in hexadecimal."""
+    for index in (0, 9, 10, 17):
+        write_domain(tmp_path, f"intel-rapl:{index:x}", f"package-{index}", JOULE)
+    assert len(open_packages(tmp_path)) == 4
+
+
 def test_packages_are_counted_once_and_nothing_else(powercap: Path, clock: Any) -> None:
     meter = make_meter(powercap, clock)
     for folder in powercap.glob("*:*"):

@@ -28,7 +28,8 @@ POWERCAP = Path("/sys/class/powercap")
 # A counter of RAPL begins anew after 262 kJ on many processors, which 300 W take in 15 minutes. It is read so often
 # that this never happens twice in between.
 SAMPLE_SECONDS = 60.0
-_PACKAGE = re.compile(r"intel-rapl:\d+")  # a domain by itself; its parts are intel-rapl:0:0 and so on
+# A domain by itself, numbered in hexadecimal by the kernel (powercap_sys.c); its parts are intel-rapl:0:0 and so on.
+_PACKAGE = re.compile(r"intel-rapl:[0-9a-f]+")
 _JOULES_IN_WATT_HOUR = 3600.0
 
 
