@@ -414,6 +414,28 @@ def test_only_an_export_of_the_same_values_is_replaced(tmp_path: Path, to: str) 
         assert read_origin(path)["sha256"] == origin["sha256"]
 
 
+@pytest.mark.parametrize(
+    ("to", "companion"),
+    [("merged", "plain.py"), *(("huggingface", name) for name in ("plain.py", "README.md", "config.json"))],
+)
+def test_a_strangers_file_beside_an_export_stays(tmp_path: Path, to: str, companion: str) -> None:
+    """Those of an export are replaced, of an earlier release as well."""
+    run = make_run(tmp_path, "cifar_four_layer")
+    out = tmp_path / "out"
+    settings = ExportConfig(run=str(run), to=to, output=str(out))
+    out.mkdir()
+    (out / companion).write_text("mine\n")
+    with pytest.raises(ValueError, match=f"{companion} is there already, and is not from an export, so nothing was"):
+        export_run(settings)
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(companion, "mine\n")]
+    (out / companion).unlink()
+    written = export_run(settings)
+    with (out / "plain.py").open("a") as loader:
+        loader.write("# of another release\n")
+    assert export_run(settings) == written
+    assert "another release" not in (out / "plain.py").read_text()
+
+
 def test_missing_onnx_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"onnxruntime.*pip install -e '\.\[onnx\]'"):

@@ -20,7 +20,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,10 +45,10 @@ from twotower.runs import checkpoint
 from twotower.runs.rundir import own_mean
 from twotower.weights import browser_page
 from twotower.weights import read_weights as weights
-from twotower.weights.hub import CONFIG, MODEL
+from twotower.weights.hub import CARD, CONFIG, MODEL
 from twotower.weights.merged import divide_image_weights, hash_tensors
 from twotower.weights.model_card import name_data, write_config, write_model_card
-from twotower.weights.origin import refuse_another
+from twotower.weights.origin import LOADER, refuse_another, refuse_strangers
 from twotower.weights.proof import (
     Measured,
     check_answers,
@@ -225,7 +225,7 @@ def _about(run: RunToExport) -> dict[str, str]:
 
 
 def _write_merged(run: RunToExport, path: Path) -> list[Path]:
-    loader = path.with_name("plain.py")
+    loader = path.with_name(LOADER)
     write_whole(loader, Path(plain.__file__).read_bytes(), shared=True)
     with written_tensors(path, _stored(run), _about(run), shared=True) as pending:
         verify(pending)
@@ -236,7 +236,7 @@ def _write_huggingface(run: RunToExport, path: Path) -> list[Path]:
     folder, about = path.parent, _about(run)
     with written_tensors(path, _stored(run), about, shared=True) as pending:
         verify(pending)
-    written = [path, folder / CONFIG, folder / "README.md", folder / "plain.py"]
+    written = [path, *(folder / name for name in (CONFIG, CARD, LOADER))]
     write_whole(written[1], write_config(about).encode(), shared=True)
     write_whole(written[2], write_model_card(about, run.name).encode(), shared=True)
     write_whole(written[3], Path(plain.__file__).read_bytes(), shared=True)
@@ -351,14 +351,15 @@ class _Form:
     write: Callable[[RunToExport, Path], list[Path]]
     suffix: str = ".safetensors"
     name: str | None = None  # None: the run's
+    companions: Sequence[str] = ()  # what is written beside it under names of its own
 
     def place(self, run: RunToExport, folder: Path) -> Path:
         return folder / (self.name or f"{run.name}{self.suffix}")
 
 
 _FORMS = {
-    "merged": _Form(_write_merged),
-    "huggingface": _Form(_write_huggingface, name=MODEL),
+    "merged": _Form(_write_merged, companions=[LOADER]),
+    "huggingface": _Form(_write_huggingface, name=MODEL, companions=[CONFIG, CARD, LOADER]),
     "onnx": _Form(_write_onnx, ".onnx"),
     "html": _Form(_write_page, ".html"),
 }
@@ -414,8 +415,10 @@ def export_run(settings: ExportConfig, measure: Measure | None = None) -> list[P
 def _open_free(settings: ExportConfig, folder: Path) -> tuple[RunToExport, Path]:
     """The network, and where it is to be written. Raises: ValueError if a file is there that is not replaced."""
     run = open_run(settings)
-    path = _FORMS[settings.to].place(run, folder)
+    form = _FORMS[settings.to]
+    path = form.place(run, folder)
     refuse_another(path, hash_tensors(_stored(run)))
+    refuse_strangers(path, form.companions)
     return run, path
 
 

@@ -12,7 +12,7 @@ from twotower.weights.read_weights import KINDS, read_about
 
 REMEDY = "get it again"
 PREFIX = "hf:"
-MODEL, CONFIG = "model.safetensors", "config.json"
+MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 # A wheel has the networks inside the package, a checkout in results/.
 _INSTALLED = Path(__file__).resolve().parents[1] / "zoo"
 ZOO = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[3] / "results"
@@ -40,7 +40,7 @@ def fetch(given: str) -> Path:
         ) from None
     try:
         folder = huggingface_hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=[MODEL, CONFIG, "README.md"]
+            name, revision=revision or None, allow_patterns=[MODEL, CONFIG, CARD]
         )
     except Exception as error:  # of any kind, as its ways to the network have errors of their own
         raise ValueError(

@@ -7,6 +7,7 @@
 Two exports are of the same values if their `sha256` is the same: that of the tensors as to=merged writes them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -14,9 +15,11 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from twotower.ground.stored_files import damaged, parse_json, read_limited, read_tensors
+from twotower.model import plain
 from twotower.weights import browser_page
 from twotower.weights.read_weights import FORMATS, REMEDY
 
+LOADER = "plain.py"
 LARGEST_ONNX = 1 << 31  # bytes; more than protobuf takes
 LARGEST_PAGE = 1 << 28  # bytes; twice what MOST_MEGABYTES of weights take in base 64
 
@@ -87,3 +90,23 @@ def refuse_another(path: Path, sha256: str) -> None:
     raise ValueError(
         f"{path} is there already, {about}, so nothing was written; give another output=DIR, or remove it."
     )
+
+
+def refuse_strangers(path: Path, companions: Sequence[str]) -> None:
+    """Raises: ValueError if one of the files that are written beside `path` is there already, and is none of ours.
+
+    Which files are ours, `path` says, as it is written before them; and plain.py says it by its first line.
+    """
+    loader = Path(plain.__file__).read_text(encoding="utf-8").splitlines()[0].encode()
+    for companion in (path.with_name(name) for name in companions):
+        if not companion.exists():
+            continue
+        if companion.name == LOADER:
+            is_ours = companion.is_file() and read_limited(companion, LARGEST_PAGE, REMEDY).startswith(loader)
+        else:
+            is_ours = path.exists()
+        if not is_ours:
+            raise ValueError(
+                f"{companion} is there already, and is not from an export, so nothing was written; give another "
+                "output=DIR, or remove it."
+            )
