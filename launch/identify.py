@@ -22,7 +22,11 @@ def to_overrides(arguments: list[str]) -> list[str]:
     return quote_paths(name_paths(arguments, IdentifyConfig, single="file"), ("file",))
 
 
-@command("identify", to_overrides=to_overrides)
+@command(
+    "identify",
+    to_overrides=to_overrides,
+    needs={"file": "give a file of weights: python launch/identify.py FILE"},
+)
 def main(settings: IdentifyConfig) -> None:
     path = Path(settings.file)
     found = identify(Path(resolve_name(settings.file)))

@@ -75,6 +75,7 @@ def test_a_stop_while_it_imports_is_silent(name: str, tmp_path: Path) -> None:
         ("width=0.5", "width=0.5: there is no key width; did you mean network.width?"),
         ("optim.epochs=3", "optim.epochs=3: optim has no key epochs; did you mean schedule.epochs?"),
         ("lr=1", "lr=1: there is no key lr; did you mean optim.learning_rate?"),
+        ("=1", "=1: a name is missing before the =; give KEY=VALUE."),
         ("qqq=1", "qqq=1: there is no key qqq; --help lists all keys."),
         ("checkpoint.qqq=1", "checkpoint.qqq=1: checkpoint has no key qqq; it has every_steps, keep, rule."),
         ("source=cifar10", "source=cifar10: there is no key source; "),

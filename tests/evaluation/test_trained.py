@@ -187,6 +187,8 @@ def test_gradients_flow_through_a_call_and_not_through_questions(network: twotow
             r"network=alexnet_2013 is not among .*conf/network; choose one of alexnet, alexnet_2012, .*one_tower, ",
         ),
         (lambda n: twotower.build_network("alexnet", widht=1), r"widht"),
+        (lambda n: twotower.build_network("alexnet", 0), r"^num_classes=0 is not at least 1"),
+        (lambda n: n.predict(noise(1), top=0), r"^top=0 is not at least 1"),
         (lambda n: twotower.load_network("nowhere", device="gpu"), r"device=gpu is not known"),
         (lambda n: twotower.load_network(__file__, network="alexnot"), r"network=alexnot is not among .*caffenet, "),
     ],

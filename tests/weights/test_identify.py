@@ -195,3 +195,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert status == 1
     assert "error: weights.pth is none of the AlexNets that are known here; the nearest is" in output
     assert json.dumps(output).count("Traceback") == 0
+    status, output = finish(command(cwd=tmp_path, script="identify.py"))
+    assert (status, output.strip()) == (1, "error: give a file of weights: python launch/identify.py FILE")

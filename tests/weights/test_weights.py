@@ -503,6 +503,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"conv1": torch.zeros(3)}, tmp_path / "other.pth")
     save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     (tmp_path / "bytes.pth").write_bytes(b"\x00" * 50)
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    (tmp_path / "page.safetensors").write_text("\n<!DOCTYPE html><title>Not found</title>")
+    (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     for name, match in (
         ("nothing", "does not exist; give a run's"),
         ("weights.bin", "of a kind that is not known"),
@@ -510,6 +513,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ("array.npz", "has an array first"),
         ("other.pth", r"has no features\.0\.weight"),
         ("bytes.pth", "cannot be read as a state dictionary"),
+        ("module.pth", r"holds Python objects \(.*Linear.*\), which could run code and are not opened; save"),
+        ("page.safetensors", r"page\.safetensors is damaged \(it is a page of HTML\)"),
+        ("pointer.safetensors", r"is damaged \(it is only the pointer that git-lfs leaves"),
         ("other.safetensors", "has no network with it"),
     ):
         with pytest.raises(ValueError, match=match):

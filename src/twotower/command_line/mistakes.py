@@ -125,6 +125,8 @@ def explain_key(key: str, schema: type, groups: Sequence[str]) -> str | None:
         # The same name elsewhere is likelier than a part of a name here: epochs is schedule.epochs.
         elsewhere = [full for full in _all_keys(schema) if full.rpartition(".")[2] == path[-1]]
         meant = [*elsewhere, *meant] or [everywhere[name] for name in suggest(word, list(everywhere))]
+    if not word:
+        return "a name is missing before the =; give KEY=VALUE."
     what = f"{before} has no key {word}" if before else f"there is no key {word}"
     if meant:
         return f"{what}; {_did_you_mean(list(dict.fromkeys(meant))[:MOST])}"

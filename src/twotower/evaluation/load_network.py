@@ -132,9 +132,11 @@ def build_network(
         seed: of the stream of initial weights.
         changes: other keys of the network, e.g. dropout_keep=1.0.
 
-    Raises: ValueError for a name or key that is not known, or a table that cannot be built.
+    Raises: ValueError for a name or key that is not known, no classes, or a table that cannot be built.
     """
     _check_preset(name)
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes} is not at least 1.")
     table = preset(name, {"width": width, **changes})
     chosen = device if isinstance(device, torch.device) else choose_device(device)
     towers = [

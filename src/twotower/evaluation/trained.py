@@ -171,7 +171,12 @@ class TrainedNetwork(nn.Module):
         )
 
     def predict(self, images: Photographs, top: int = 5, crops: str = "centre") -> list[list[tuple[str, float]]]:
-        """For each image its `top` likeliest classes in words, with their probabilities 0..1, the likeliest first."""
+        """For each image its `top` likeliest classes in words, with their probabilities 0..1, the likeliest first.
+
+        Raises: ValueError if `top` is not at least 1, or an image cannot be read.
+        """
+        if top < 1:
+            raise ValueError(f"top={top} is not at least 1.")
         values, indices = rank_classes(self.log_probabilities(images, crops), top)
         return [
             [(self.names[index], value) for index, value in zip(*row, strict=True)]

@@ -199,6 +199,15 @@ def check_length(path: Path, remedy: str) -> None:
         raise damaged(path, str(error) or type(error).__name__, remedy) from None
 
 
+def _guess_other_kind(path: Path) -> str | None:
+    """What a server or a checkout often leaves instead of a large file; None if it is neither."""
+    with path.open("rb") as file:
+        start = file.read(100).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        return "it is only the pointer that git-lfs leaves for a file that it has not fetched"
+    return "it is a page of HTML" if start.startswith(b"<") else None
+
+
 def read_tensors(path: Path, remedy: str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file and its metadata.
 
@@ -214,7 +223,7 @@ def read_tensors(path: Path, remedy: str, *, finite: bool = True) -> tuple[dict[
     except OSError as error:
         raise damaged(path, f"it cannot be read: {error.strerror or error}", remedy) from error
     except (SafetensorError, RuntimeError, MemoryError, OverflowError, TypeError, KeyError, AttributeError) as error:
-        raise damaged(path, str(error) or type(error).__name__, remedy) from None
+        raise damaged(path, _guess_other_kind(path) or str(error) or type(error).__name__, remedy) from None
     if finite:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twotower.config import NetworkConfig
+from twotower.ground.wording import on_one_line
 from twotower.model.layer_table import Row, plan
 from twotower.weights.caffemodel import read_binaryproto, read_caffemodel
 from twotower.weights.merged import Imported, does_not_fit, expected_shapes, misfits
@@ -122,11 +123,25 @@ def read_floats(tensor: Tensor, path: Path, name: str) -> Tensor:
     return tensor.float().contiguous()
 
 
+def _list_objects(path: Path) -> list[str]:
+    """The classes and functions that a file of torch.save names, besides those of tensors; nothing is called."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # of any kind, as the file may be anything
+        return []
+
+
 def load_without_code(path: Path) -> Any:
     """What torch.save wrote, as long as it is tensors and plain containers. Raises: ValueError for anything else."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, MemoryError) as error:
+        objects = _list_objects(path)
+        if objects:
+            raise ValueError(
+                f"{path} holds Python objects ({on_one_line(', '.join(objects), 100)}), which could run code and are "
+                "not opened; save the tensors alone where it is from: torch.save(model.state_dict(), FILE)."
+            ) from error
         raise ValueError(f"{path} cannot be read as a state dictionary of tensors; get the file again.") from error
 
 
