@@ -234,6 +234,19 @@ def test_labels_are_never_alike(tmp_path: Path) -> None:
     assert all("schedule.patience=" in label for label in labels[1:])
 
 
+def test_a_table_of_changes_is_named_and_not_printed(tmp_path: Path) -> None:
+    """Unless two groups differ in nothing else."""
+    leave_run(tmp_path / "a", 40)
+    leave_run(tmp_path / "b", 41, "schedule=cifar_18pct")
+    labels = [group.label for group in compare(find_runs([str(tmp_path)])).groups]
+    assert labels[0] == "none"
+    assert "another schedule.changes" in labels[1] or "more setting" in labels[1]
+    assert "[" not in labels[1]
+    leave_run(tmp_path / "c", 41, "schedule=cifar_18pct", "schedule.changes.1.weights=0.02")
+    labels = [group.label for group in compare(find_runs([str(tmp_path)])).groups]
+    assert len(set(labels)) == 3
+
+
 def test_runs_of_one_name_in_two_sweeps(tmp_path: Path) -> None:
     leave_run(tmp_path / "one" / "ablation=none,seed=0", 40)
     leave_run(tmp_path / "two" / "ablation=none,seed=0", 41, "network=no_exchange")

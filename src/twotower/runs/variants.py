@@ -19,6 +19,7 @@ from twotower.ground.wording import counted
 _BROUGHT = ("network.", "input.", "optim.rule")
 _SIZES = ("network.width", "network.image_size", "network.prepared_size")
 _SHOWN = 3  # settings in a short label
+_LONGEST = 40  # characters of a value in it
 
 
 def select_for_comparison(config: Config) -> dict[str, Any]:
@@ -72,12 +73,20 @@ def list_changes(config: Config, base: Config) -> list[str]:
     return changes
 
 
+def _shorten(change: str) -> str:
+    """ "key=value" as it is, or "another key" where the value is a table."""
+    key, _, value = change.partition("=")
+    return change if len(value) <= _LONGEST else f"another {key}"
+
+
 def label_run(config: Config, base: Config, *, in_full: bool = False) -> str:
     """A name beside `base`: "no_lrn", "no_exchange", "none, optim.learning_rate=0.01"."""
     named = [] if config.network.name == base.network.name else [config.network.name]
     if config.ablation != base.ablation or not named:
         named.append(config.ablation)
     changes = list_changes(config, base)
+    if not in_full:
+        changes = [_shorten(change) for change in changes]
     left = len(changes) - _SHOWN
     if left > 0 and not in_full:
         changes = [*changes[:_SHOWN], counted(left, "more setting")]
