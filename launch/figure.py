@@ -4,6 +4,7 @@ python launch/figure.py figure3 RUN                                   # kernels 
 python launch/figure.py figure4 RUN ['images=[0,17]'] ['queries=[3]'] [seed=0]
 python launch/figure.py activations RUN [layer=conv1] [image=0]
 python launch/figure.py confusion RUN
+python launch/figure.py towers RUN                                    # what each class loses without one of them
 python launch/figure.py figure1 A B ... [level=25]
 python launch/figure.py curves A B ...
 

@@ -238,7 +238,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         (("figure1", "runs=[nothing/*]"), "matches no run"),
         (("figure1", "run=nothing"), "run=nothing matches no run"),
         (("figure1", "run=empty", "runs=[begun]"), "not both"),
-        (("figure1", "run=begun", "data_root=images"), "data_root= is for figure4, activations, confusion; figure1"),
+        (
+            ("figure1", "run=begun", "data_root=images"),
+            "data_root= is for figure4, activations, confusion, towers",
+        ),
         (("figure1", "runs=[empty]"), "is not the folder of a run"),
         (("figure1", "runs=[begun]"), "has no finished epoch"),
         (("figure1", "runs=[begun]", "output=a.jpg"), r"must end in one of \.png"),

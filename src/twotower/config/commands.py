@@ -269,7 +269,7 @@ class FigureConfig:
     run: str | None = None  # a folder, or a pattern that matches one, with a key: 'run=sweeps/figure1/*seed=0'
     runs: list[str] = field(default_factory=list)  # several of these: 'runs=[sweeps/figure1/*]'
     output: str | None = None  # .png, .svg or .pdf; null: in RUN/figures, of several runs <figure>.png
-    data_root: str | None = None  # figure4, activations, confusion; null: the folder that the run was trained on
+    data_root: str | None = None  # figure4, activations, confusion, towers; null: that of the training
     level: float = key(25.0, above=0, below=100)  # figure1: percent of training error to which epochs are counted
     images: list[str] = field(default_factory=list)  # figure4: validation images by place or name; none: 8 drawn
     queries: list[str] = field(default_factory=list)  # figure4: images whose neighbours are shown; none: 5 drawn

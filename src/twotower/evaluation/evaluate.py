@@ -66,15 +66,19 @@ def predict(
     device: torch.device,
     split: str = "val",
     precision: str = "fp32",
+    exchange: Exchange | None = None,
 ) -> dict[str, Predictions]:
     """Predictions for all images of `val` or `test`, by view; `ten` has the centre crop with it, from the same pass.
+
+    Args:
+        exchange: of the towers; None: the usual one.
 
     Raises: ValueError if the data set has no such split.
     """
     parts: dict[str, list[Tensor]] = {view: [] for view in (VIEWS if crops == "ten" else ("centre",))}
     labels, began, warm = [], time.perf_counter(), 0
     share = Share(batch_size, 0, 1, device, config.machine.loader_threads or torch.get_num_threads())
-    exchange = InProcessExchange(config.network.exchange_precision)
+    exchange = exchange or InProcessExchange(config.network.exchange_precision)
     set_precision(precision)
     for tower in towers:
         tower.precision = precision

@@ -8,7 +8,10 @@ from twotower.config import EvaluateConfig, FigureConfig
 from twotower.config.stored_config import read_config
 from twotower.evaluation.evaluate import make_predictions
 from twotower.evaluation.subject import Subject, open_subject
+from twotower.evaluation.without_tower import check_separable, predict_without
+from twotower.figures.confusion import count_confusion
 from twotower.figures.figure3 import read_kernels
+from twotower.figures.photographs import read_class_names
 from twotower.figures.prepare_figure import (
     PreparedFigure,
     prepare_activations,
@@ -17,7 +20,9 @@ from twotower.figures.prepare_figure import (
     prepare_figure1,
     prepare_figure3,
     prepare_figure4,
+    prepare_towers,
 )
+from twotower.figures.tower_costs import TowerCosts
 from twotower.runs.failure import has_note
 from twotower.runs.history import History, read_history
 from twotower.runs.mirrors.open_mirrors import log_figures, log_figures_of_several
@@ -38,7 +43,18 @@ def _prepare_confusion(settings: FigureConfig, run: Path) -> PreparedFigure:
     subject = _open(settings, run)
     centre = make_predictions(subject, EvaluateConfig(run=str(run)))["centre"]
     title = f"{run.resolve().name}, {subject.checkpoint.name}, centre crop"
-    return prepare_confusion(title, centre.log_probabilities, centre.labels, subject.dataset.classes)
+    return prepare_confusion(title, centre.log_probabilities, centre.labels, read_class_names(subject))
+
+
+def _prepare_towers(settings: FigureConfig, run: Path) -> PreparedFigure:
+    subject, evaluation = _open(settings, run), EvaluateConfig(run=str(run))
+    check_separable(subject.config.network)
+    both = make_predictions(subject, evaluation)["centre"]
+    each = (both, *(predict_without(subject, evaluation, tower) for tower in range(2)))
+    names = read_class_names(subject)
+    counts = [count_confusion(one.log_probabilities, one.labels, names) for one in each]
+    title = f"{run.resolve().name}, {subject.checkpoint.name}, centre crop"
+    return prepare_towers(title, TowerCosts(counts[0], (counts[1], counts[2])))
 
 
 OF_ONE_RUN: dict[str, Callable[[FigureConfig, Path], PreparedFigure]] = {
@@ -48,6 +64,7 @@ OF_ONE_RUN: dict[str, Callable[[FigureConfig, Path], PreparedFigure]] = {
     ),
     "activations": lambda settings, run: prepare_activations(_open(settings, run), settings.layer, settings.image),
     "confusion": _prepare_confusion,
+    "towers": _prepare_towers,
 }
 OF_RUNS: dict[str, Callable[[FigureConfig, list[Path]], PreparedFigure]] = {
     "figure1": lambda settings, runs: prepare_figure1(_read_histories(runs), settings.level),
@@ -61,7 +78,7 @@ OPTIONS = {  # option -> figures that have it, where not every figure has
     "seed": ("figure4",),
     "layer": ("activations",),
     "image": ("activations",),
-    "data_root": ("figure4", "activations", "confusion"),
+    "data_root": ("figure4", "activations", "confusion", "towers"),
 }
 
 

@@ -19,6 +19,8 @@ from twotower.figures.figure3 import Kernels, write_figure3
 from twotower.figures.figure3 import summarise as summarise_kernels
 from twotower.figures.figure4 import make_figure4, write_figure4
 from twotower.figures.neighbour_precision import Precision
+from twotower.figures.tower_costs import TowerCosts, write_tower_costs
+from twotower.figures.tower_costs import describe as describe_costs
 from twotower.ground.wording import counted
 from twotower.runs.history import History
 
@@ -123,3 +125,8 @@ def prepare_confusion(title: str, log_probabilities: Tensor, labels: Tensor, cla
         for name, taken_for, count, share in confusion.worst_pairs()[:SHOWN_PAIRS]
     ]
     return PreparedFigure(lines, lambda path: write_confusion(confusion, title, path))
+
+
+def prepare_towers(title: str, costs: TowerCosts) -> PreparedFigure:
+    """What each class loses without one of the towers."""
+    return PreparedFigure(describe_costs(costs), lambda path: write_tower_costs(costs, title, path))

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from twotower.config import EvaluateConfig
+from twotower.data.class_names import name_classes
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import VIEWS
 from twotower.evaluation.subject import open_subject
@@ -143,7 +144,7 @@ def _draw_confusion(folder: Path, group: Group, run: FinishedRun) -> list[Figure
     if centre is None or centre.log_probabilities.shape[1] != len(manifest.classes):
         return []  # damaged; an evaluation computes them again
     name, title = f"confusion-{name_file(group.label)}", f"{run.name}, centre crop"
-    confusion = prepare_confusion(title, centre.log_probabilities, centre.labels, manifest.classes)
+    confusion = prepare_confusion(title, centre.log_probabilities, centre.labels, name_classes(manifest.classes))
     confusion.write(folder / f"{name}.png")
     return [_make_figure(folder, name, f"Classes taken for each other: {group.label}", f"Run {run.name}.")]
 
