@@ -4,6 +4,7 @@ import csv
 import json
 import runpy
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from helpers.fake_runs import fake_run
 from helpers.paths import ROOT
-from twotower.figures.figure3 import Kernels, read_kernels, summarise, write_figure3
+from twotower.figures.figure3 import Kernels, measure_gap, read_kernels, summarise, write_figure3
 from twotower.model.conv1_kernels import mosaic
 from twotower.runs import checkpoint
 
@@ -53,6 +54,30 @@ def test_kernels_are_those_of_the_checkpoint(run: Path) -> None:
     assert (read.layer, len(read.of_tower[0])) == ("conv1", 12)
     assert [step for step, _ in read.history] == [5, 10, 20]
     assert [tower0 for _, (tower0, _) in read.history] == pytest.approx([0.55, 0.5, 0.4])
+
+
+def test_the_gap_is_compared_with_chance_assignments() -> None:
+    """Against all assignments where there are few, and against draws of our own where there are many."""
+    few = [0.1, 0.2, 0.3], [0.7, 0.8]
+    pool = [*few[0], *few[1]]
+    gaps = [
+        abs(np.mean([pool[i] for i in chosen]) - np.mean([pool[i] for i in range(5) if i not in chosen]))
+        for chosen in combinations(range(5), 3)
+    ]
+    found = measure_gap(*few)
+    assert found["value"] == pytest.approx(0.55)
+    assert found["p_value"] == pytest.approx(sum(gap >= 0.55 - 1e-12 for gap in gaps) / len(gaps))
+
+    stream = np.random.default_rng(3)
+    many = stream.uniform(0, 1, 16), stream.uniform(0.2, 1, 16)
+    observed, larger, whole = abs(many[0].mean() - many[1].mean()), 0, np.concatenate(many)
+    for _ in range(20_000):
+        dealt = stream.permutation(whole)
+        larger += abs(dealt[:16].mean() - dealt[16:].mean()) >= observed
+    assert measure_gap(*many)["p_value"] == pytest.approx(larger / 20_000, abs=0.02)
+    assert measure_gap(*many) == measure_gap(*many), "the same numbers every time"
+    assert measure_gap(many[0], many[0] + 2)["p_value"] < 0.001
+    assert measure_gap(many[0], many[0])["p_value"] == 1
 
 
 def test_towers_that_differ_and_towers_that_do_not() -> None:

@@ -35,7 +35,7 @@ def _summarise_difference(difference: Estimate | None) -> dict[str, Any] | None:
 
 def _summarise_colour(run: FinishedRun) -> dict[str, Any]:
     summary = figure3.summarise(read_kernels_once(run.run_dir))
-    return {key: summary[key] for key in ("mean_selectivity", "more_colour")}
+    return {key: summary[key] for key in ("mean_selectivity", "more_colour", "gap")}
 
 
 def _summarise_group(comparison: Comparison, group: Group) -> dict[str, Any]:

@@ -203,16 +203,18 @@ def make_colour_table(runs: Sequence[Trace]) -> Table | None:
     for run in list_finished(runs):
         means = measure_colour(run)
         if means is not None:
-            more = summarise(read_kernels_once(run.run_dir))["more_colour"]
-            values = (*means, abs(means[0] - means[1]), more["probability"], more["p_value"])
+            numbers = summarise(read_kernels_once(run.run_dir))
+            more, gap = numbers["more_colour"], numbers["gap"]
+            values = (*means, gap["value"], gap["p_value"], more["probability"], more["p_value"])
             rows.append([Cell(run.name), *(Cell(f"{value:.3f}", value) for value in values)])
     if not rows:
         return None
-    heads = ["run", "tower 0", "tower 1", "difference", "P(more colour)", "p"]
+    heads = ["run", "tower 0", "tower 1", "gap", "p of the gap", "P(more colour)", "p of P"]
     note = (
-        "Mean part of a conv1 kernel's energy that is not grey: 0 grey, 0.667 drawn at random, 1 colour alone. P: "
-        "how often a kernel of the more colourful tower exceeds one of the other; 0.5 is no difference. p: how often "
-        "towers of one distribution would come out as far apart (Mann and Whitney). Section 6.1 of the "
+        "Mean part of a conv1 kernel's energy that is not grey: 0 grey, 0.667 drawn at random, 1 colour alone. p of "
+        "the gap: the share of 10,000 random assignments of the kernels to two towers that have a gap as large. P: "
+        "how often a kernel of the more colourful tower exceeds one of the other; 0.5 is no difference. p of P: "
+        "how often towers of one distribution would come out as far apart (Mann and Whitney). Section 6.1 of the "
         "paper says that one tower becomes colour-agnostic and the other colour-specific in every run."
     )
     return Table("Colour selectivity of the towers", heads, rows, note)
