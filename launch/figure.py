@@ -6,6 +6,7 @@ python launch/figure.py activations RUN [layer=conv1] [image=0]
 python launch/figure.py confusion RUN
 python launch/figure.py towers RUN                                    # what each class loses without one of them
 python launch/figure.py figure1 A B ... [level=25]
+python launch/figure.py colour A B ...                                # do the towers part? by folder of runs
 python launch/figure.py curves A B ...
 
 RUN, A and B are folders of runs, or patterns of such; with keys they are run=RUN and 'runs=[A,B]'. A figure of one

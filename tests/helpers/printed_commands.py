@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from helpers.paths import ROOT
 from helpers.shell_lines import FUNCTION, NotUnderstoodError, without_remark
 
-FIGURES = ("figure1", "figure3", "figure4", "activations", "confusion", "towers", "curves")
+FIGURES = ("figure1", "figure3", "figure4", "activations", "confusion", "towers", "colour", "curves")
 KINDS = ("README and docs", "conf", "results", "records", "docstrings", "messages", "comments", "set up")
 
 # How commands begin, in backticks or a fence ...

@@ -2,19 +2,22 @@
 
 import glob
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from twotower.config import EvaluateConfig, FigureConfig
+from twotower.config import Config, EvaluateConfig, FigureConfig
 from twotower.config.stored_config import read_config
 from twotower.evaluation.evaluate import make_predictions
 from twotower.evaluation.subject import Subject, open_subject
 from twotower.evaluation.without_tower import check_separable, predict_without
+from twotower.figures.colour_selectivity import Course
 from twotower.figures.confusion import count_confusion
 from twotower.figures.figure3 import read_kernels
 from twotower.figures.photographs import read_class_names
 from twotower.figures.prepare_figure import (
     PreparedFigure,
     prepare_activations,
+    prepare_colour,
     prepare_confusion,
     prepare_curves,
     prepare_figure1,
@@ -26,6 +29,7 @@ from twotower.figures.tower_costs import TowerCosts
 from twotower.runs.failure import has_note
 from twotower.runs.history import History, read_history
 from twotower.runs.mirrors.open_mirrors import log_figures, log_figures_of_several
+from twotower.runs.variants import labels_of, select_for_comparison
 
 SUFFIXES = (".png", ".svg", ".pdf")
 FOLDER = "figures"  # folder within a run
@@ -57,6 +61,31 @@ def _prepare_towers(settings: FigureConfig, run: Path) -> PreparedFigure:
     return prepare_towers(title, TowerCosts(counts[0], (counts[1], counts[2])))
 
 
+def _prepare_colour(runs: list[Path]) -> PreparedFigure:
+    """Runs of one folder are a group, as far as they have the same settings.
+
+    Raises: ValueError for a run of one tower, or without a checkpoint.
+    """
+    folders: dict[Path, dict[Path, Config]] = {}
+    for run in runs:
+        config = read_config(run)
+        if config.network.towers != 2:
+            raise ValueError(f"{run} has one tower, and colour compares two; leave it out.")
+        # Of the runs that began with other runs' weights, each seed has its own.
+        weights = replace(config.initial_weights, path=None)
+        folders.setdefault(run.resolve().parent, {})[run] = replace(config, initial_weights=weights)
+    courses = []
+    for folder, configs in folders.items():
+        unlike = {str(select_for_comparison(config)): config for config in configs.values()}
+        base = next(iter(unlike.values()))
+        labels = dict(zip(unlike, labels_of(list(unlike.values()), base), strict=True))
+        for run, config in configs.items():
+            label = labels[str(select_for_comparison(config))]
+            group = folder.name if len(unlike) == 1 else f"{folder.name}, {label}"
+            courses.append(Course(group, config.seed, read_kernels(run)))
+    return prepare_colour(courses)
+
+
 OF_ONE_RUN: dict[str, Callable[[FigureConfig, Path], PreparedFigure]] = {
     "figure3": lambda settings, run: prepare_figure3(read_kernels(run)),
     "figure4": lambda settings, run: prepare_figure4(
@@ -68,6 +97,7 @@ OF_ONE_RUN: dict[str, Callable[[FigureConfig, Path], PreparedFigure]] = {
 }
 OF_RUNS: dict[str, Callable[[FigureConfig, list[Path]], PreparedFigure]] = {
     "figure1": lambda settings, runs: prepare_figure1(_read_histories(runs), settings.level),
+    "colour": lambda settings, runs: _prepare_colour(runs),
     "curves": lambda settings, runs: prepare_curves(_read_histories(runs)),
 }
 FIGURES = (*OF_RUNS, *OF_ONE_RUN)

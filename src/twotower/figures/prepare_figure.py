@@ -11,6 +11,8 @@ from torch import Tensor
 
 from twotower.evaluation.subject import Subject
 from twotower.figures.activations import describe, make_activations, write_activations
+from twotower.figures.colour_selectivity import Course, write_colour
+from twotower.figures.colour_selectivity import describe as describe_colour
 from twotower.figures.confusion import count_confusion, write_confusion
 from twotower.figures.curves import write_curves
 from twotower.figures.figure1 import LEVEL, NAMES, make_curves, summarise, write_figure1
@@ -66,6 +68,11 @@ def prepare_figure1(histories: Sequence[History], level: float = LEVEL) -> Prepa
 
 def prepare_curves(histories: Sequence[History]) -> PreparedFigure:
     return PreparedFigure([], lambda path: write_curves(histories, path))
+
+
+def prepare_colour(courses: Sequence[Course]) -> PreparedFigure:
+    """Colour selectivity of both towers over time, by group."""
+    return PreparedFigure(describe_colour(courses), lambda path: write_colour(courses, path))
 
 
 def prepare_figure3(kernels: Kernels) -> PreparedFigure:

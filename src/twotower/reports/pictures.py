@@ -13,7 +13,6 @@ from twotower.evaluation.predictions import VIEWS
 from twotower.evaluation.subject import open_subject
 from twotower.figures.colour_selectivity import Course, write_colour
 from twotower.figures.curves import MAX_LINES, write_curves
-from twotower.figures.drawing import write_numbers
 from twotower.figures.prepare_figure import (
     prepare_activations,
     prepare_confusion,
@@ -117,7 +116,7 @@ def _draw_figure1(folder: Path, comparison: Comparison) -> list[Figure]:
 
 def _draw_courses(folder: Path, comparison: Comparison) -> list[Figure]:
     courses = [
-        Course(group.label, run.config.seed, read_kernels_once(run.run_dir).history)
+        Course(group.label, run.config.seed, read_kernels_once(run.run_dir))
         for group in comparison.groups
         for run in group.runs
         if measure_colour(run) is not None and read_kernels_once(run.run_dir).history
@@ -125,22 +124,7 @@ def _draw_courses(folder: Path, comparison: Comparison) -> list[Figure]:
     if not courses:
         return []
     write_colour(courses, folder / "colour.png")
-    _write_kernels(folder, comparison)
     return [_make_figure(folder, "colour", "Colour selectivity of both towers by step")]
-
-
-def _write_kernels(folder: Path, comparison: Comparison) -> None:
-    """The colour selectivity of each kernel of each run, from which all that the report says of colour follows."""
-    rows = (
-        [group.label, run.config.seed, tower, number, f"{value:.5f}"]
-        for group in comparison.groups
-        for run in group.runs
-        if measure_colour(run) is not None
-        for tower, values in enumerate(read_kernels_once(run.run_dir).selectivity())
-        for number, value in enumerate(values)
-    )
-    heads = ["group", "seed", "tower", "kernel", "colour_selectivity"]
-    write_numbers(folder / "colour-kernels.png", heads, rows)
 
 
 def _draw_kernels(folder: Path, group: Group, run: FinishedRun) -> Figure:
