@@ -162,6 +162,74 @@ def find_colour_gap() -> Found:
     return Found(value, f"{len(gaps)}", "not seen" if min(chances) > 1 - CONFIDENCE else "see there", hours)
 
 
+COLOUR = "towers_in_colour"
+ASSIGNMENTS = 10_000  # of the kernels to two towers, by chance
+
+
+def read_kernels(group: str) -> dict[str, tuple[list[float], list[float]]]:
+    """By seed the colour selectivity of each kernel of tower 0 and of tower 1 at the end."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in read(COLOUR, "colour-kernels.csv"):
+        if row["group"] == group:
+            found.setdefault(row["seed"], ([], []))[int(row["tower"])].append(float(row["colour_selectivity"]))
+    return found
+
+
+def measure_chance(towers: tuple[list[float], list[float]]) -> float:
+    """The share of chance assignments of the kernels to two towers that have a gap as large."""
+    test = stats.permutation_test(
+        towers,
+        lambda one, other, axis: abs(one.mean(axis) - other.mean(axis)),
+        n_resamples=ASSIGNMENTS,
+        vectorized=True,
+        alternative="greater",
+        rng=0,
+    )
+    return float(test.pvalue)
+
+
+def measure_gaps(group: str) -> dict[str, float]:
+    """By seed, how far the means of the two towers are apart at the end."""
+    return {seed: abs(fmean(first) - fmean(second)) for seed, (first, second) in read_kernels(group).items()}
+
+
+def read_hours(*groups: str) -> float:
+    """Of the runs of these groups together."""
+    rows = [row for row in read(COLOUR, "runs.csv") if row["run"].split("/")[0] in groups]
+    return sum(float(row["seconds"]) for row in rows) / 3600
+
+
+def find_parted() -> Found:
+    """In how many runs the towers part, and how far."""
+    chances = [measure_chance(towers) for towers in read_kernels("conv3").values()]
+    gaps, parted = list(measure_gaps("conv3").values()), sum(chance < 1 - CONFIDENCE for chance in chances)
+    value = f"{parted} of {len(gaps)}, gap {fmean(gaps):.2f} ({min(gaps):.2f} to {max(gaps):.2f})"
+    verdict = "reproduced" if parted == len(gaps) else "not seen"
+    return Found(value, f"{len(gaps)}", verdict, read_hours("conv3"))
+
+
+def compare_gaps(arm: str, sign: int) -> Found:
+    """The gap of conv3 less that of an arm, paired by seed."""
+    ours, theirs = measure_gaps("conv3"), measure_gaps(arm)
+    pairs = [ours[seed] - theirs[seed] for seed in ours]
+    middle, low, high = measure_interval(pairs)
+    value = f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
+    return Found(value, f"2 x {len(pairs)}", judge(low, high, sign), read_hours("conv3", arm))
+
+
+def count_renumbered() -> Found:
+    """In how many runs tower 0 is the one with more colour, with its 95 % interval."""
+    towers = read_kernels("conv3").values()
+    count = sum(fmean(first) > fmean(second) for first, second in towers)
+    interval = stats.binomtest(count, len(towers)).proportion_ci(CONFIDENCE)
+    low, high = 100 * interval.low, 100 * interval.high
+    verdict = "reproduced" if 0 < count < len(towers) and low < 50 < high else "not seen"
+    return Found(
+        f"tower 0 in {count} of {len(towers)} ({low:.0f} to {high:.0f} %)", f"{len(towers)}", verdict,
+        read_hours("conv3"),
+    )  # fmt: skip
+
+
 NARROW = "Imagenette, quarter width, 3 epochs, ten crops"
 BASE = {"network": "alexnet_2012", "ablation": "none"}
 
@@ -187,6 +255,12 @@ CLAIMS = (
     Claim("Table 2", "errors on ILSVRC-2012", "40.7 % / 18.2 %", "40.7 % / 18.2 %"),
     Claim("6.1", "in every run one tower becomes colour-agnostic, the other one colour-specific", "every run", "",
           "gap of the mean selectivities of conv1", "imagenette_narrow", XEON, find_colour_gap),
+    Claim("6.1", "the same, of four layers on CIFAR-10", "every run", "", "Figure 1's network as two towers",
+          COLOUR, EPYC, find_parted),
+    Claim("6.1", "restricted connectivity makes it: the gap less that with the exchange at every layer", "yes",
+          "", "the same", COLOUR, EPYC, lambda: compare_gaps("everywhere", 1)),
+    Claim("6.1", "which tower has more colour is a renumbering", "yes", "", "the same", COLOUR, EPYC,
+          count_renumbered),
     Claim("7", "without any of the middle layers", "about +2 (top-1)", ""),
     Claim("", "half precision (2012: of the exchange alone)", "", "0.0 / +0.4", NARROW, "bf16_photographs", EPYC,
           lambda: compare("bf16_photographs", {"command": "precision=fp32 "}, {"command": "precision=bf16 "}, 0)),

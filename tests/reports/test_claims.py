@@ -1,18 +1,20 @@
 """The table of claims: what it prints follows from the data in the repository, computed here once more."""
 
 import csv
+import random
 import re
 import runpy
 from collections.abc import Callable
 from statistics import mean, stdev
 
+import numpy as np
 import pytest
 
 from helpers.paths import ROOT
 
 TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 PAGES = [ROOT / "results" / "README.md", ROOT / "README.md"]
-QUANTILES = {3: 4.302653, 12: 2.200985}  # of Student's t at 97.5 %, by number of pairs
+QUANTILES = {3: 4.302653, 10: 2.262157, 12: 2.200985}  # of Student's t at 97.5 %, by number of pairs
 NARROW, FIGURE_1 = "imagenette_narrow", "figure1_cifar10"
 
 
@@ -89,7 +91,7 @@ def test_a_difference_follows_from_its_runs(claim: str) -> None:
 
 def test_every_claim_that_was_run_is_recomputed() -> None:
     run = {claim for claim, row in _rows().items() if row[6] != "not run"}
-    assert run == {*DIFFERENCES, *RATIOS, COLOUR}
+    assert run == {*DIFFERENCES, *RATIOS, COLOUR, PARTED, RESTRICTED, RENUMBERED}
     assert all(set(row[4:6] + row[7:]) == {""} for row in _rows().values() if row[6] == "not run")
 
 
@@ -134,6 +136,66 @@ def test_the_gaps_in_colour_follow_from_their_runs() -> None:
     assert printed[:2] == pytest.approx([min(ends.values()), max(ends.values())], abs=0.0051)
     assert printed[2] > 0.05
     assert _rows()[COLOUR][6] == "not seen"
+
+
+PARTED = "the same, of four layers on CIFAR-10"
+RESTRICTED = "restricted connectivity makes it: the gap less that with the exchange at every layer"
+RENUMBERED = "which tower has more colour is a renumbering"
+
+
+def _kernels(group: str) -> dict[str, list[np.ndarray]]:
+    """By seed the selectivities of both towers' kernels."""
+    rows = [row for row in _read("towers_in_colour", "colour-kernels.csv") if row["group"] == group]
+    return {
+        seed: [
+            np.array(
+                [float(row["colour_selectivity"]) for row in rows if (row["seed"], row["tower"]) == (seed, tower)]
+            )
+            for tower in "01"
+        ]
+        for seed in sorted({row["seed"] for row in rows})
+    }
+
+
+def _gap(towers: list[np.ndarray]) -> float:
+    return abs(float(towers[0].mean() - towers[1].mean()))
+
+
+def test_the_towers_that_part_are_counted_once_more() -> None:
+    """By dealing out the kernels with a generator of another kind."""
+    runs = _kernels("conv3")
+    assert len(runs) == 10
+    assert {len(tower) for towers in runs.values() for tower in towers} == {16}
+    shuffle, parted = random.Random(1), 0
+    for towers in runs.values():
+        pool, larger = np.concatenate(towers).tolist(), 0
+        for _ in range(10_000):
+            shuffle.shuffle(pool)
+            larger += abs(mean(pool[:16]) - mean(pool[16:])) >= _gap(towers) - 1e-12
+        assert not 0.045 < larger / 10_000 < 0.055, "too near to the limit for 10,000 draws to decide"
+        parted += larger / 10_000 < 0.05
+    gaps = [_gap(towers) for towers in runs.values()]
+    row = _rows()[PARTED]
+    printed = [float(number) for number in re.findall(r"[\d.]+", row[4])]
+    assert printed == pytest.approx([parted, 10, mean(gaps), min(gaps), max(gaps)], abs=0.0051)
+    assert (row[5], row[6]) == ("10", "reproduced" if parted == 10 else "not seen")
+
+
+def test_the_gap_that_restricted_connectivity_makes() -> None:
+    ours, theirs = _kernels("conv3"), _kernels("everywhere")
+    assert sorted(ours) == sorted(theirs)
+    pairs = [_gap(ours[seed]) - _gap(theirs[seed]) for seed in ours]
+    half = QUANTILES[10] * stdev(pairs) / 10**0.5
+    row = _rows()[RESTRICTED]
+    printed = [float(number) for number in re.findall(r"[-+][\d.]+", row[4])]
+    assert printed == pytest.approx([mean(pairs), mean(pairs) - half, mean(pairs) + half], abs=0.0051)
+    assert row[6] == ("reproduced" if mean(pairs) > half else "contradicted" if mean(pairs) < -half else "not seen")
+
+
+def test_the_renumbering_is_counted() -> None:
+    runs = _kernels("conv3")
+    count = sum(towers[0].mean() > towers[1].mean() for towers in runs.values())
+    assert _rows()[RENUMBERED][4].startswith(f"tower 0 in {count} of 10 (")
 
 
 def test_the_front_page_has_the_same_figures() -> None:
