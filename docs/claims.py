@@ -5,6 +5,7 @@ Every number follows from the data in results/, and a test computes it once more
 
 import csv
 import json
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -162,72 +163,34 @@ def find_colour_gap() -> Found:
     return Found(value, f"{len(gaps)}", "not seen" if min(chances) > 1 - CONFIDENCE else "see there", hours)
 
 
-COLOUR = "towers_in_colour"
-ASSIGNMENTS = 10_000  # of the kernels to two towers, by chance
-
-
-def read_kernels(group: str) -> dict[str, tuple[list[float], list[float]]]:
-    """By seed the colour selectivity of each kernel of tower 0 and of tower 1 at the end."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for row in read(COLOUR, "colour-kernels.csv"):
-        if row["group"] == group:
-            found.setdefault(row["seed"], ([], []))[int(row["tower"])].append(float(row["colour_selectivity"]))
-    return found
-
-
-def measure_chance(towers: tuple[list[float], list[float]]) -> float:
-    """The share of chance assignments of the kernels to two towers that have a gap as large."""
-    test = stats.permutation_test(
-        towers,
-        lambda one, other, axis: abs(one.mean(axis) - other.mean(axis)),
-        n_resamples=ASSIGNMENTS,
-        vectorized=True,
-        alternative="greater",
-        rng=0,
-    )
-    return float(test.pvalue)
-
-
-def measure_gaps(group: str) -> dict[str, float]:
-    """By seed, how far the means of the two towers are apart at the end."""
-    return {seed: abs(fmean(first) - fmean(second)) for seed, (first, second) in read_kernels(group).items()}
-
-
-def read_hours(*groups: str) -> float:
-    """Of the runs of these groups together."""
-    rows = [row for row in read(COLOUR, "runs.csv") if row["run"].split("/")[0] in groups]
-    return sum(float(row["seconds"]) for row in rows) / 3600
+TOWERS = runpy.run_path(str(Path(__file__).resolve().parent / "towers_in_colour.py"))
+COLOUR: str = TOWERS["FOLDER"]
 
 
 def find_parted() -> Found:
     """In how many runs the towers part, and how far."""
-    chances = [measure_chance(towers) for towers in read_kernels("conv3").values()]
-    gaps, parted = list(measure_gaps("conv3").values()), sum(chance < 1 - CONFIDENCE for chance in chances)
-    value = f"{parted} of {len(gaps)}, gap {fmean(gaps):.2f} ({min(gaps):.2f} to {max(gaps):.2f})"
-    verdict = "reproduced" if parted == len(gaps) else "not seen"
-    return Found(value, f"{len(gaps)}", verdict, read_hours("conv3"))
+    arm = TOWERS["measure_arm"]("conv3")
+    value = f"{arm.parted} of {len(arm.gaps)}, gap {arm.write_gaps()}"
+    return Found(value, f"{len(arm.gaps)}", "reproduced" if arm.parted == len(arm.gaps) else "not seen", arm.hours)
 
 
-def compare_gaps(arm: str, sign: int) -> Found:
+def compare_gaps(name: str, sign: int) -> Found:
     """The gap of conv3 less that of an arm, paired by seed."""
-    ours, theirs = measure_gaps("conv3"), measure_gaps(arm)
-    pairs = [ours[seed] - theirs[seed] for seed in ours]
+    base, arm = TOWERS["measure_arm"]("conv3"), TOWERS["measure_arm"](name)
+    pairs = TOWERS["pair"](base, arm)
     middle, low, high = measure_interval(pairs)
     value = f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
-    return Found(value, f"2 x {len(pairs)}", judge(low, high, sign), read_hours("conv3", arm))
+    return Found(value, f"2 x {len(pairs)}", judge(low, high, sign), base.hours + arm.hours)
 
 
 def count_renumbered() -> Found:
     """In how many runs tower 0 is the one with more colour, with its 95 % interval."""
-    towers = read_kernels("conv3").values()
-    count = sum(fmean(first) > fmean(second) for first, second in towers)
-    interval = stats.binomtest(count, len(towers)).proportion_ci(CONFIDENCE)
+    arm = TOWERS["measure_arm"]("conv3")
+    count, runs = arm.tower_0_has_more, len(arm.gaps)
+    interval = stats.binomtest(count, runs).proportion_ci(CONFIDENCE)
     low, high = 100 * interval.low, 100 * interval.high
-    verdict = "reproduced" if 0 < count < len(towers) and low < 50 < high else "not seen"
-    return Found(
-        f"tower 0 in {count} of {len(towers)} ({low:.0f} to {high:.0f} %)", f"{len(towers)}", verdict,
-        read_hours("conv3"),
-    )  # fmt: skip
+    verdict = "reproduced" if 0 < count < runs and low < 50 < high else "not seen"
+    return Found(f"tower 0 in {count} of {runs} ({low:.0f} to {high:.0f} %)", f"{runs}", verdict, arm.hours)
 
 
 NARROW = "Imagenette, quarter width, 3 epochs, ten crops"

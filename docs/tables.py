@@ -1,5 +1,6 @@
 """Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), speeds,
-volumes, the lines of the configuration of 2012, and the paper's claims in results/README.md and on the front page.
+volumes, the lines of the configuration of 2012, the paper's claims in results/README.md and on the front page, and
+the numbers of results/towers_in_colour.
 
     python docs/tables.py
 
@@ -146,6 +147,7 @@ def write_lines() -> str:
     return table
 
 
+TOWERS = runpy.run_path(str(DOCS / "towers_in_colour.py"))
 CLAIMS = runpy.run_path(str(DOCS / "claims.py"))
 WRITERS = {
     "speed": write_speeds,
@@ -154,6 +156,10 @@ WRITERS = {
     "lines": write_lines,
     "claims": CLAIMS["write_claims"],
     "short_claims": CLAIMS["write_short_claims"],
+    "colour_arms": TOWERS["write_arms"],
+    "colour_runs": TOWERS["write_runs"],
+    "colour_swapped": TOWERS["write_swapped"],
+    "colour_costs": TOWERS["write_costs"],
 }
 
 
@@ -170,7 +176,7 @@ def fill_tables(text: str) -> str:
 
 def main() -> None:
     root = DOCS.parent
-    for path in (*sorted(DOCS.glob("*.md")), root / "results" / "README.md", root / "README.md"):
+    for path in (*sorted(DOCS.glob("*.md")), *sorted((root / "results").rglob("README.md")), root / "README.md"):
         text = path.read_text()
         filled = fill_tables(text)
         if filled != text:
