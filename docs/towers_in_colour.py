@@ -146,20 +146,30 @@ def write_arms() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _find_steps(group: str) -> dict[str, int]:
+    """By seed the first of the measured steps from which on the gap is at least half of that at the end."""
+    courses: dict[str, list[tuple[int, float]]] = {}
+    for row in read("colour.csv"):  # in the order of steps
+        if row["group"] == group:
+            gap = abs(float(row["tower0"]) - float(row["tower1"]))
+            courses.setdefault(row["seed"], []).append((int(row["step"]), gap))
+    found = {}
+    for seed, course in courses.items():
+        lower = [place for place, (_, gap) in enumerate(course) if gap < course[-1][1] / 2]
+        found[seed] = course[lower[-1] + 1 if lower else 0][0]
+    return found
+
+
 def write_runs() -> str:
-    """Of each run of conv3: both towers, the gap and its chance; and the gaps of the other arms with that seed."""
+    """Of each run of conv3: both towers, the gap, its chance and since when; and the other arms' gaps by seed."""
     base, others = measure_arm(BASE), [measure_arm(name) for name in COMPARED if name in _list_arms()]
-    heads = ["seed", "tower 0", "tower 1", "gap", "p", *(f"gap, {arm.name}".replace("_", " ") for arm in others)]
+    titles, steps = [f"gap, {arm.name}".replace("_", " ") for arm in others], _find_steps(BASE)
+    heads = ["seed", "tower 0", "tower 1", "gap", "p", "from step", *titles]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for seed, (first, second) in base.kernels.items():
-        values = [
-            fmean(first),
-            fmean(second),
-            base.gaps[seed],
-            base.chances[seed],
-            *(arm.gaps[seed] for arm in others),
-        ]
-        lines.append(f"| {seed} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+        values = [f"{value:.2f}" for value in (fmean(first), fmean(second), base.gaps[seed], base.chances[seed])]
+        values += [str(steps[seed]), *(f"{arm.gaps[seed]:.2f}" for arm in others)]
+        lines.append(f"| {seed} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
 
