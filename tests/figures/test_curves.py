@@ -153,10 +153,9 @@ def test_one_measurement_of_colour_can_be_seen(tmp_path: Path, monkeypatch: pyte
     for module in (figure3, colour):
         monkeypatch.setattr(module, "save", lambda figure, path: figures.append(figure))
     kernels = [torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    figure3.write_figure3(
-        figure3.Kernels(Path("run"), 22, "conv1", kernels, [(22, [0.6, 0.7])]), tmp_path / "figure3.png"
-    )
-    write_colour([Course("none", 0, [(22, [0.6, 0.7])])], tmp_path / "colour.png")
+    measured = figure3.Kernels(Path("run"), 22, "conv1", kernels, [(22, [0.6, 0.7])])
+    figure3.write_figure3(measured, tmp_path / "figure3.png")
+    write_colour([Course("none", 0, measured)], tmp_path / "colour.png")
     for figure, place in ((figures[0], -1), (figures[1], 0)):
         axes = figure.axes[place]
         points = [line for line in axes.lines if list(line.get_xdata()) == [22]]
