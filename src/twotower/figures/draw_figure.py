@@ -67,6 +67,7 @@ def _prepare_colour(runs: list[Path]) -> PreparedFigure:
     Raises: ValueError for a run of one tower, or without a checkpoint.
     """
     folders: dict[Path, dict[Path, Config]] = {}
+    kernels = {run: read_kernels(run) for run in runs}
     for run in runs:
         config = read_config(run)
         if config.network.towers != 2:
@@ -82,7 +83,7 @@ def _prepare_colour(runs: list[Path]) -> PreparedFigure:
         for run, config in configs.items():
             label = labels[str(select_for_comparison(config))]
             group = folder.name if len(unlike) == 1 else f"{folder.name}, {label}"
-            courses.append(Course(group, config.seed, read_kernels(run)))
+            courses.append(Course(group, config.seed, kernels[run]))
     return prepare_colour(courses)
 
 
