@@ -4,16 +4,18 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from scipy import stats
+
+from twotower.figures.figure3 import measure_gap
+from twotower.reports.compare import estimate
 
 FOLDER = "towers_in_colour"
 PLACE = Path(__file__).resolve().parents[1] / "results" / FOLDER
 CONFIDENCE = 0.95
-ASSIGNMENTS = 10_000  # of the kernels to two towers, by chance
 BASE = "conv3"
-ARMS = {  # name in the data -> in words; the first three after BASE are compared with it
+ARMS = {  # name in the data -> in words
     BASE: "exchange before conv3 and fc4, as in 2012",
     "everywhere": "before every layer that can have it",
     "none": "before fc4 alone",
@@ -21,7 +23,7 @@ ARMS = {  # name in the data -> in words; the first three after BASE are compare
     "swapped": "from conv3 after an epoch, conv1 swapped",
     "continued": "the same without the swap",
 }
-COMPARED = ("everywhere", "none", "colour_noise")
+COMPARED = ("everywhere", "none", "colour_noise")  # with BASE
 SWAP_STEP = 390  # an epoch
 
 Towers = tuple[list[float], list[float]]
@@ -48,7 +50,7 @@ class Arm:
     @property
     def chances(self) -> dict[str, float]:
         """By seed, the share of chance assignments of the kernels to two towers that have a gap as large."""
-        return {seed: _measure_chance(towers) for seed, towers in self.kernels.items()}
+        return {seed: measure_gap(*towers)["p_value"] for seed, towers in self.kernels.items()}
 
     @property
     def parted(self) -> int:
@@ -70,18 +72,6 @@ def read(name: str) -> list[dict[str, str]]:
     """The rows of a CSV of the folder."""
     with (PLACE / name).open() as file:
         return list(csv.DictReader(file))
-
-
-def _measure_chance(towers: Towers) -> float:
-    test = stats.permutation_test(
-        towers,
-        lambda one, other, axis: abs(one.mean(axis) - other.mean(axis)),
-        n_resamples=ASSIGNMENTS,
-        vectorized=True,
-        alternative="greater",
-        rng=0,
-    )
-    return float(test.pvalue)
 
 
 def measure_arm(name: str) -> Arm:
@@ -133,11 +123,9 @@ def write_arms() -> str:
     for arm in arms:
         difference = ""
         if arm.name in pairs:
-            values = pairs[arm.name]
-            half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-            middle = fmean(values)
-            seen = "seen" if left[arm.name] else "not seen"
-            difference = f"{middle:+.2f} ({middle - half:+.2f} to {middle + half:+.2f}), {seen}"
+            found, seen = estimate(pairs[arm.name]), "seen" if left[arm.name] else "not seen"
+            assert found.interval is not None
+            difference = f"{found.mean:+.2f} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f}), {seen}"
         name, runs = arm.name.replace("_", " "), len(arm.gaps)
         lines.append(
             f"| {name} | {ARMS[arm.name]} | {runs} | {arm.parted} | {arm.write_gaps()} | {difference} | "

@@ -30,6 +30,11 @@ class Confusion:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(100 * (1 - np.diag(self.counts) / images))
 
+    @property
+    def top1_error(self) -> float:
+        """In percent of all images."""
+        return float(100 * (1 - np.trace(self.counts) / self.counts.sum()))
+
     def worst_pairs(self) -> list[tuple[str, str, int, float]]:
         """Class, class it was taken for, number and percentage of its images; the most frequent first."""
         images = self.counts.sum(1)
@@ -57,7 +62,7 @@ def summarise(confusion: Confusion) -> dict[str, Any]:
     order = np.argsort(-np.nan_to_num(errors, nan=-1.0), kind="stable")
     return {
         "num_images": int(confusion.counts.sum()),
-        "top1_error": float(100 * (1 - np.trace(confusion.counts) / confusion.counts.sum())),
+        "top1_error": confusion.top1_error,
         "error_by_class": {confusion.classes[i]: float(errors[i]) for i in order if not np.isnan(errors[i])},
         "worst_pairs": [
             {"class": name, "taken_for": taken_for, "images": count, "percent_of_class": share}

@@ -47,16 +47,12 @@ class TowerCosts:
         return [int(index) for index in np.argsort(-needs, kind="stable") if not np.isnan(needs[index])]
 
 
-def _error(confusion: Confusion) -> float:
-    return float(100 * (1 - np.trace(confusion.counts) / confusion.counts.sum()))
-
-
 def summarise(costs: TowerCosts) -> dict[str, Any]:
     """Top-1 errors in percent of all images, and by class what is lost in points."""
     return {
         "num_images": int(costs.both.counts.sum()),
-        "top1_error": _error(costs.both),
-        "top1_error_without": [_error(confusion) for confusion in costs.without],
+        "top1_error": costs.both.top1_error,
+        "top1_error_without": [confusion.top1_error for confusion in costs.without],
         "cost_by_class": {costs.classes[i]: [float(cost[i]) for cost in costs.costs] for i in costs.order()},
     }
 

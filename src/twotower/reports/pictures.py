@@ -25,7 +25,7 @@ from twotower.reports.compare import Comparison, Group
 from twotower.reports.differences import draw_differences
 from twotower.reports.page import Figure
 from twotower.reports.run_records import FinishedRun, Run, Trace
-from twotower.reports.tables import CROPS, has_kernels, measure_colour, read_kernels_once
+from twotower.reports.tables import CROPS, has_kernels, has_two_towers, read_kernels_once
 from twotower.runs.checkpoint import find, read_manifest
 from twotower.runs.history import History
 from twotower.training.sweep_names import name_file
@@ -119,7 +119,7 @@ def _draw_courses(folder: Path, comparison: Comparison) -> list[Figure]:
         Course(group.label, run.config.seed, read_kernels_once(run.run_dir))
         for group in comparison.groups
         for run in group.runs
-        if measure_colour(run) is not None and read_kernels_once(run.run_dir).history
+        if has_two_towers(run) and read_kernels_once(run.run_dir).history
     ]
     if not courses:
         return []

@@ -11,7 +11,7 @@ from twotower.ground.wording import on_one_line
 from twotower.reports.compare import MEASURES, Comparison, Estimate, Group, find_recorded_difference
 from twotower.reports.data_sets import describe_data
 from twotower.reports.run_records import FinishedRun, Trace, list_finished
-from twotower.reports.tables import make_repeating_command, measure_colour, read_kernels_once
+from twotower.reports.tables import has_two_towers, make_repeating_command, read_kernels_once
 
 
 def _round(estimate: Estimate) -> dict[str, Any]:
@@ -53,9 +53,7 @@ def _summarise_group(comparison: Comparison, group: Group) -> dict[str, Any]:
         "recorded_2012": None
         if recorded is None
         else {"run": recorded.run} | {measure: round(getattr(recorded, measure), 4) for measure in MEASURES},
-        "colour_selectivity": {
-            run.name: _summarise_colour(run) for run in group.runs if measure_colour(run) is not None
-        },
+        "colour_selectivity": {run.name: _summarise_colour(run) for run in group.runs if has_two_towers(run)},
         "images_per_second": round(group.mean_of("images_per_second"), 1),
         "seconds": round(group.mean_of("seconds"), 1),
         "command": make_repeating_command(group),

@@ -189,23 +189,25 @@ def has_kernels(run: FinishedRun) -> bool:
     return True
 
 
-def measure_colour(run: FinishedRun) -> list[float] | None:
-    """Mean colour selectivity of conv1 in tower 0 and tower 1; None without two towers or a checkpoint."""
-    if not has_kernels(run) or run.config.network.towers != 2:
-        return None
-    means: list[float] = summarise(read_kernels_once(run.run_dir))["mean_selectivity"]
-    return means
+def has_two_towers(run: FinishedRun) -> bool:
+    """Whether colour can be compared: there are two towers, and a checkpoint that can be read."""
+    return run.config.network.towers == 2 and has_kernels(run)
 
 
 def make_colour_table(runs: Sequence[Trace]) -> Table | None:
     """Colour selectivity of conv1 in both towers, a row for each run that has it."""
     rows = []
     for run in list_finished(runs):
-        means = measure_colour(run)
-        if means is not None:
+        if has_two_towers(run):
             numbers = summarise(read_kernels_once(run.run_dir))
             more, gap = numbers["more_colour"], numbers["gap"]
-            values = (*means, gap["value"], gap["p_value"], more["probability"], more["p_value"])
+            values = (
+                *numbers["mean_selectivity"],
+                gap["value"],
+                gap["p_value"],
+                more["probability"],
+                more["p_value"],
+            )
             rows.append([Cell(run.name), *(Cell(f"{value:.3f}", value) for value in values)])
     if not rows:
         return None
