@@ -301,3 +301,4 @@ class ReportConfig:
     evaluate: bool = False  # true: first evaluates each finished run in ten crops, where that was not done
     data_root: str | None = None  # where the images of all runs are now; null: the folder that each was trained on
     figures: bool = False  # true: first draws figure4 and activations of each finished run, where that was not done
+    keep: str | None = None  # a folder for each finished run without its weights, which later reports read as well

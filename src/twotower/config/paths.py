@@ -31,6 +31,20 @@ def make_absolute(config: Config) -> Config:
     )
 
 
+def without_places(config: Config) -> Config:
+    """The same configuration for others: without the places where runs and data happened to lie."""
+    root, weights = config.data.root, config.initial_weights
+    name = None if root is None or config.data.kind == "shapes" else Path(root).name
+    return replace(
+        config,
+        data=replace(config.data, root=name, cache=None),
+        initial_weights=replace(weights, path=None if weights.path is None else short_place(weights.path)),
+        run_dir=None,
+        sweep_dir=None,
+        resume="none",
+    )
+
+
 def from_here(path: str | Path) -> Path:
     """`path` as a person sees it from the current folder: what lies below it without the way there."""
     path = Path(path)

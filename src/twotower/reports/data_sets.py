@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.ground.wording import counted
+from twotower.reports.kept_runs import KEPT
 from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.runs.status import Status
 
@@ -45,7 +46,7 @@ def leave_out_odd_images(runs: Sequence[Trace]) -> list[Trace]:
             usual, count = Counter(values).most_common(1)[0] if values else (None, 0)
             if 2 * count > len(values):
                 different = [run for run in members if value_of(run) not in (None, usual)]
-                odd |= {run.run_dir: f"{run.run_dir / what}" for run in different}
+                odd |= {run.run_dir: f"{run.run_dir / (KEPT if run.is_kept else what)}" for run in different}
     return [
         Trace(run_dir=run.run_dir, name=run.name, status=Status.DAMAGED, remark=_explain_odd(odd[run.run_dir]))
         if run.run_dir in odd

@@ -5,19 +5,19 @@ Runs (`collect`) become groups and differences (`compare`), tables and pictures 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from twotower.config import Config, EvaluateConfig, ReportConfig
-from twotower.config.paths import short_place
+from twotower.config import EvaluateConfig, ReportConfig
+from twotower.config.paths import without_places
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.ground.files import filled_whole, write_json, write_text
 from twotower.reports.collect import find_runs
 from twotower.reports.compare import Comparison, compare
 from twotower.reports.contents import Contents, gather_contents
 from twotower.reports.data_sets import check_one_data_set, leave_out_odd_images
+from twotower.reports.kept_runs import keep_runs
 from twotower.reports.page import MARK, render
 from twotower.reports.pictures import draw_of_run, draw_pictures
 from twotower.reports.run_records import Run, Trace, list_finished
@@ -51,6 +51,8 @@ def make_report(settings: ReportConfig) -> Path:
         verified = {run.run_dir: run.manifest for run in runs if isinstance(run, Run)}
         runs = leave_out_odd_images(find_runs(folders, settings.data_root, verified))
     comparison = compare(runs, settings.baseline)
+    if settings.keep is not None:
+        keep_runs(list_finished(runs), Path(settings.keep))
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / PAGE).exists():
         write_text(folder / PAGE, _UNFINISHED)
@@ -60,7 +62,9 @@ def make_report(settings: ReportConfig) -> Path:
         _write(pending, runs, comparison, contents)
     drawn = {figure.png.stem: folder / figure.png.name for figure in pictures.list_figures()}
     base = comparison.baseline
-    log_figures_of_several(base.runs[0].run_dir, base.config, folder, drawn, name=folder.resolve().name)
+    own = next((run for run in base.runs if not run.is_kept), None)
+    if own is not None:
+        log_figures_of_several(own.run_dir, base.config, folder, drawn, name=folder.resolve().name)
     return folder / PAGE
 
 
@@ -114,20 +118,6 @@ def _write(folder: Path, runs: Sequence[Trace], comparison: Comparison, contents
         write_text(folder / name, text)
     write_json(folder / "summary.json", summarise(runs, comparison))
     for group in comparison.groups:
-        _write_config(group.config, folder / f"config-{name_file(group.label)}.yaml")
+        config = OmegaConf.to_yaml(OmegaConf.structured(without_places(group.config)))
+        write_text(folder / f"config-{name_file(group.label)}.yaml", config)
     write_text(folder / PAGE, render(contents.make_page()))
-
-
-def _write_config(config: Config, path: Path) -> None:
-    """Writes the configuration without the places where runs and data happened to lie."""
-    root, weights = config.data.root, config.initial_weights
-    name = None if root is None or config.data.kind == "shapes" else Path(root).name
-    without_places = replace(
-        config,
-        data=replace(config.data, root=name, cache=None),
-        initial_weights=replace(weights, path=None if weights.path is None else short_place(weights.path)),
-        run_dir=None,
-        sweep_dir=None,
-        resume="none",
-    )
-    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(without_places)))

@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from twotower.config.stored_config import read_config
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.folder_cache import find_root
 from twotower.ground.wording import epochs_done, on_one_line
+from twotower.reports.kept_runs import read_kept
 from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.stored_results import read_stored_results
 from twotower.runs import checkpoint, failure
@@ -66,6 +67,7 @@ def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: check
         check_values(run_dir / "metrics.jsonl", last, ("epoch",))
         reached = f"at epoch {epochs_done(last['epoch'])} of {config.schedule.epochs}"
     mean_image = run_dir / MEAN_IMAGE
+    kept = read_kept(run_dir)
     own_mean(run_dir)  # raises for a damaged image, which would be taken for that of another data set
     manifest = _read_manifest(run_dir, verified)
     begun = Run(
@@ -80,10 +82,16 @@ def _read_begun(run_dir: Path, name: str, data_root: str | None, verified: check
         num_val=manifest.identity.get("num_val") if manifest is not None else None,
         manifest=manifest,
     )
+    if kept is not None:
+        begun = replace(begun, is_kept=True, mean_image=kept.mean_image, num_val=kept.num_val)
     failed = failure.read_failure(run_dir)
     if failed is not None:
         return replace(begun, status=Status.FAILED, remark=f"{failed['error']} It stopped {reached}.")
-    return begun if summary is None else _read_finished(begun, summary, data_root)
+    if summary is None:
+        return begun
+    if kept is not None:
+        return _finish(begun, summary, kept.errors, "kept without its weights")
+    return _finish(begun, summary, *_read_errors(begun, summary, data_root))
 
 
 def _read_manifest(run_dir: Path, verified: checkpoint.Manifest | None) -> checkpoint.Manifest | None:
@@ -97,32 +105,19 @@ def _read_manifest(run_dir: Path, verified: checkpoint.Manifest | None) -> check
     return checkpoint.verify_checkpoint(checkpoint.place(folder, steps[-1]))
 
 
-def _read_finished(begun: Run, summary: dict[str, Any], data_root: str | None) -> Run:
-    """The run with its errors on the validation set of its own data."""
-    if begun.history is None:
+def _finish(run: Run, summary: dict[str, Any], errors: dict[str, tuple[float, float]], remark: str) -> Run:
+    if run.history is None:
         reason = "summary.json is there, metrics.jsonl has no epoch"
-        return replace(begun, status=Status.DAMAGED, remark=f"left out: {reason}")
-    errors, remark = _read_errors(begun, summary, data_root)
-    return FinishedRun(
-        run_dir=begun.run_dir,
-        name=begun.name,
-        status=Status.FINISHED,
-        remark=remark,
-        config=begun.config,
-        history=begun.history,
-        megabytes=begun.megabytes,
-        mean_image=begun.mean_image,
-        num_val=begun.num_val,
-        manifest=begun.manifest,
-        summary=summary,
-        errors=errors,
-    )
+        return replace(run, status=Status.DAMAGED, remark=f"left out: {reason}")
+    known = {key.name: getattr(run, key.name) for key in fields(run)}
+    ended = {"status": Status.FINISHED, "remark": remark, "summary": summary, "errors": errors}
+    return FinishedRun(**{**known, **ended})
 
 
 def _read_errors(
     run: Run, summary: dict[str, Any], data_root: str | None
 ) -> tuple[dict[str, tuple[float, float]], str]:
-    """Top-1 and top-5 error by view, and a remark on a missing view."""
+    """Top-1 and top-5 error by view on the run's own validation set, and a remark on a missing view."""
     errors = {"centre": (summary["top1_error"], summary["top5_error"])}
     if not run.has_checkpoint:
         return errors, "no checkpoint: no ten crops, no kernels"

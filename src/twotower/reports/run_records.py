@@ -36,6 +36,7 @@ class Run(Trace):
         mean_image: SHA-256 of the training set's mean image, which stands for the set wherever it lies.
         num_val: number of images of the validation set.
         manifest: manifest of the last checkpoint, verified; None without one.
+        is_kept: whether this is what an earlier report has kept of the run, without weights.
     """
 
     config: Config
@@ -44,6 +45,7 @@ class Run(Trace):
     mean_image: str | None = None
     num_val: int | None = None
     manifest: Manifest | None = None
+    is_kept: bool = False
 
     @property
     def has_checkpoint(self) -> bool:

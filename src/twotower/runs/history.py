@@ -71,6 +71,29 @@ def _window(event: dict[str, Any], last_step: int) -> TrainWindow:
     )
 
 
+def merge_windows(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that `read_history` needs, with one `train` line for all since the last epoch; its epochs are alike.
+
+    Values by layer (`scales`) are left out, and the numbers of a step that are no measure of learning.
+    """
+    merged: list[dict[str, Any]] = []
+    waiting: list[TrainWindow] = []
+    last_step = 0
+    for event in events:
+        if event["event"] == "train":
+            waiting.append(_window(event, last_step))
+            last_step = event["step"]
+            continue
+        if event["event"] == "validation" and waiting:
+            end = waiting[-1]
+            place = {"step": end.step, "epoch": end.epoch, "learning_rate": end.learning_rate}
+            merged.append({"event": "train", **place, **mean_of(waiting)})
+            waiting = []
+        if event["event"] != "scales":
+            merged.append(event)
+    return merged
+
+
 def read_history(run_dir: Path) -> History:
     """Reads config.yaml and metrics.jsonl. A last line that was cut short by a kill is left out.
 
