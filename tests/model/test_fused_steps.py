@@ -192,6 +192,27 @@ def test_of_equal_pixels_the_first_gets_the_gradient() -> None:
     assert torch.equal(x.grad, like_torch.grad)
 
 
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("with_nan", [False, True])
+def test_a_window_chooses_the_pixel_that_torch_chooses(size: int, with_nan: bool) -> None:
+    """With pixels of four values, of which many in a window are equal, and with several that are no number."""
+    for height, width in ((13, 12), (7, 9), (3, 3), (5, 3)):
+        x = draw(3, MAPS, height, width, seed=size).mul(0.6).round()  # zeros of both signs among them
+        if with_nan:
+            x[draw(*x.shape, seed=1) > 2] = torch.nan
+        fused = fuse([*steps_of("pool", size=size), nn.ReLU()])
+        assert fused is not None
+        with torch.no_grad():
+            values, chosen = fused.forward(x, keep=True)
+        wanted, places = F.max_pool2d(x.contiguous(), size, 2, ceil_mode=True, return_indices=True)
+        assert torch.equal(values.nan_to_num(99), wanted.relu().nan_to_num(99))
+        rows = torch.arange(wanted.shape[2])[:, None] * 2
+        columns = torch.arange(wanted.shape[3]) * 2
+        within = (places // width - rows) * size + places % width - columns
+        assert torch.equal(chosen.permute(0, 3, 1, 2).long(), within)
+        assert len(within.unique()) == size * size or min(height, width) < 2 * size
+
+
 def test_the_number_of_threads_changes_no_bit() -> None:
     x, fused = draw(5, MAPS, 9, 9), fuse(steps_of("relu lrn spatial_norm pool"))
     assert fused is not None

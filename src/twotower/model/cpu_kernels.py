@@ -263,22 +263,39 @@ def _spatial_norm_backward(x: Array, g: Array, squares: Array, asked: Array, sca
 
 @_compiled
 def _max_pool(x: Array, y: Array, chosen: Array, size: int, stride: int) -> None:
-    """The largest pixel of each window, and which one that is, from 0 in the order of rows. NaN wins, as in torch."""
+    """The largest pixel of each window, and which one that is, from 0 in the order of rows. NaN wins, as in torch.
+
+    First down each column of a row of windows, in one loop over all columns and maps: few maps, as of a narrow net,
+    would leave the vector units half empty. Of equal values the first one counts, of several NaN the last.
+    """
     height, width, maps = x.shape
+    top, rows = np.empty(width * maps, np.float32), np.empty(width * maps, np.int32)
     which = np.empty(maps, np.int32)
     for i in range(y.shape[0]):
+        first = x[i * stride].reshape(-1)
+        for v in range(top.size):
+            top[v] = first[v]
+            rows[v] = 0
+        for dy in range(1, min(size, height - i * stride)):
+            below, number = x[i * stride + dy].reshape(-1), np.int32(dy * size)
+            for v in range(top.size):
+                is_better = below[v] > top[v] or below[v] != below[v]
+                top[v] = below[v] if is_better else top[v]
+                rows[v] = number if is_better else rows[v]
         for j in range(y.shape[1]):
-            best, top = y[i, j], x[i * stride, j * stride]
+            best, column = y[i, j], j * stride * maps
             for c in range(maps):
-                best[c] = top[c]
-                which[c] = 0
-            for dy in range(min(size, height - i * stride)):
-                for dx in range(min(size, width - j * stride)):
-                    pixel, number = x[i * stride + dy, j * stride + dx], np.int32(dy * size + dx)
-                    for c in range(maps):
-                        is_better = pixel[c] > best[c] or pixel[c] != pixel[c]
-                        best[c] = pixel[c] if is_better else best[c]
-                        which[c] = number if is_better else which[c]
+                best[c] = top[column + c]
+                which[c] = rows[column + c]
+            for dx in range(1, min(size, width - j * stride)):
+                beside, places = top[column + dx * maps :], rows[column + dx * maps :]
+                for c in range(maps):
+                    number = places[c] + np.int32(dx)
+                    is_first = beside[c] == best[c] and number < which[c]
+                    is_last = beside[c] != beside[c] and (best[c] == best[c] or number > which[c])
+                    is_better = beside[c] > best[c] or is_first or is_last
+                    best[c] = beside[c] if is_better else best[c]
+                    which[c] = number if is_better else which[c]
             for c in range(maps):
                 chosen[i, j, c] = np.uint8(which[c])
 
