@@ -1,6 +1,6 @@
 """Writes the tables of the documentation that follow from conf/ (networks, ablations, schedules, inputs), speeds,
 volumes, the lines of the configuration of 2012, the paper's claims in results/README.md and on the front page, and
-the numbers of results/towers_in_colour.
+the numbers of results/towers_in_colour and results/cifar_2011.
 
     python docs/tables.py
 
@@ -148,6 +148,7 @@ def write_lines() -> str:
 
 
 TOWERS = runpy.run_path(str(DOCS / "towers_in_colour.py"))
+CIFAR_2011 = runpy.run_path(str(DOCS / "cifar_2011.py"))
 CLAIMS = runpy.run_path(str(DOCS / "claims.py"))
 WRITERS = {
     "speed": write_speeds,
@@ -160,6 +161,8 @@ WRITERS = {
     "colour_runs": TOWERS["write_runs"],
     "colour_swapped": TOWERS["write_swapped"],
     "colour_costs": TOWERS["write_costs"],
+    "cifar_arms": CIFAR_2011["write_arms"],
+    "cifar_norms": CIFAR_2011["write_norms"],
 }
 
 

@@ -91,7 +91,7 @@ def test_a_difference_follows_from_its_runs(claim: str) -> None:
 
 def test_every_claim_that_was_run_is_recomputed() -> None:
     run = {claim for claim, row in _rows().items() if row[6] != "not run"}
-    assert run == {*DIFFERENCES, *RATIOS, COLOUR, PARTED, RESTRICTED, RENUMBERED}
+    assert run == {*DIFFERENCES, *RATIOS, COLOUR, PARTED, RESTRICTED, RENUMBERED, NORMS}
     assert all(set(row[4:6] + row[7:]) == {""} for row in _rows().values() if row[6] == "not run")
 
 
@@ -196,6 +196,25 @@ def test_the_renumbering_is_counted() -> None:
     runs = _kernels("conv3")
     count = sum(towers[0].mean() > towers[1].mean() for towers in runs.values())
     assert _rows()[RENUMBERED][4].startswith(f"tower 0 in {count} of 10 (")
+
+
+NORMS = "a four-layer network on CIFAR-10, 13 % without normalisation, 11 % with"
+
+
+def test_what_the_norms_of_2011_are_worth() -> None:
+    runs = [row for row in _read("cifar_2011", "runs.csv") if row["network"] == "cifar_11pct"]
+    ours, theirs = (
+        {row["seed"]: float(row["top1_error_ten"]) for row in runs if row["ablation"] == ablation}
+        for ablation in ("none", "no_lrn")
+    )
+    pairs = [theirs[seed] - ours[seed] for seed in ours if seed in theirs]
+    assert len(pairs) >= 2
+    half = {2: 12.706205, 3: 4.302653}[len(pairs)] * stdev(pairs) / len(pairs) ** 0.5
+    row = _rows()[NORMS]
+    printed = [float(number) for number in re.findall(r"[-+][\d.]+", row[4])]
+    assert printed == pytest.approx([mean(pairs), mean(pairs) - half, mean(pairs) + half], abs=0.0051)
+    verdict = "not seen" if abs(mean(pairs)) <= half else "reproduced" if mean(pairs) > 0 else "contradicted"
+    assert row[5:7] == [f"2 x {len(pairs)}", verdict + (" so far" if len(pairs) < 3 else "")]
 
 
 def test_the_front_page_has_the_same_figures() -> None:

@@ -107,15 +107,22 @@ def test_a_place_holds_one_run(tmp_path: Path) -> None:
     for folder in ("a", "b"):  # the same images lie in both
         config = tmp_path / folder / "sweep" / "run" / "config.yaml"
         config.write_text(config.read_text().replace(f"{tmp_path / folder}", f"{tmp_path}"))
-    with pytest.raises(ValueError, match=r"would be kept at .*, and so would .*rename the folder of a sweep"):
+    with pytest.raises(ValueError, match=r"would both be kept at .*; rename the folder of a sweep"):
         report(tmp_path, tmp_path / "a", tmp_path / "b", keep=tmp_path / "kept")
     assert not (tmp_path / "kept").exists(), "nothing is written"
     report(tmp_path, tmp_path / "a", keep=tmp_path / "kept")
     before = (tmp_path / "kept" / "sweep" / "run" / "config.yaml").read_bytes()
-    with pytest.raises(ValueError, match="another one that is kept there"):
+    with pytest.raises(ValueError, match="which holds something else"):
         report(tmp_path, tmp_path / "b", keep=tmp_path / "kept")
     assert (tmp_path / "kept" / "sweep" / "run" / "config.yaml").read_bytes() == before
     report(tmp_path, tmp_path / "a", keep=tmp_path / "kept")  # the same run again
+    kept = tmp_path / "kept" / "sweep" / "run"
+    (kept / "config.yaml").rename(kept / ".config.yaml.pending")  # as after a stop, because it is written last
+    report(tmp_path, tmp_path / "a", keep=tmp_path / "kept")
+    assert (kept / "config.yaml").exists()
+    (kept / "config.yaml").rename(kept / "mine.yaml")
+    with pytest.raises(ValueError, match="which holds something else"):
+        report(tmp_path, tmp_path / "a", keep=tmp_path / "kept")
 
 
 @pytest.mark.parametrize(

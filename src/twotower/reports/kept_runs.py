@@ -76,25 +76,27 @@ def keep_runs(runs: Sequence[FinishedRun], folder: Path) -> None:
         if run_dir.is_relative_to(folder.resolve()):
             continue  # it is kept there
         place = folder / run_dir.parent.name / run_dir.name
-        others = [str(places[place].run_dir)] if place in places else []
-        if place.exists() and not _holds(place, run):
-            others.append("another one that is kept there")
-        if others:
-            raise ValueError(
-                f"{run.run_dir} would be kept at {place}, and so would {others[0]}; rename the folder of a sweep, or "
-                "give another folder as keep."
-            )
+        problem = None
+        if place in places:
+            problem = f"{places[place].run_dir} and {run.run_dir} would both be kept at {place}"
+        elif place.exists() and not _holds(place, run):
+            problem = f"{run.run_dir} would be kept at {place}, which holds something else"
+        if problem is not None:
+            raise ValueError(f"{problem}; rename the folder of a sweep, or give another folder as keep.")
         places[place] = run
     for place, run in places.items():
         _keep(run, place)
 
 
 def _holds(place: Path, run: FinishedRun) -> bool:
-    """Whether a folder holds the same experiment with the same seed."""
+    """Whether a folder holds the same experiment with the same seed, or what a stopped report has begun to keep."""
+    if not (place / "config.yaml").exists():
+        ours = {*_COPIED, KEPT, "metrics.jsonl"}
+        return place.is_dir() and all(path.name in ours or path.name.endswith(".pending") for path in place.iterdir())
     try:
         config = read_config(place)
     except ValueError:
-        return place.is_dir() and not any(path.name != KEPT for path in place.iterdir())
+        return False
     return config.seed == run.config.seed and select_for_comparison(config) == select_for_comparison(run.config)
 
 
