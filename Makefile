@@ -5,6 +5,7 @@
 # make test-gpu          the tests that need one GPU, or two
 # make campaigns         thousands of random attempts to break it, of which the tests try a few
 # make audit             compares what is installed with the known vulnerabilities; needs the network
+# make audit ADVISORIES=DIR   the same with a copy of the advisories on disk, without the network
 # make quick             the same as test without the slow tests: under a minute
 # Each makes .venv and installs what it needs, if that has not been done: training less than the tests.
 
@@ -13,6 +14,7 @@ TORCH       ?= default
 TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH:cuda12=cu126)
 # Two builds of DALI in one environment overwrite each other, so it is never a dependency that both would share.
 DALI        := $(if $(filter cuda12,$(TORCH)),cuda12,cuda13)
+ADVISORIES  ?=
 DEVICE      := $(if $(filter cpu,$(TORCH)),machine.device=cpu)
 VENV        := .venv
 BIN         := $(VENV)/bin
@@ -44,7 +46,7 @@ campaigns: $(VENV)/installed-dev
 audit: $(VENV)/installed-dev $(VENV)/audit/bin/pip-audit
 	$(BIN)/python -m pip --disable-pip-version-check list --format freeze --exclude-editable > $(VENV)/audit/builds.txt
 	sed 's/+.*//' $(VENV)/audit/builds.txt > $(VENV)/audit/installed.txt
-	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r $(VENV)/audit/installed.txt
+	$(if $(ADVISORIES),$(BIN)/python deploy/audit_offline.py '$(ADVISORIES)') $(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r $(VENV)/audit/installed.txt
 
 $(VENV)/audit/bin/pip-audit: | $(VENV)/made
 	$(PYTHON) -m venv $(VENV)/audit

@@ -156,6 +156,17 @@ def test_an_audit_is_of_all_that_is_installed(folder: Path, lists: bool) -> None
         assert "twotower" not in compared
 
 
+def test_an_audit_compares_with_a_copy_on_disk_where_one_is_named(folder: Path) -> None:
+    for given, wanted in (
+        ([], None),
+        (["ADVISORIES=some copy"], ".venv/bin/python deploy/audit_offline.py 'some copy' "),
+    ):
+        status, text = make(folder, "-n", "audit", *given)
+        assert status == 0
+        (line,) = [line for line in text.splitlines() if "--strict" in line]
+        assert line.startswith(f"{wanted or ''}.venv/audit/bin/pip-audit --strict")
+
+
 def test_a_python_without_venv_is_told_of(folder: Path) -> None:
     """As Debian's python3 is without python3-venv, which has ensurepip."""
     python = folder / "fake"
