@@ -27,9 +27,9 @@ def _end_processes_of(profile: Path) -> None:
 def open_browser(folder: Path) -> Iterator[Any]:
     """Chromium by Selenium, with its profile in `folder`; its log has the requests. Skips where there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver in PATH (Debian: chromium, chromium-driver)")
+        pytest.skip("needs chromium (or google-chrome) and chromedriver in PATH (Debian: chromium, chromium-driver)")
     # A driver that nobody stops is stopped by `timeout`; Chromium ends with the pipe to its driver.
     wrapper = folder / "chromedriver"
     wrapper.write_text(f'#!/bin/sh\nexec timeout --kill-after=5 {MOST_SECONDS} "{driver}" "$@"\n')

@@ -53,16 +53,18 @@ NETWORKS = {
     "average pooling, tanh": ["network=cifar_four_layer", "network.towers=2", "network.activation=tanh"],
     "groups": ["network=caffe_alexnet"],
     "not shared": ["network=cifar_11pct", "network.width=0.25"],
+    "as large as the default run's": [DEFAULT, "network.width=0.25", "network.image_size=224", "input.crop_size=224"],
 }
 
 
 def make_run(folder: Path, *overrides: str) -> Path:
     """A run whose weights are not as they were drawn, and whose biases matter."""
-    config = fake_config(folder / "nowhere", *overrides, "network.image_size=64", "input.crop_size=64")
+    config = fake_config(folder / "nowhere", "network.image_size=64", "input.crop_size=64", *overrides)
     network, run = config.network, folder / "run"
     run.mkdir(parents=True)
     stream = np.random.default_rng(0)
-    np.save(run / MEAN_IMAGE, stream.uniform(80, 160, (PREPARED, PREPARED, 3)).astype(np.float32))
+    prepared = PREPARED if network.image_size == 64 else 256
+    np.save(run / MEAN_IMAGE, stream.uniform(80, 160, (prepared, prepared, 3)).astype(np.float32))
     generator = torch.Generator().manual_seed(2)
     for index in range(network.towers):
         tower = Tower(network, len(CLASSES), index, seed=5)
@@ -245,6 +247,33 @@ class Onlooker(Visitor):
             time.sleep(0.03)
         self.wait()
 
+    def drop(self, path: Path) -> None:
+        """As from a file manager: what the page does not take, the browser opens in its place."""
+        before = self.state("answers")
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for event in ("dragEnter", "dragOver", "drop"):
+            self.devtools("Input.dispatchDragEvent", type=event, x=300, y=300, data=data)
+        deadline = time.monotonic() + 30
+        while self.state("answers") == before and not self.complaint() and time.monotonic() < deadline:
+            time.sleep(0.03)
+        self.wait()
+
+    def canvas(self, selector: str) -> NDArray[np.int64]:
+        """The R, G, B of a canvas, [height, width, 3]."""
+        width, height, values = self.ask(
+            "(e => [e.width, e.height, [...e.getContext('2d').getImageData(0, 0, e.width, e.height).data]])"
+            "(document.querySelector(arguments[0]))",
+            selector,
+        )
+        return np.array(values).reshape(height, width, 4)[..., :3]
+
+    def shades(self, tower: int) -> NDArray[np.float64]:
+        """The colours of no, half and the most activation of a tower, [3, 3]."""
+        style = "getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
+        stops = [self.ask(style, f"--{name}-{tower}") for name in ("low", "middle", "high")]
+        wide = ["".join(c * (2 if len(stop) == 4 else 1) for c in stop[1:]) for stop in stops]
+        return np.array([list(bytes.fromhex(stop)) for stop in wide], np.float64)
+
     def choose(self, mode: str) -> None:
         self.find(f"input[value={mode}]").click()
         self.wait()
@@ -311,6 +340,67 @@ def test_logits_are_pythons(onlooker: Onlooker, run: Path, tmp_path: Path, squar
         assert answer.likeliest == [CLASSES[index] for index in order]
     for mode in modes[1:]:  # what the tolerance must reject
         assert deviation(found[mode], torch.tensor(found["whole"])) > 100 * TOLERANCE
+
+
+def cut_tiles(picture: NDArray[np.int64], count: int, side: int, most: int) -> NDArray[np.int64]:
+    """Tiles in rows of at most `most` with a gap between them: [count, side, side, 3]."""
+    gap = max(1, round(side / 16)) if side > 1 else 0
+    columns = min(most, count if side > 1 else max(count, 16))
+    rows = -(-count // columns)
+    assert picture.shape[:2] == (rows * (side + gap) - gap, columns * (side + gap) - gap)
+    corners = [(tile // columns * (side + gap), tile % columns * (side + gap)) for tile in range(count)]
+    return np.stack([picture[top : top + side, left : left + side] for top, left in corners])
+
+
+def test_the_maps_are_the_networks(onlooker: Onlooker, run: Path, page: Path, square: Path) -> None:
+    """Each layer of each tower, on one scale for both: the square root of the share of the largest value."""
+    onlooker.visit(page)
+    onlooker.show(square)
+    network = load_network(run, device="cpu")
+    for number, (name, both) in enumerate(network.activations([square], network.layers).items(), 1):
+        values = both[0].double().numpy()
+        levels = np.sqrt((values - min(0, values.min())) / (values.max() - min(0, values.min())))
+        for tower, half in enumerate(np.array_split(levels.reshape(len(levels), *values.shape[1:] or (1, 1)), 2)):
+            picture = onlooker.canvas(f"#layers li:nth-child({number}) .of-{tower} canvas")
+            found = cut_tiles(picture, len(half), half.shape[-1], 16 if half.shape[-1] > 1 else 64)
+            stops = onlooker.shades(tower)
+            true = np.stack([np.interp(half, [0, 0.5, 1], stops[:, c]) for c in range(3)], axis=-1)
+            assert np.abs(found - true).max() < 3, (name, tower)
+            if name == "conv1":
+                assert np.abs(found[::-1] - true).max() > 20, "maps in another order would pass"
+
+
+def test_the_kernels_are_the_networks(onlooker: Onlooker, run: Path, page: Path) -> None:
+    onlooker.visit(page)
+    towers = [tower.paper_named_parameters()["conv1.weight"] for tower in load_network(run, device="cpu").towers]  # type: ignore[union-attr]
+    weights = [weight.detach().double().numpy() for weight in towers]
+    reach = max(np.abs(each).max() for each in weights)
+    for tower, each in enumerate(weights):
+        picture = onlooker.canvas(f".kernels figure:nth-child({tower + 1}) canvas")
+        found = cut_tiles(picture, len(each), each.shape[-1], most=12)
+        true = 127.5 + 127.5 * each.transpose(0, 2, 3, 1) / reach
+        assert np.abs(found - true).max() < 0.6
+        assert np.abs(found[..., ::-1] - true).max() > 20, "B, G, R would pass"
+
+
+def test_a_dropped_picture_is_answered(onlooker: Onlooker, page: Path, square: Path, tmp_path: Path) -> None:
+    onlooker.visit(page)
+    drawn = onlooker.answer()
+    onlooker.drop(square)
+    dropped = onlooker.answer()
+    assert dropped != drawn
+    assert onlooker.find("#source").text == square.name
+    onlooker.find("#drawn button").click()
+    onlooker.wait()
+    onlooker.show(square)
+    assert onlooker.answer() == dropped
+    text = tmp_path / "notes.png"
+    text.write_text("no picture")
+    onlooker.drop(text)
+    assert onlooker.complaint().startswith("notes.png is no picture")
+    assert onlooker.answer() == dropped
+    onlooker.ask("dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")
+    assert onlooker.complaint().startswith("What was dropped is no file")
 
 
 def test_what_crosses_is_counted(onlooker: Onlooker, run: Path, page: Path) -> None:
