@@ -31,7 +31,7 @@ from twotower.distributed.place import check_even
 from twotower.model.layer_table import plan
 from twotower.runs.failure import NotApplicableError
 from twotower.training.schedule import Schedule
-from twotower.training.sweep import Sweep
+from twotower.training.sweep import Sweep, read_overrides
 
 # What the placeholders of f-strings stand for, by the expression; several: one after the other.
 STANDS_FOR = {
@@ -207,8 +207,7 @@ def compose_training(arguments: list[str], is_whole: bool, size: int | None) -> 
         return
     assert size is None, "-m is for python, not for torchrun"
     jobs = Sweep.plan(overrides).jobs
-    parsed = OverridesParser.create(GlobalHydra.instance().config_loader())
-    values = BasicSweeper.split_arguments(parsed.parse_overrides(overrides), None)[0]
+    values = BasicSweeper.split_arguments(read_overrides(overrides)[0], None)[0]
     assert len(values) == len(jobs)
     seen: set[str] = set()
     applicable = 0

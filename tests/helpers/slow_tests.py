@@ -33,6 +33,7 @@ SLOW_FILES = {
         "test_evaluate_weights",
         "test_features",
         "test_hub",
+        "test_sweep_export",
         "test_zoo",
     },
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},
