@@ -284,6 +284,8 @@ def check_pip(words: list[str]) -> None:
         name, _, number = words[3].partition("==")
         assert number
         assert name in {re.split(r"[^\w-]", one)[0] for one in optional}, f"{name} is in no extra"
+    elif words[1:] == ["--no-deps", "thingsvision"]:
+        return  # for a test, beside newer libraries than it asks for
     elif words[-2:] == ["-e", "."] and (len(words) == 3 or words[1] == "--extra-index-url"):
         return  # the project itself
     else:

@@ -28,6 +28,7 @@ SLOW_FILES = {
     },
     "distributed": {"test_exchange", "test_gpu_memory_link"},
     "evaluation": {
+        "test_adapters",
         "test_ensemble",
         "test_evaluate",
         "test_evaluate_weights",
