@@ -1,17 +1,20 @@
-"""A run's network in one file that others can load, or the check of such a file.
+"""A run's network, or those of all runs of a sweep, in files that others can load; or the check of such a file.
 
 python launch/export.py RUN to=merged|huggingface|onnx|html [checkpoint=120|all] [output=DIR] [force=true]
+python launch/export.py SWEEP checkpoint=all
 python launch/export.py verify=FILE.safetensors
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from twotower.command_line.arguments import name_paths, quote_paths
-from twotower.command_line.command import command
+from twotower.command_line.command import command, describe_error
 from twotower.config import ExportConfig, check_bounds
 from twotower.evaluation.measured import Measurer
 from twotower.ground.screen import show
 from twotower.ground.wording import counted, on_one_line
+from twotower.runs.folders import list_folders
 from twotower.weights.export import export_run
 from twotower.weights.hub import check_whole, locate
 from twotower.weights.proof import check_file
@@ -63,6 +66,37 @@ def main(settings: ExportConfig) -> None:
         show("each layer of each tower computes what it did when the file was written")
         return
     check_bounds(settings)
+    folder = Path(str(settings.run))
+    jobs = [] if (folder / "config.yaml").exists() else list_folders(folder)
+    if jobs:
+        _export_each(settings, folder, jobs)
+    else:
+        _export(settings)
+
+
+def _export_each(settings: ExportConfig, sweep: Path, jobs: list[Path]) -> None:
+    """Each run into a folder of its own: RUN/export as ever, or one of the run's name below `output`.
+
+    Raises: ValueError at the end, if some could not be exported.
+    """
+    failed = []
+    for number, job in enumerate(jobs, 1):
+        name = str(job.relative_to(sweep))
+        if not (job / "config.yaml").exists():
+            show(f"left out: {name}, where no training has begun")
+            continue
+        show(f"run {number} of {len(jobs)}: {name}")
+        output = None if settings.output is None else str(Path(settings.output) / name)
+        try:
+            _export(replace(settings, run=str(job), output=output))
+        except ValueError as error:  # of a damaged run, say, which leaves the others theirs
+            show(f"error: {describe_error(error)}")
+            failed.append(name)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(jobs)} runs could not be exported: {', '.join(failed)}")
+
+
+def _export(settings: ExportConfig) -> None:
     measurer = Measurer(settings)
     if measurer.dataset is None and settings.measure == "auto":
         shown = "the page has no errors" if settings.to == "html" else "errors are those of the run's last validation"

@@ -29,7 +29,7 @@ from twotower.config import register_schemas
 from twotower.distributed.place import Place
 from twotower.ground.processes import catch_stops
 from twotower.ground.wording import on_one_line
-from twotower.training.configure import configure
+from twotower.training.configure import check_single, configure
 from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.launcher import check_launcher
 from twotower.training.processes import run, run_as_worker
@@ -49,6 +49,7 @@ def compose_and_run(composed: Any) -> None:
         sweep.run_job(task.job.num, lambda: configure(composed, overrides), run)
         return
     try:
+        check_single(task.sweeper.get("params"), overrides)
         run(configure(composed, overrides))
     except AlreadyExplainedError:
         raise SystemExit(1) from None

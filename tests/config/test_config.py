@@ -15,7 +15,7 @@ from twotower.config.presets import preset
 from twotower.model.layer_table import plan
 
 CONF = ROOT / "conf"
-GROUPS = ("network", "data", "input", "optim", "schedule", "logging", "ablation", "experiment", "machine")
+GROUPS = ("network", "data", "input", "optim", "schedule", "logging", "ablation", "experiment", "sweep", "machine")
 
 
 def options(group: str) -> list[str]:

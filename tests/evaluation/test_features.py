@@ -2,10 +2,17 @@
 
 import csv
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections import namedtuple
+from contextlib import suppress
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -15,7 +22,9 @@ from safetensors.numpy import load_file
 
 import twotower
 from helpers.archives import tree_files, write_tree
-from helpers.command_checks import script_of
+from helpers.command_checks import script_of, task_of
+from helpers.commands import DEADLINE, environment
+from helpers.paths import ROOT
 from helpers.prepared_sets import made
 from twotower.evaluation.extract_features import extract_features, iterate_features
 from twotower.evaluation.image_lists import GivenImages, open_images
@@ -229,6 +238,78 @@ def test_paths_without_a_key() -> None:
     assert to_overrides(["weights=FILE", "DIR", "layers=[fc6,fc7]"])[1:] == ["data_root='DIR'", "layers=[fc6,fc7]"]
 
 
+def run_main(*arguments: str) -> None:
+    """launch/features.py in this process."""
+    script = script_of("features")
+    task_of(script).__wrapped__(hydra.compose("features", script.to_overrides(list(arguments))))
+
+
+@pytest.mark.usefixtures("composing")
+def test_the_command_on_a_network_by_name(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files are what `activations` returns; without a terminal it counts the images in lines, and in none
+    where the work is short."""
+    monkeypatch.setattr("twotower.ground.progress.PLAIN_LINE_SECONDS", 0.0)
+    output, layers = tmp_path / "features", ["conv2.lrn", "fc7"]
+    words = ("weights=alexnet_shapes", str(photographs), "layers=[conv2.lrn,fc7]", f"output={output}", "tower=1")
+    run_main(*words, "batch_size=3")
+    assert sorted(path.name for path in output.iterdir()) == [
+        "conv2.lrn.npy",
+        "fc7.npy",
+        "features.json",
+        "images.csv",
+    ]
+    assert read_names(output) == ORDER
+    network = twotower.load_network("alexnet_shapes", device="cpu")
+    for name, wanted in network.activations([photographs / file for file in ORDER], layers, 1).items():
+        np.testing.assert_allclose(read_files(output, "npy")[name], wanted.numpy(), rtol=1e-5, atol=1e-5)
+    lines = capsys.readouterr().out.splitlines()
+    counts = [line.partition(" images")[0] for line in lines if " of 7 images" in line]
+    assert counts == [f"conv2.lrn, fc7: {done} of 7" for done in (3, 6, 7)]
+    assert lines[3:5] == ["conv2.lrn: float32 [7, 32, 27, 27]", "fc7: float32 [7, 512]"]
+    assert lines[5].startswith(
+        f"written: {output / 'conv2.lrn.npy'}, {output / 'fc7.npy'}, and beside them images.csv"
+    )
+    monkeypatch.setattr("twotower.ground.progress.PLAIN_LINE_SECONDS", 1e9)
+    run_main(*words[:3], f"output={tmp_path / 'again'}")
+    assert "of 7 images" not in capsys.readouterr().out
+
+
+def test_a_terminal_shows_a_bar(photographs: Path, tmp_path: Path) -> None:
+    """On a pseudo-terminal: the bar counts the images, and is gone at the end."""
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    master, terminal = pty.openpty()
+    words = ("weights=cifar_80sec", str(photographs), "layers=conv3", "output=features", "format=safetensors")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "launch" / "features.py"), *words],
+        cwd=tmp_path,
+        env=environment() | {"TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    shown = bytearray()
+    try:
+        with suppress(OSError):  # Linux ends a terminal that nobody writes to by an error
+            while part := os.read(master, 4096):
+                shown += part
+        assert process.wait(timeout=DEADLINE) == 0, shown.decode()
+    finally:
+        os.close(master)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    text = shown.decode()
+    assert re.search(r"conv3 .*7/7.* images", text), text
+    assert text.rindex("7/7") < text.rindex("\x1b[2K") < text.index("conv3: float32 [7, "), "the bar is wiped"
+    found = load_file(tmp_path / "features" / "features.safetensors")["conv3"]
+    network = twotower.load_network("cifar_80sec", device="cpu")
+    wanted = network.activations([photographs / file for file in ORDER], "conv3")["conv3"]
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_in_the_style_of_timm(network: twotower.TrainedNetwork) -> None:
     images = np.random.default_rng(4).integers(0, 256, (2, 72, 72, 3), dtype=np.uint8)
     shown = torch.from_numpy(images[:, 4:68, 4:68]).permute(0, 3, 1, 2).float()
@@ -256,30 +337,3 @@ def test_in_the_style_of_timm(network: twotower.TrainedNetwork) -> None:
     torch.testing.assert_close(model(shown), units)
     with pytest.raises(ValueError, match="global_pool=avg is not possible"):
         model.reset_classifier(3, "avg")
-
-
-def test_torchvision_extracts_from_the_network_in_one_piece(network: twotower.TrainedNetwork) -> None:
-    """torchvision is no dependency: its wheels belong to one build of torch each."""
-    extraction = pytest.importorskip("torchvision.models.feature_extraction", reason="torchvision is not installed")
-    images = np.random.default_rng(4).integers(0, 256, (2, 72, 72, 3), dtype=np.uint8)
-    nodes = {"conv2": "conv2.sum", "conv2_pool": "conv2", "fc7_dropout": "fc7"}
-    extractor = extraction.create_feature_extractor(network.in_one_piece(), nodes)
-    found = extractor(network.preprocess(images))
-    for name, wanted in network.activations(images, list(nodes.values())).items():
-        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_timm_takes_the_style(network: twotower.TrainedNetwork) -> None:
-    """timm is no dependency, because it needs torchvision."""
-    pytest.importorskip("timm", reason="timm is not installed")
-    from timm.data import create_transform, resolve_model_data_config
-    from timm.models._features import FeatureHookNet
-
-    images = np.random.default_rng(4).integers(0, 256, (1, 72, 72, 3), dtype=np.uint8)
-    model = twotower.TimmStyle(network).eval()
-    transform = create_transform(**resolve_model_data_config(model), is_training=False)
-    shown = transform(Image.fromarray(images[0]))[None]
-    torch.testing.assert_close(model(shown), network.logits(images), rtol=1e-3, atol=1e-3)
-    maps = FeatureHookNet(model, out_indices=(1, 4))(shown)
-    for values, wanted in zip(maps, network.activations(images, ["conv2", "conv5"]).values(), strict=True):
-        torch.testing.assert_close(values, wanted, rtol=1e-3, atol=1e-3)

@@ -28,11 +28,13 @@ SLOW_FILES = {
     },
     "distributed": {"test_exchange", "test_gpu_memory_link"},
     "evaluation": {
+        "test_adapters",
         "test_ensemble",
         "test_evaluate",
         "test_evaluate_weights",
         "test_features",
         "test_hub",
+        "test_sweep_export",
         "test_zoo",
     },
     "figures": {"test_confusion", "test_figure1", "test_figure3", "test_figure4"},

@@ -11,6 +11,9 @@ import pytest
 
 from helpers.paths import ROOT
 
+# Extras that only tests import.
+FOR_TESTS = ("dev", "adapters")
+
 # Declared for the sake of others: torch.onnx and torch.utils.tensorboard import them, and Hydra finds its launcher.
 NOT_IMPORTED = {"onnxscript", "tensorboard", "hydra-submitit-launcher"}
 
@@ -24,9 +27,9 @@ def normalise(name: str) -> str:
 
 
 def read_project() -> dict[str, list[str]]:
-    """The requirements of pyproject.toml without those for development: {"": [...], "onnx": [...], ...}."""
+    """The requirements of pyproject.toml without those for tests alone: {"": [...], "onnx": [...], ...}."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = {name: part for name, part in project["optional-dependencies"].items() if name != "dev"}
+    optional = {name: part for name, part in project["optional-dependencies"].items() if name not in FOR_TESTS}
     return {"": project["dependencies"], **optional}
 
 

@@ -151,3 +151,4 @@ def test_yamls_of_the_habits_parse(path: Path) -> None:
         steps = [step.get("run", "") for job in content["jobs"].values() for step in job["steps"]]
         assert any("make test" in step for step in steps)
         assert any("make quick" in step for step in steps)
+        assert any("tests/evaluation/test_adapters.py" in step for step in steps)

@@ -93,6 +93,23 @@ def test_a_yaml_may_bring_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("composing")
+def test_a_zoo_is_three_seeds_with_their_trajectories(two_gpu: ModuleType) -> None:
+    """Of whatever is trained; other seeds may be given, and without -m there must be one."""
+    assert names("sweep=zoo") == ["seed=0", "seed=1", "seed=2"]
+    assert names("experiment=cifar_80sec", "sweep=zoo", "seed=7,9") == ["seed=7", "seed=9"]
+    assert Sweep.plan([*DATA, "sweep=zoo", "seed=7"]).jobs[0].run_dir.name == "seed7"
+    assert Sweep.plan([*DATA, "sweep=zoo", "seed=7,9"]).name.startswith("folder-seed-")
+    assert "seed-seed" not in Sweep.plan([*DATA, "sweep=zoo", "seed=7,9"]).name
+    composed = hydra.compose("config", [*DATA, "sweep=zoo"], return_hydra_config=True)
+    assert (composed.checkpoint.rule, hydra.compose("config", [*DATA]).checkpoint.rule) == ("trajectory", "last")
+    params = composed.hydra.sweeper.params
+    with pytest.raises(ValueError, match=r"one run for each of seed=0,1,2; give -m for all of them, or seed=N for a"):
+        two_gpu.check_single(params, ["sweep=zoo"])
+    two_gpu.check_single(params, ["sweep=zoo", "seed=1"])
+    two_gpu.check_single(None, [])
+
+
+@pytest.mark.usefixtures("composing")
 def test_folders_are_readable_and_never_shared() -> None:
     sweep = Sweep.plan([*DATA, "ablation=none,no_lrn", "seed=0,1"])
     assert re.fullmatch("folder-ablation-seed-[0-9a-f]{6}", sweep.name)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.commands import command, finish
 from helpers.fake_runs import fake_run
+from helpers.paths import ROOT
 from twotower.config.presets import preset
 from twotower.model.tower import Tower
 from twotower.weights.any_file import read_layers_of
@@ -130,6 +131,27 @@ def test_weights_that_were_only_drawn_are_said(name: str, tmp_path: Path) -> Non
     assert set(saved(drawn, tmp_path / "a.pth").untrained) == set(network.layers)
     one = trained(name) | {key: value for key, value in drawn.items() if key.startswith("fc7.")}
     assert saved(one, tmp_path / "b.pth").untrained == ["fc7"]
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "alike", "size"),
+    [
+        ("alexnet_shapes", "alexnet_2012", NO_NUMBER_TELLS, (0.25, 12)),
+        ("cifar_80sec", "cifar_80sec", {"cifar_80sec"}, (1.0, 10)),
+        ("cifar_18pct", "cifar_18pct", {"cifar_18pct", "cifar_four_layer"}, (1.0, 10)),
+    ],
+)
+def test_trained_networks_are_found_without_their_metadata(
+    name: str, network: str, alike: set[str], size: tuple[float, int], tmp_path: Path
+) -> None:
+    """Those of results/, from their layers' weights alone: the right one is among what no number tells apart."""
+    file = ROOT / "results" / name / "model.safetensors"
+    state = {key: value for key, value in load_file(file).items() if "mean_image" not in key}
+    found = saved(state, tmp_path / "weights.pth")
+    assert network in names(found) == alike
+    assert (found.width, found.num_classes, found.untrained) == (*size, [])
+    assert f"the shapes of its {len(state) // 2} layers fit " in found.reasons[0]
+    assert identify(file).reasons == [f"it says that it is {network}"]
 
 
 def test_what_is_none_is_said_with_the_nearest(tmp_path: Path) -> None:

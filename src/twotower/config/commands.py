@@ -239,12 +239,13 @@ class TimelineConfig:
 class ExportConfig:
     """The schema of launch/export.py."""
 
-    run: str | None = None  # a folder, when it is given with a key
+    run: str | None = None  # a folder, when it is given with a key; a sweep's: each of its runs
     # safetensors with plain.py that loads it; the same as a folder for Hugging Face's hub, with a model card; ONNX,
     # which needs pip install -e '.[onnx]'; or a page for a browser.
     to: str = key("merged", choices=("merged", "huggingface", "onnx", "html"))
     checkpoint: str | None = None  # of run, as step-00000120 or 120; all: each of them; null: the last one
-    output: str | None = None  # a folder; null: RUN/export, or RUN/huggingface
+    # A folder, in which each run of a sweep gets one of its own; null: RUN/export, or RUN/huggingface.
+    output: str | None = None
     dtype: str = key("float32", choices=("float32", "float16", "bfloat16"))  # to which the stored values are rounded
     # Whether the errors are measured anew on the run's validation images; auto: where these are found.
     measure: str = key("auto", choices=YES_NO_AUTO)

@@ -99,7 +99,7 @@ class Measurer:
         network = _build(run)
         counts, answers, compared = Counts.zero(), [], [0.0, 0.0]
         chosen = set(spread(len(self.dataset.val), MOST_REVERSED))
-        with metered("measuring", len(self.dataset.val)) as meter, torch.no_grad():
+        with metered(f"measuring {run.name}", len(self.dataset.val)) as meter, torch.no_grad():
             for indices, squares, labels in _batches(self.dataset.val, network.size):
                 found = _answer(network, squares)
                 counts.add(Counts(count(found, labels)))

@@ -4,7 +4,6 @@ A run is a folder with config.yaml and metrics.jsonl; a sweep leaves failure.jso
 that went another way. Only finished runs count in comparisons.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,29 +11,8 @@ from types import MappingProxyType
 
 from twotower.reports.read_run import read_run
 from twotower.reports.run_records import Trace
-from twotower.runs import failure
 from twotower.runs.checkpoint import Manifest
-
-_INNER = {  # folders within a run
-    "checkpoints",
-    "wandb",
-    "tensorboard",
-    "predictions",
-    "features",
-    "figures",
-    "export",
-    ".twotower",
-}
-
-
-def _list_folders(root: Path) -> list[Path]:
-    """Folders of runs below `root`, itself included, by name."""
-    folders = []
-    for path, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if name not in _INNER)
-        if {"config.yaml", *failure.NOTES} & set(files):
-            folders.append(Path(path))
-    return folders
+from twotower.runs.folders import list_folders
 
 
 def find_runs(
@@ -56,7 +34,7 @@ def find_runs(
     for root in roots:
         if not Path(root).is_dir():
             raise ValueError(f"{root} is no folder; give the folder of a sweep or of a run, such as sweeps/NAME.")
-        folders = _list_folders(Path(root))
+        folders = list_folders(Path(root))
         if not folders:
             raise ValueError(
                 f"{root} holds no run, that is, no folder with config.yaml and metrics.jsonl; give the folder of a "

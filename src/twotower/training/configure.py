@@ -1,6 +1,7 @@
 """From what Hydra composed to the configuration of a training: its ablation checked, its command noted."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,22 @@ def resolve_ablated(composed: Any, overrides: list[str]) -> Config:
     except ValueError as error:
         raise NotApplicableError(str(error)) from None
     return config
+
+
+def check_single(params: Mapping[str, str] | None, overrides: Sequence[str]) -> None:
+    """Checks that a run which is no job of a sweep has a value for each key that a yaml sweeps.
+
+    Args:
+        params: hydra.sweeper.params.
+
+    Raises: ValueError for one that it would leave at its default in silence.
+    """
+    for key, values in (params or {}).items():
+        if not any(override.startswith(f"{key}=") for override in overrides):
+            raise ValueError(
+                f"a sweep was chosen, of one run for each of {key}={values}; give -m for all of them, or {key}=N for "
+                "a single one."
+            )
 
 
 def note_command(config: Config, overrides: list[str]) -> Config:

@@ -17,6 +17,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -67,6 +68,19 @@ class Job:
     run_dir: Path
 
 
+def read_overrides(arguments: list[str]) -> tuple[list[Override], Any]:
+    """A sweep's overrides, with those that a yaml brings (hydra.sweeper.params) before them, as Hydra's own sweeper
+    has them; and what its first job composes to, with Hydra's part.
+    """
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides(arguments)
+    # Hydra has no public way to list the jobs before they run; its own sweeper makes the same list later.
+    first = BasicSweeper.split_arguments(overrides, None)[0][0]
+    composed = hydra.compose("config", first, return_hydra_config=True)
+    params = composed.hydra.sweeper.get("params") or {}
+    return [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides], composed
+
+
 @dataclass
 class Sweep:
     """The jobs of one `python launch/two_gpu.py -m ...`, in the order in which Hydra runs them.
@@ -88,15 +102,9 @@ class Sweep:
         Raises: ValueError for `run_dir`, which all jobs would share, and for W&B online without a key; Hydra's own
         errors for what does not compose.
         """
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        overrides = parser.parse_overrides(arguments)
+        overrides, composed = read_overrides(arguments)
         if any(override.key_or_group == "run_dir" for override in overrides):
             raise ValueError("run_dir is for a single run, and each job of a sweep has its own; give sweep_dir=DIR.")
-        # Hydra has no public way to list the jobs before they run; its own sweeper makes the same list later.
-        first = BasicSweeper.split_arguments(overrides, None)[0][0]
-        composed = hydra.compose("config", first, return_hydra_config=True)
-        params = composed.hydra.sweeper.get("params") or {}
-        overrides = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *overrides]
         name = name_sweep(composed.name, overrides)
         folder = Path(composed.sweep_dir) if composed.sweep_dir is not None else SWEEPS / name
         elsewhere = "BasicLauncher" not in composed.hydra.launcher._target_

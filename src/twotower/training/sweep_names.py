@@ -57,7 +57,7 @@ def name_sweep(name: str, overrides: list[Override]) -> str:
     """The name of a sweep's folder and W&B group: the run's name, the keys that have several values, and a digest of
     the other overrides, so that sweeps that differ in those keep apart.
     """
-    swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
+    swept = dict.fromkeys(override.get_key_element() for override in overrides if override.is_sweep_override())
     others = [override for override in overrides if not override.is_sweep_override() and not _is_place(override)]
     fixed = sorted(str(override.input_line) for override in others)
     digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:6]] if fixed else []
