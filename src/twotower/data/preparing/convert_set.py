@@ -7,14 +7,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from twotower.config import PrepareConfig
 from twotower.data.prepared_set import WORK
 from twotower.data.preparing.input_picture import SHOWN
 from twotower.data.preparing.rejects import Rejects
 from twotower.data.preparing.shard_plan import Plan, Say, read_entries
-from twotower.data.preparing.shard_sums import read_about, sums_path
+from twotower.data.preparing.shard_sums import INDEX, read_sums, sums_path
 from twotower.data.preparing.shard_worker import Task, convert_shard, start_pool
 from twotower.data.sources.archives import DAMAGE, View, is_compressed, open_archive
 from twotower.data.sources.source import Entry, Source
@@ -81,13 +79,13 @@ def _list_tasks(config: PrepareConfig, plan: Plan, source: Source, output: Path)
         archives.close()
 
 
-def _count_finished(work: Path) -> tuple[int, int]:
-    """The images and the rejects of all finished shards."""
+def _count_finished(work: Path, size: int) -> tuple[int, int]:
+    """The images and the rejects of all finished shards. Raises: ValueError if one is damaged."""
     images, rejects = 0, 0
     for path in sorted(work.glob("*-*.npz")):
-        with np.load(path) as sums:
-            images += len(sums["index"])
-            rejects += len(read_about(sums)["rejects"])
+        about, arrays = read_sums(path, size)
+        images += len(arrays[INDEX])
+        rejects += len(about["rejects"])
     return images, rejects
 
 
@@ -98,8 +96,8 @@ def convert_set(config: PrepareConfig, plan: Plan, source: Source, output: Path,
     """
     workers = config.workers or cores()
     total = sum(plan.images.values())
-    rejects = Rejects(config.max_rejects, total, output / WORK)
-    images_before, rejects_before = _count_finished(output / WORK)
+    rejects = Rejects(config.max_rejects, total, output / WORK, config.size)
+    images_before, rejects_before = _count_finished(output / WORK, config.size)
     finished = images_before + rejects_before
     if finished:
         say(f"going on: {finished:,} of {counted(total, 'image was', 'images were')} done before")
