@@ -1,5 +1,6 @@
 """Converts the images of a source to shards, one task a shard, on all cores."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -18,7 +19,7 @@ from twotower.data.sources.archives import DAMAGE, View, is_compressed, open_arc
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.processes import cores, interrupts_held
 from twotower.ground.progress import metered
-from twotower.ground.wording import counted
+from twotower.ground.wording import counted, printable
 
 BYTES_PER_PIXEL = 0.5  # those of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 
@@ -52,8 +53,20 @@ class _CompressedArchives:
         self._stack.close()
 
 
+def _check_sources(entries: list[Entry], root: str | None, files: list[Path], work: Path) -> None:
+    """A plan that a stranger has begun may name any file. Raises: ValueError for one that is not of the source."""
+    known, inside = {os.path.abspath(path) for path in files}, os.path.join(os.path.abspath(root or ""), "")
+    for entry in entries:
+        file = os.path.abspath(entry.file)
+        if file not in known and not file.startswith(inside):
+            raise ValueError(
+                f"{work} names {printable(entry.file)}, which is no file of source.root={root}; delete that folder, "
+                "and run the command again."
+            )
+
+
 def _list_tasks(config: PrepareConfig, plan: Plan, source: Source, output: Path) -> Iterator[Task]:
-    """The tasks of all shards that are not there yet."""
+    """The tasks of all shards that are not there yet. Raises: ValueError for a plan that is damaged."""
     labels = {name: label for label, name in enumerate(plan.classes)}
     shown = [plan.images["train"] * (2 * k + 1) // (2 * SHOWN) for k in range(SHOWN)]
     archives = _CompressedArchives(source.files)
@@ -61,6 +74,7 @@ def _list_tasks(config: PrepareConfig, plan: Plan, source: Source, output: Path)
         for split in plan.shards:
             first = 0
             for number, entries in enumerate(read_entries(output / WORK, split)):
+                _check_sources(entries, config.source.root, source.files, output / WORK)
                 if not sums_path(output, split, number).exists():
                     yield Task(
                         output=str(output),
