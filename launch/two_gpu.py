@@ -28,7 +28,7 @@ from twotower.command_line.start import (
 from twotower.config import register_schemas
 from twotower.distributed.place import Place
 from twotower.ground.processes import catch_stops
-from twotower.ground.wording import on_one_line
+from twotower.ground.wording import on_one_line, word_error
 from twotower.training.configure import check_single, configure
 from twotower.training.explain import AlreadyExplainedError, explain
 from twotower.training.launcher import check_launcher
@@ -56,7 +56,7 @@ def compose_and_run(composed: Any) -> None:
     except COMPOSITION_ERRORS as error:  # some of which are ValueErrors in several lines
         raise SystemExit(f"error: {explain_composition(error)}") from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {on_one_line(str(error))}") from error
+        raise SystemExit(f"error: {on_one_line(word_error(error))}") from error
 
 
 def plan_sweep(arguments: list[str]) -> Sweep:
@@ -120,7 +120,7 @@ def hold_sweep() -> Iterator[None]:
             if sweep is not None:
                 stack.enter_context(sweep.alone())
         except (ValueError, OSError) as error:
-            raise SystemExit(f"error: {on_one_line(str(error))}") from error
+            raise SystemExit(f"error: {on_one_line(word_error(error))}") from error
         yield
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -222,19 +224,50 @@ def ways_for(name: str) -> tuple[Damage, ...]:
     return GENERAL + special.get(suffix, ())
 
 
-def damage_file(stream: Random, path: Path) -> str:
-    """Damages one file, or takes it away. Returns in a word how.
+def make_outside(folder: Path) -> Path:
+    """A folder of somebody else, which nothing that is tried may change: where links lead to."""
+    (folder / "folder").mkdir(parents=True)
+    (folder / "file").write_text("mine\n")
+    return folder
+
+
+def look_outside(outside: Path) -> dict[str, bytes | None]:
+    """All that is in it: the content of files, None for folders."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(outside.rglob("*"))}
+
+
+def replace_entry(stream: Random, path: Path, outside: Path) -> str:
+    """Puts something else in the place of a file or folder, also where there is none. Returns in a word what."""
+    path.parent.mkdir(exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    out = {"file": outside / "file", "folder": outside / "folder", "nothing": outside / "new"}
+    links = out | {"a device": Path("/dev/zero"), "itself": Path(path.name), "below": Path("inside")}
+    what = stream.choice(("pipe", "empty file", "empty folder", *links, *out, *out))
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "empty file":
+        path.touch()
+    elif what == "empty folder":
+        path.mkdir()
+    else:
+        path.symlink_to(links[what])
+        return f"link to {what}"
+    return what
+
+
+def damage_file(stream: Random, path: Path, outside: Path) -> str:
+    """Damages one file, takes it away, or puts something else in its place. Returns in a word how.
 
     The checksum of a tensor file is replaced as well, in half of the cases, so that what lies behind is tried, too.
     """
     chance = stream.random()
-    if chance < 0.04:
+    if chance < 0.16 or not path.is_file():
+        return replace_entry(stream, path, outside)
+    if chance < 0.2:
         path.unlink()
         return "deleted"
-    if chance < 0.06:
-        path.unlink()
-        path.mkdir()
-        return "folder"
     damage = stream.choice(ways_for(path.name))
     path.write_bytes(damage(stream, path.read_bytes()))
     manifest = path.parent / "manifest.json"

@@ -4,7 +4,8 @@
 
 Each use must go on or end in one sentence that names what is damaged. Counted as failures: a traceback, a use that
 takes longer than its limit or more memory than there is, a process that dies, a sentence that names nothing or has
-several lines, data that is accepted and cannot be trained on, and signs of a file that reach a terminal or a page.
+several lines, data that is accepted and cannot be trained on, signs of a file that reach a terminal or a page, and
+anything that is changed outside of the folder, as by a link in it that leads there.
 
 The uses run in a child process, which is killed and replaced when it hangs.
 """
@@ -28,7 +29,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
-from campaigns.damage import TAKEN, damage_file
+from campaigns.damage import TAKEN, damage_file, look_outside, make_outside
+from twotower.data.folder_cache import CACHE
+from twotower.runs.elsewhere import ELSEWHERE
 
 LIMIT_SECONDS = 60.0  # for one use, also on a machine that has other work
 REPORT_SECONDS = 300.0  # a report draws pictures of all runs in it
@@ -37,8 +40,8 @@ ROOM = 4 << 30  # bytes of address space that a use may take beyond what is ther
 SHORT, FULL = 40, 1000  # damaged files
 AT_ONCE = 24  # damaged runs in one report
 RUNS = 0.12  # probability of a batch of runs, so that about half of the files are a run's
-USES_AT_ONCE = 2  # of one damaged run, drawn from all, beside the report of several
-WENT_ON, SENTENCE = "went on", "sentence"
+USES_AT_ONCE = 2  # of one damaged run, drawn from all, beside the report of several; of an odd place in one all
+WENT_ON, SENTENCE, OUTSIDE = "went on", "sentence", "written elsewhere"
 _SIGNS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -160,7 +163,7 @@ class Child:
         self._process = self._connection = None
 
 
-def _draw_runs(stream: Random, subjects: object, folder: Path, count: int) -> list[Case]:
+def _draw_runs(stream: Random, subjects: object, folder: Path, count: int, outside: Path) -> list[Case]:
     """A folder with a whole run, an interrupted one, and `count` damaged ones, each with one damaged file."""
     from campaigns import subjects as kinds
 
@@ -169,22 +172,24 @@ def _draw_runs(stream: Random, subjects: object, folder: Path, count: int) -> li
     kinds.leave_run_copy(subjects, runs / kinds.INTERRUPTED, 1_000_001, finished=False)
     for number in range(count):
         finished = stream.random() < 0.6
-        run, file = runs / f"damaged-{number}", stream.choice(kinds.RUN_FILES)
+        run, file = runs / f"damaged-{number}", stream.choice(kinds.RUN_FILES + kinds.RUN_PLACES)
         kinds.leave_run_copy(subjects, run, number, finished)
         path = run / file
         if file == "failure.json":
             path.write_text('{"error": "the disk is full.", "time": "2024-05-01T10:00:00+02:00"}')
         elif file == "not_applicable.json":
             path.write_text('{"not_applicable": "there is no norm", "job": "ablation=no_lrn"}')
-        elif not path.exists():
+        elif file == ELSEWHERE:
+            kinds.leave_note_of_another_host(run)
+        elif file in kinds.RUN_FILES and not path.exists():
             path.write_text("{}")
-        uses = stream.sample(kinds.RUN_USES, USES_AT_ONCE)
+        uses = kinds.RUN_USES if file in kinds.RUN_PLACES else stream.sample(kinds.RUN_USES, USES_AT_ONCE)
         names = sorted((use.__name__ for use in uses), key=lambda name: name == "resume")  # which changes the folder
-        cases.append(Case(run, file, damage_file(stream, path), tuple(names)))
+        cases.append(Case(run, file, damage_file(stream, path, outside), tuple(names)))
     return cases
 
 
-def _draw_set(stream: Random, subjects: object, folder: Path) -> Case:
+def _draw_set(stream: Random, subjects: object, folder: Path, outside: Path) -> Case:
     """A copy of the prepared set or of the folder of images, with one damaged file."""
     from campaigns import subjects as kinds
 
@@ -195,25 +200,39 @@ def _draw_set(stream: Random, subjects: object, folder: Path) -> Case:
         decoded = sorted(str(path.relative_to(folder)) for path in folder.glob("decoded/*.npy"))
         shards = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.tar"))
         file = stream.choice(["dataset.json"] * 4 + ["mean_image.npy", "train/index.npy", "val/index.npy"])
-        file = stream.choice([file] * 4 + [*decoded, *shards])
-        return Case(folder, file, damage_file(stream, folder / file), ("load_prepared_set",))
+        file = stream.choice([file] * 4 + [*decoded, *shards, *kinds.SET_PLACES])
+        return Case(folder, file, damage_file(stream, folder / file, outside), ("load_prepared_set",))
     shutil.copytree(subjects.images, folder)
-    file = stream.choice([kinds.FOLDER_FILES[0], *kinds.FOLDER_FILES])
-    return Case(folder, file, damage_file(stream, folder / file), ("load_folder",))
+    file = stream.choice([kinds.FOLDER_FILES[0], *kinds.FOLDER_FILES, CACHE])
+    return Case(folder, file, damage_file(stream, folder / file, outside), ("load_folder",))
 
 
-def _draw_cases(stream: Random, subjects: object, scratch: Path, count: int, at_once: int) -> Iterator[list[Case]]:
+def _draw_cases(
+    stream: Random, subjects: object, scratch: Path, count: int, at_once: int, outside: Path
+) -> Iterator[list[Case]]:
     """Batches of cases: of runs, which share a report, and of single sets. The folders are removed afterwards."""
     number = 0
     while number < count:
         folder = scratch / f"batch-{number}"
         if stream.random() < RUNS or not number:
-            batch = _draw_runs(stream, subjects, folder, min(at_once, count - number))
+            batch = _draw_runs(stream, subjects, folder, min(at_once, count - number), outside)
         else:
-            batch = [_draw_set(stream, subjects, folder / str(i)) for i in range(min(4, count - number))]
+            batch = [_draw_set(stream, subjects, folder / str(i), outside) for i in range(min(4, count - number))]
         number += len(batch)
         yield batch
         shutil.rmtree(folder)
+
+
+def copy_all(source: Path, target: Path) -> None:
+    """A copy with links as they are; a pipe, which cannot be copied, is made anew."""
+
+    def copy(name: str, place: str) -> None:
+        if Path(name).is_fifo():
+            os.mkfifo(place)
+        else:
+            shutil.copy2(name, place, follow_symlinks=False)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=copy)
 
 
 def _try_together(child: Child, batch: list[Case], tell: Callable[[Case, str, str, str], None]) -> None:
@@ -226,9 +245,10 @@ def _try_together(child: Child, batch: list[Case], tell: Callable[[Case, str, st
                 tell(case, name, outcome, "")
             continue
         for case in batch:
+            # Under its own name, to which its links lead and by which its sentences call it.
             alone = runs.parent / f"{name}-{case.folder.name}" / "runs"
             for kept in (case.folder.name, "whole", "interrupted"):
-                shutil.copytree(runs / kept, alone / kept)
+                copy_all(runs / kept, alone / kept)
             outcome, detail = child.try_use(name, alone, limit)
             tell(case, name, "one run ended it for others" if outcome == SENTENCE else outcome, detail)
 
@@ -245,6 +265,11 @@ def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONC
     stream = Random(seed)
 
     def tell(case: Case, name: str, outcome: str, detail: str) -> None:
+        found = look_outside(outside)
+        if found != before:
+            outcome, detail = OUTSIDE, ", ".join(name for name in found if found[name] != before.get(name, b""))
+            shutil.rmtree(outside)
+            make_outside(outside)
         outcomes[outcome] += 1
         if outcome not in (WENT_ON, SENTENCE):
             outcomes["failures"] += 1
@@ -252,12 +277,14 @@ def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONC
 
     with tempfile.TemporaryDirectory(prefix="damaged-files-") as place:
         scratch = Path(place).resolve()
+        outside = make_outside(scratch / "outside")
+        before = look_outside(outside)
         with contextlib.redirect_stdout(io.StringIO()):
             subjects = make_subjects(scratch / "whole")
         child, done, began = Child(scratch), 0, time.monotonic()
         try:
-            for batch in _draw_cases(stream, subjects, scratch, count, at_once):
-                if len(batch[0].uses) == USES_AT_ONCE:
+            for batch in _draw_cases(stream, subjects, scratch, count, at_once, outside):
+                if batch[0].folder.parent.name == "runs":
                     _try_together(child, batch, tell)
                 for case in batch:
                     for name in case.uses:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -34,6 +35,7 @@ from twotower.data.preparing import shard_worker
 from twotower.data.preparing.first_use import prepare
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.evaluation.load_network import load_network
+from twotower.ground.energy import Energy
 from twotower.ground.files import write_json, write_npy
 from twotower.ground.versions import read_versions
 from twotower.model.tower import Tower
@@ -41,7 +43,9 @@ from twotower.reports.labbook_page import make_page
 from twotower.reports.labbook_tables import render
 from twotower.reports.make import make_report
 from twotower.runs import checkpoint
+from twotower.runs.elsewhere import ELSEWHERE
 from twotower.runs.rundir import find_home
+from twotower.training.energy_use import RunEnergy
 from twotower.training.identity import identify
 from twotower.training.optim import VelocitySGD
 from twotower.training.progress import Progress, Window
@@ -56,7 +60,26 @@ RUN_FILES = (
     *("config.yaml", "metrics.jsonl", "summary.json", "versions.json", "mean_image.npy", "evaluation.json"),
     *("wandb.json", "failure.json", "not_applicable.json", "checkpoints/step-00000002/manifest.json"),
     *("checkpoints/step-00000002/tower0.safetensors", "checkpoints/step-00000002/tower1.safetensors"),
-    *("predictions/step-00000002-val-centre.safetensors", "figures/figure4.png"),
+    *(
+        "predictions/step-00000002-val-centre.safetensors",
+        "figures/figure4.png",
+        "energy.json",
+        "kept_elsewhere.json",
+    ),
+)
+# Where a run's folder has folders and what comes and goes.
+RUN_PLACES = (
+    *(
+        "checkpoints",
+        "predictions",
+        "figures",
+        "export",
+        "features",
+        "wandb",
+        "tensorboard",
+        "checkpoints/step-00000002",
+    ),
+    *(".lock", "predictions/.lock", ".wandb.json.pending", ".mean_image.npy.pending", "checkpoints/pending-00000003"),
 )
 
 
@@ -137,6 +160,7 @@ def _leave_run(run_dir: Path, config: Config, dataset: DataSet) -> None:
     lines += [{"event": "end", "step": 2, **summary}]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(run_dir / "summary.json", summary)
+    write_json(run_dir / "energy.json", asdict(Energy(seconds=3.0)))
     (run_dir / "figures").mkdir()
     Image.new("RGB", (40, 30), "red").save(run_dir / "figures" / "figure4.png")
     evaluate(run_dir)
@@ -168,6 +192,12 @@ def leave_run_copy(subjects: Subjects, run_dir: Path, seed: int, finished: bool)
     if not finished:
         (run_dir / "summary.json").unlink()
     write_json(run_dir / "wandb.json", {"id": "abcd1234", "folder": str(run_dir.resolve())})
+
+
+def leave_note_of_another_host(run_dir: Path) -> None:
+    """As in the folder of a host that took part in a run and does not keep it."""
+    shutil.rmtree(run_dir / "checkpoints")
+    write_json(run_dir / ELSEWHERE, {"host": "node7"})
 
 
 # What a user runs
@@ -222,6 +252,8 @@ def resume(run_dir: Path) -> None:
         Schedule(config.schedule, config.optim.learning_rate, config.network).load_state(manifest.schedule)
         progress = Progress.from_json(manifest.progress)
         progress.to_json(Window(), 4, manifest.progress["watching_loss"])
+        first: Any = SimpleNamespace(is_first=True)
+        RunEnergy(first, ready.run_dir).go_on(manifest.progress.get("energy", {}))
         torch.tensor(manifest.progress["window"], dtype=torch.float64)
 
 
@@ -282,3 +314,4 @@ RUN_USES: tuple[Callable[[Path], str | None], ...] = (
     *(evaluate, evaluate_afresh, export, open_network, show_labbook, resume),
 )
 FOLDER_FILES = (f"{CACHE}/index.json", f"{CACHE}/{MEAN_IMAGE}")
+SET_PLACES = ("decoded", "train")

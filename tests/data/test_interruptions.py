@@ -1,14 +1,17 @@
 """Preparing a set is interrupted, repeated, or begun by another process: the same command goes on."""
 
 import errno
+import json
 import os
 import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -70,6 +73,93 @@ def test_two_processes_do_not_build_in_one_folder(tmp_path: Path) -> None:
             made(source, tmp_path / "set")
     assert (tmp_path / "set" / "work" / "lock").exists()
     assert len(made(source, tmp_path / "set").train) == 6
+
+
+def change_sums(**arrays: Any) -> Callable[[Path], None]:
+    """A shard's sums with other arrays."""
+
+    def change(path: Path) -> None:
+        with np.load(path) as file:
+            whole = dict(file)
+        np.savez(path, **{name: array for name, array in {**whole, **arrays}.items() if array is not None})
+
+    return change
+
+
+def compress(path: Path) -> None:
+    with np.load(path) as file:
+        np.savez_compressed(path, **dict(file))
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "change",
+    [
+        make_pipe,
+        compress,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK\x03\x04"),
+        lambda path: path.write_bytes(path.read_bytes()[:-40]),
+        lambda path: path.write_bytes(path.read_bytes()[:300] + b"x" * 400 + path.read_bytes()[700:]),
+        change_sums(about=None),
+        change_sums(about=np.frombuffer(b"[" * 100_000, np.uint8)),
+        change_sums(about=np.frombuffer(b'{"sha256": 1, "rejects": []}', np.uint8)),
+        change_sums(index=np.zeros(3)),
+        change_sums(image_sum=np.zeros((2, 2, 3), np.uint32)),
+        change_sums(products=np.zeros((3, 3), np.float32)),
+        change_sums(products=np.array([[{}]], object)),
+        change_sums(**{"shown-x": np.zeros((2, 2, 3), np.uint8)}),
+    ],
+)
+def test_a_damaged_shard_of_an_interrupted_set_is_named(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """One sentence, and once it is deleted the set is made to its end."""
+    source = archives.write_tree(tmp_path / "folder", archives.tree_files())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.data.preparing.build_set.finish_set", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made(source, tmp_path / "set", images_per_shard=4)
+    sums = tmp_path / "set" / "work" / "train-00001.npz"
+    change(sums)
+    with pytest.raises(ValueError, match=r"work/train-00001\.npz is damaged \(.*\); delete it, and the same") as told:
+        made(source, tmp_path / "set", images_per_shard=4)
+    assert "\n" not in str(told.value)
+    sums.unlink()
+    made(source, tmp_path / "set", images_per_shard=4)
+    made(source, tmp_path / "whole", images_per_shard=4)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("content", [None, b"\xff\n", b"[]]\n", b"[" * 100_000, "another file", "above"])
+def test_a_damaged_list_of_an_interrupted_set_is_named(tmp_path: Path, content: bytes | str | None) -> None:
+    """Also one that names files that are none of the source's: they would become images of the set."""
+    source = archives.write_tree(tmp_path / "folder", archives.tree_files())
+    private = tmp_path / "private.jpg"
+    private.write_bytes(archives.picture(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.data.preparing.build_set.convert_set", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made(source, tmp_path / "set")
+    path = tmp_path / "set" / "work" / "train.jsonl"
+    text, sentence = path.read_text(), r"work/train\.jsonl is damaged \(.*\); delete .*set/work, and run the command"
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        entries = json.loads(text)
+        entries[0][0] = str(private if content == "another file" else f"{source.root}/../private.jpg")
+        path.write_text(json.dumps(entries) + "\n")
+        sentence = r"set/work names .*private\.jpg, which is no file of source\.root=.*; delete that folder"
+    with pytest.raises(ValueError, match=sentence) as told:
+        made(source, tmp_path / "set")
+    assert "\n" not in str(told.value)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:

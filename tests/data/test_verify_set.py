@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from helpers import archives
 from helpers.archives import contents
@@ -17,6 +21,7 @@ from twotower.config import DataConfig
 from twotower.data.prepared_set import load_prepared
 from twotower.data.preparing.first_use import prepare
 from twotower.data.preparing.verify_set import verify
+from twotower.data.shards import INDEX_TYPE
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -77,6 +82,36 @@ def test_verify_decodes_even_what_has_its_checksum(finished: Path) -> None:
     (finished / "dataset.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"00000\.tar: the image at byte 512 cannot be decoded"):
         checked(finished)
+
+
+@pytest.mark.parametrize(
+    "index", [np.zeros(3), np.zeros((2, 2), INDEX_TYPE), np.zeros(2, [("shard", "<u4")]), np.array([{}], object)]
+)
+def test_verify_reads_no_other_index_than_ours(finished: Path, index: NDArray[Any]) -> None:
+    """One that a stranger has made, with its checksum."""
+    np.save(finished / "val" / "index.npy", index, allow_pickle=True)
+    about = json.loads((finished / "dataset.json").read_text())
+    content = (finished / "val" / "index.npy").read_bytes()
+    about["splits"]["val"]["index_sha256"] = hashlib.sha256(content).hexdigest()
+    (finished / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"val/index\.npy is damaged \(.*\); prepare the data set again\.$"):
+        checked(finished)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["val/00000.tar", "val/index.npy", "mean_image.npy", "dataset.json", "picture.png"])
+def test_nobody_waits_for_a_pipe(finished: Path, name: str) -> None:
+    (finished / name).unlink()
+    os.mkfifo(finished / name)
+    data = DataConfig(kind="folder", root=str(finished), size=SIZE)
+    if name == "picture.png":
+        checked(finished)
+        assert prepare(data, progress=False).picture is None
+        return
+    with pytest.raises(ValueError, match=rf"{name} is (no file|damaged \(it is no file\))"):
+        checked(finished)
+    with pytest.raises(ValueError, match=rf"{name} is damaged"):
+        prepare(data, progress=False)
 
 
 def test_an_unfinished_set_is_neither_verified_nor_trained_on(finished: Path) -> None:

@@ -105,7 +105,7 @@ def test_predictions_are_computed_once(run: Path, monkeypatch: pytest.MonkeyPatc
     evaluate_run(settings(run, fresh=True))
     assert seen == ["ten", "centre"]
     names = sorted(path.name for path in (run / "predictions").iterdir())
-    assert names == ["step-00000001-val-centre.safetensors", "step-00000001-val-ten.safetensors"]
+    assert names == [".lock", "step-00000001-val-centre.safetensors", "step-00000001-val-ten.safetensors"]
 
 
 def test_what_is_stored_is_what_is_counted(run: Path) -> None:

@@ -33,6 +33,7 @@ SLOW_FILES = {
         "test_evaluate",
         "test_evaluate_weights",
         "test_features",
+        "test_held_predictions",
         "test_hub",
         "test_sweep_export",
         "test_zoo",
@@ -57,7 +58,7 @@ SLOW_FILES = {
         "test_systems",
     },
     "reports": {"test_dashboard", "test_labbook_page", "test_page", "test_report"},
-    "runs": {"test_damaged_files", "test_stored", "test_wandb"},
+    "runs": {"test_damaged_files", "test_file_modes", "test_hostile_links", "test_stored", "test_wandb"},
     "training": {
         "test_host_reads",
         "test_local_layers",

@@ -1,8 +1,10 @@
 """Damaged files of runs and data sets, a short form of the campaign; and one damaged run beside whole ones."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,16 @@ from safetensors.torch import save_file
 
 from campaigns import files, subjects
 from campaigns.damage import HOSTILE, TAKEN
-from campaigns.subjects import Subjects, leave_run_copy, make_subjects, report, resume_another, show_labbook
+from campaigns.subjects import (
+    RUN_FILES,
+    Subjects,
+    leave_run_copy,
+    make_subjects,
+    report,
+    resume,
+    resume_another,
+    show_labbook,
+)
 from twotower.config import Config
 from twotower.config.stored_config import read_config, read_yaml
 from twotower.reports.collect import find_runs
@@ -160,6 +171,56 @@ def test_one_damaged_run_ends_nothing_for_the_others(runs: Path, file: str, cont
     assert "Table 1" in show_labbook(damaged)
     (damaged / "summary.json").unlink()
     resume_another(runs)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '"x"',
+        '{"host": 3}',
+        "[" * 100_000,
+        '{"host": ' * 2000,
+        '{"host": "\xff',
+        " " * 100_000,
+    ],
+)
+def test_a_damaged_note_of_another_host_is_one_sentence(runs: Path, content: str) -> None:
+    run = runs / "damaged-0"
+    subjects.leave_note_of_another_host(run)
+    with pytest.raises(ValueError, match=r"kept_elsewhere\.json says that node7 keeps this run on its disk"):
+        resume(run)
+    (run / "kept_elsewhere.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        ValueError, match=r"damaged-0/kept_elsewhere\.json is damaged \(.*\); delete it, unless"
+    ) as told:
+        resume(run)
+    assert len(str(told.value)) < 1000
+    (run / "kept_elsewhere.json").write_text(json.dumps({"host": HOSTILE}))
+    with pytest.raises(ValueError, match="keeps this run on its disk") as told:
+        resume(run)
+    assert files.find_signs(str(told.value)) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes there")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("file", RUN_FILES)
+def test_nobody_waits_for_a_pipe_in_a_files_place(runs: Path, file: str) -> None:
+    """Every use goes on or ends in a sentence."""
+    run = runs / "damaged-0"
+    if file != "summary.json":
+        (run / "summary.json").unlink()
+    if file == "kept_elsewhere.json":
+        subjects.leave_note_of_another_host(run)
+    (run / file).unlink(missing_ok=True)
+    os.mkfifo(run / file)
+    for use in (subjects.evaluate, resume):
+        with suppress(ValueError, OSError):
+            use(run)
+    assert {run.name for run in find_runs([str(runs)])} == {"damaged-0", subjects.INTERRUPTED, subjects.WHOLE}
 
 
 def test_a_report_goes_without_what_is_damaged_in_its_own_run(runs: Path) -> None:

@@ -16,12 +16,12 @@ from twotower.command_line.start import start
 from twotower.config import arrange_layers, check_bounds
 from twotower.config.presets import CONF
 from twotower.ground.processes import STOPPED, catch_stops
-from twotower.ground.wording import on_lines
+from twotower.ground.wording import on_lines, word_error
 
 
 def describe_error(error: BaseException) -> str:
     """The text of an error for a terminal: it may quote the name or the content of a stranger's file."""
-    return on_lines(str(error))
+    return on_lines(word_error(error))
 
 
 def _read_settings(composed: Any) -> Any:

@@ -4,6 +4,7 @@ Hydra has resolved every interpolation before a run stores its configuration. On
 there, and resolving it would copy an environment variable into whatever shows the configuration.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from twotower.config.frozen_config import freeze
 from twotower.config.moved_keys import move_keys
 from twotower.config.schema import Config
 from twotower.config.value_bounds import check_bounds
+from twotower.ground.links import refuse_links
 from twotower.ground.stored_files import damaged, read_limited
 from twotower.ground.wording import on_one_line
 
@@ -50,13 +52,15 @@ def refuse_interpolations(content: Any, where: str | Path) -> None:
 
 
 def read_config(run_dir: Path) -> Config:
-    """The resolved configuration that a run stored.
+    """The resolved configuration that a run stored. Every command that opens a run that is there begins with it.
 
-    Raises: ValueError naming the file if there is none, it is damaged, does not fit, or has interpolations.
+    Raises: ValueError naming the file if there is none, it is damaged, does not fit, or has interpolations; or a link
+        that leads out of the run's folder.
     """
     path = run_dir / "config.yaml"
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ValueError(f"{run_dir} is not the folder of a run: it has no config.yaml.")
+    refuse_links(run_dir)
     return read_config_file(path)
 
 

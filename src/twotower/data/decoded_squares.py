@@ -22,6 +22,7 @@ from twotower.data.decode import UnusableError, decode_image
 from twotower.data.folder_cache import find_root
 from twotower.data.prepared_set import is_prepared
 from twotower.ground.files import DiskFullError, written_whole
+from twotower.ground.links import refuse_links
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
 from twotower.ground.stored_files import read_npy
@@ -110,6 +111,8 @@ def decode_squares(dataset: DataSet, progress: bool = True) -> None:
 def _decode(split: Split, size: int, path: Path, name: str, progress: bool) -> None:
     needed = len(split) * size * size * CHANNELS
     remedy = "choose another folder with data.cache=DIR, or input.cache=none"
+    if is_prepared(path.parents[1]):  # else it is a folder that the user named, which may be a link
+        refuse_links(path.parents[1], path.parent.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free

@@ -48,5 +48,5 @@ def load(data: DataConfig) -> DataSet:
         rejects=content["rejects"],
         needs_resize=content["needs_resize"],
         size=content["size"],
-        picture=cache / PICTURE if (cache / PICTURE).exists() else None,
+        picture=cache / PICTURE if (cache / PICTURE).is_file() else None,
     )

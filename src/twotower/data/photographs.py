@@ -1,4 +1,4 @@
-"""Photographs as people have them: files and folders, turned upright, brought to the prepared square."""
+"""Photographs as people have them: files and folders, turned upright, brought to the prepared square; pictures."""
 
 import io
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from twotower.data.decode import FORMATS, UnusableError, cut_square, decode_imag
 from twotower.data.folder import SUFFIXES
 
 ORIENTATION = 0x0112  # the EXIF tag
+LARGEST_PICTURE, MOST_PIXELS = 1 << 26, 1 << 26  # bytes and pixels of a picture that was drawn here
 
 
 def list_photographs(given: Sequence[str]) -> list[Path]:
@@ -58,3 +59,17 @@ def read_photograph(path: Path, size: int) -> NDArray[np.uint8]:
         raise ValueError(f"{path} cannot be used: {error}.") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file that a stranger may have put there is a whole PNG of a size that a page can show."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+            return False
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return False
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True

@@ -150,5 +150,5 @@ def assemble(root: Path, content: dict[str, Any]) -> DataSet:
         needs_resize=False,
         test=splits.get("test"),
         size=size,
-        picture=root / PICTURE if (root / PICTURE).exists() else None,
+        picture=root / PICTURE if (root / PICTURE).is_file() else None,
     )

@@ -24,13 +24,14 @@ from twotower.evaluation.predictions import VIEWS, Predictions
 from twotower.evaluation.subject import Subject, check_settings, choose_precision, load_towers, open_subject
 from twotower.ground.devices import choose_device, choose_memory_format
 from twotower.ground.files import write_json
+from twotower.ground.locks import held
 from twotower.ground.precision import set_precision
 from twotower.ground.progress import metered
 from twotower.ground.versions import read_versions
 from twotower.model.tower import Tower, forward
 from twotower.runs import checkpoint
 from twotower.runs.mirrors.open_mirrors import log_evaluation
-from twotower.runs.rundir import check_classes
+from twotower.runs.rundir import LOCK, check_classes
 from twotower.weights import read_weights as weights
 from twotower.weights.hub import locate, resolve_name
 from twotower.weights.merged import Imported
@@ -103,25 +104,41 @@ def predict(
     return {view: Predictions(torch.cat(part), of_images, rate, crops) for view, part in parts.items()}
 
 
+def _read_stored(subject: Subject, settings: EvaluateConfig, paths: dict[str, Path]) -> dict[str, Predictions]:
+    """The stored predictions by view, without those that are not wanted, missing, or of another network or image."""
+    if settings.fresh:
+        return {}
+    stored = {view: predictions.read(path, subject.identity) for view, path in paths.items()}
+    return {view: of_view for view, of_view in stored.items() if of_view is not None}
+
+
+def _compute(subject: Subject, settings: EvaluateConfig) -> dict[str, Predictions]:
+    """By view, `settings.crops` and what comes from the same pass."""
+    device = choose_device(settings.device)
+    config, dataset = subject.config, subject.dataset
+    towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
+    size, split = settings.batch_size, settings.split
+    return predict(towers, dataset, config, settings.crops, size, device, split, subject.precision)
+
+
 def make_predictions(subject: Subject, settings: EvaluateConfig) -> dict[str, Predictions]:
-    """By view, `settings.crops` and whatever else is there: read where they are stored, else computed and stored."""
+    """By view, `settings.crops` and whatever else is there: read where they are stored, else computed and stored.
+
+    Raises: HeldError, before anything is computed, if another process computes predictions that it will store there.
+    """
     run_dir, name, split = subject.run_dir, subject.checkpoint.name, settings.split
     paths = {view: predictions.locate_predictions(run_dir, name, split, view) for view in VIEWS}
-    of_views: dict[str, Predictions] = {}
-    if not settings.fresh:
-        stored = {view: predictions.read(path, subject.identity) for view, path in paths.items()}
-        of_views = {view: of_view for view, of_view in stored.items() if of_view is not None}
-    if settings.crops not in of_views:
-        device = choose_device(settings.device)
-        config, dataset = subject.config, subject.dataset
-        towers = load_towers(subject.checkpoint, subject.manifest, config, len(dataset.classes), device)
-        computed = predict(
-            towers, dataset, config, settings.crops, settings.batch_size, device, split, subject.precision
-        )
-        for view, of_view in computed.items():
-            if view not in of_views and not dataset.is_synthetic:  # synthetic images are only for timing
-                predictions.store(paths[view], of_view, subject.identity)
-        of_views = computed | of_views
+    of_views = _read_stored(subject, settings, paths)
+    if settings.crops not in of_views and subject.dataset.is_synthetic:
+        of_views = _compute(subject, settings)  # synthetic images are only for timing, so nothing is stored
+    elif settings.crops not in of_views:
+        with held(run_dir / predictions.FOLDER / LOCK, f"predictions of {run_dir} are being computed"):
+            of_views = _read_stored(subject, settings, paths)  # another process may just have ended
+            if settings.crops not in of_views:
+                computed = _compute(subject, settings)
+                for view in computed.keys() - of_views.keys():
+                    predictions.store(paths[view], computed[view], subject.identity)
+                of_views = computed | of_views
     return {view: of_views[view] for view in VIEWS if view in of_views}
 
 

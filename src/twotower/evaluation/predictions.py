@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -30,7 +29,7 @@ from twotower.data.dataset import DataSet
 from twotower.data.folder_cache import INDEX, find_cache, find_root
 from twotower.data.prepared_set import DATASET, is_prepared, read_dataset_json
 from twotower.evaluation.metrics import Counts, count
-from twotower.ground.stored_files import Positive, parse_json, read_tensors
+from twotower.ground.stored_files import Positive, parse_json, read_metadata, read_tensors
 from twotower.ground.tensor_files import write_tensors
 from twotower.runs.checkpoint import Manifest, read_scale
 
@@ -135,7 +134,7 @@ def identify_predictions(
             "kind": config.data.kind,
             "root": str(root.resolve()),
             "source": read_dataset_json(root)["settings"]["source"] if prepared else None,
-            "fingerprint": hashlib.sha256(index.read_bytes()).hexdigest() if index.exists() else None,
+            "fingerprint": hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else None,
             "num_images": len(dataset.split(split)),
             "num_classes": len(dataset.classes),
         },
@@ -174,10 +173,8 @@ def store(path: Path, predictions: Predictions, identity: dict[str, Any]) -> Non
 def read_identity(path: Path) -> dict[str, Any] | None:
     """Reads what stored predictions depend on; None if there are none, or they cannot be read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            text = file.metadata()["identity"]
-        return dict(parse_json(text, IDENTITY, path, REMEDY))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return dict(parse_json(read_metadata(path, REMEDY)["identity"], IDENTITY, path, REMEDY))
+    except (KeyError, ValueError):
         return None
 
 

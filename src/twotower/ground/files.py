@@ -16,6 +16,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower.ground.links import check_ordinary
 from twotower.ground.locks import is_abandoned, marked
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a share of it, or a limit on single files
@@ -49,7 +50,7 @@ def _say_full(path: Path, error: OSError, needed: int | None, pending: Path | No
 
 @contextmanager
 def told_if_full(path: Path, needed: int | None = None, pending: Path | None = None) -> Iterator[None]:
-    """Turns the error of a full disk, in the block, into a DiskFullError.
+    """Turns the error of a full disk, in the block, into a DiskFullError; others name `path` in place of `pending`.
 
     Args:
         path: the file that is written.
@@ -62,6 +63,9 @@ def told_if_full(path: Path, needed: int | None = None, pending: Path | None = N
         raise
     except OSError as error:
         if error.errno not in FULL:
+            if pending is not None and error.filename is not None:
+                named = os.fsdecode(error.filename).replace(str(pending), str(path))
+                raise OSError(error.errno, error.strerror, named) from error
             raise
         raise _say_full(path, error, needed, pending) from error
 
@@ -87,11 +91,12 @@ def written_whole(path: Path, shared: bool = False, needed: int | None = None) -
         shared: whether several processes may write this file at once. Each then writes a file with a name of its own.
         needed: the size of the file in bytes, for a person whose disk is full; None: unknown.
 
-    Raises: DiskFullError.
+    Raises: DiskFullError; ValueError if a link or a folder is in the pending file's place.
     """
     remove_abandoned(path.parent, glob.escape(path.name))
     own = f".{uuid4().hex}" if shared else ""
     pending = path.with_name(f".{path.name}{own}.pending")
+    check_ordinary(pending)
     try:
         with told_if_full(path, needed, pending), marked(pending):
             yield pending
@@ -99,7 +104,8 @@ def written_whole(path: Path, shared: bool = False, needed: int | None = None) -
                 os.fsync(file.fileno())  # else the name may be on the disk before the content is
             os.replace(pending, path)
     finally:
-        pending.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error counts
+            pending.unlink()
 
 
 @contextmanager
@@ -163,11 +169,12 @@ def write_text(path: Path, text: str, shared: bool = False) -> None:
 class Lines:
     """A file that grows line by line, each of which is there whole or not at all, unless the process is killed.
 
-    Raises: OSError, DiskFullError.
+    Raises: ValueError if something else than a file is in its place; OSError, DiskFullError.
     """
 
     def __init__(self, path: Path, append: bool) -> None:
         self.path = path
+        check_ordinary(path)
         with told_if_full(path, 0):
             if not append:
                 path.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: of a training, of a sweep, of a data set that is being prepared.
+"""One process at a time in a folder: of a training, a sweep, stored predictions, a data set that is being prepared.
 
 The lock is the kernel's (flock; on Windows msvcrt.locking), so it ends with the process that holds it, however that
 ends, and a file that is left behind locks nothing. Children do not inherit it: what a killed process leaves running
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from twotower.ground.links import check_ordinary
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -26,6 +28,7 @@ else:
 _BYTE = 1 << 20  # the one that is locked on Windows, far beyond the text, which could not be read otherwise
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 ABANDONED_SECONDS = 86400.0  # since the last change, where there is no better sign than that
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 _open: set[int] = set()  # descriptors of the locks that this process holds
 
 
@@ -56,10 +59,11 @@ def _lock(descriptor: int) -> None:
 
 
 def _open_locked(path: Path, what: str) -> int:
-    """The descriptor of the locked file. Raises: HeldError, OSError."""
+    """The descriptor of the locked file. Raises: HeldError, ValueError, OSError."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # never inherited (PEP 446)
+        check_ordinary(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)  # never inherited (PEP 446)
         try:
             _lock(descriptor)
             at_path = os.stat(path)
@@ -106,7 +110,7 @@ def _open_mark(path: Path) -> int | None:
     if sys.platform == "win32":  # where the lock would keep this very process from writing by another descriptor
         return None
     for _ in range(10):
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         try:
             _lock(descriptor)
             if os.path.samestat(os.stat(path), os.fstat(descriptor)):
@@ -127,7 +131,7 @@ def is_abandoned(path: Path) -> bool:
     try:
         if sys.platform == "win32":
             return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | NO_FOLLOW)
     except OSError:
         return False
     try:
@@ -148,7 +152,8 @@ def held(path: Path, what: str) -> Iterator[None]:
     Args:
         what: begins the sentence about another holder: "run_dir=DIR is being trained".
 
-    Raises: HeldError if another process holds it; OSError if the file cannot be made.
+    Raises: HeldError if another process holds it; ValueError if a link or a folder is in the file's place; OSError if
+        it cannot be made.
     """
     made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     descriptor = _open_locked(path, what)

@@ -49,11 +49,16 @@ def _describe(error: ValidationError) -> str:
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
+def check_is_file(path: Path, remedy: str) -> None:
+    """Called before a file is opened, as a pipe in its place would never end. Raises: ValueError if it is none."""
+    if not path.is_file():
+        raise damaged(path, "it is no file" if os.path.lexists(path) else "it is missing", remedy)
+
+
 def read_limited(path: Path, most: int, remedy: str) -> bytes:
     """The bytes of a file. Raises: ValueError naming it if it is missing, no file, or has more than `most` bytes."""
     try:
-        if not path.is_file():
-            raise damaged(path, "it is missing" if not os.path.lexists(path) else "it is no file", remedy)
+        check_is_file(path, remedy)
         size = path.stat().st_size
         if size > most:
             raise damaged(path, f"it has {size:,} bytes, and {most:,} are the most", remedy)
@@ -144,8 +149,7 @@ def read_npy(path: Path, remedy: str, *, mapped: bool = False) -> Array:
     Raises: ValueError naming the file if it is missing, another file, cut short, or of a kind that is not numbers.
     """
     try:
-        if not path.is_file():
-            raise damaged(path, "it is missing" if not os.path.lexists(path) else "it is no file", remedy)
+        check_is_file(path, remedy)
         shape, kind, begin = _read_header(path, remedy)
         # Whole numbers of any size, because a claimed shape may exceed 64 bits.
         size = begin + kind.itemsize * int(np.prod(np.array(shape, object))) if shape else begin + kind.itemsize
@@ -183,16 +187,15 @@ def read_numbers(path: Path, kind: Any, shape: tuple[int | None, ...], remedy: s
     return array
 
 
-def check_length(path: Path, remedy: str) -> None:
-    """Checks that a safetensors file is as long as its header says, without reading the tensors.
+def read_metadata(path: Path, remedy: str) -> dict[str, str]:
+    """The metadata of a safetensors file that is as long as its header says; the tensors are not read.
 
     Raises: ValueError naming the file if it is missing, another file or cut short.
     """
     try:
-        if not path.is_file():
-            raise damaged(path, "it is missing" if not os.path.lexists(path) else "it is no file", remedy)
-        with safe_open(path, framework="pt"):
-            pass
+        check_is_file(path, remedy)
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
     except OSError as error:
         raise damaged(path, f"it cannot be read: {error.strerror or error}", remedy) from error
     except (SafetensorError, RuntimeError, MemoryError, OverflowError) as error:
@@ -215,8 +218,7 @@ def read_tensors(path: Path, remedy: str, *, finite: bool = True) -> tuple[dict[
         that are not finite.
     """
     try:
-        if not path.is_file():
-            raise damaged(path, "it is missing" if not os.path.lexists(path) else "it is no file", remedy)
+        check_is_file(path, remedy)
         with safe_open(path, framework="pt") as file:
             about = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary

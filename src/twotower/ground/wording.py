@@ -1,7 +1,20 @@
-"""Counts, durations, epochs and folders in words, as a person reads them on screens, in tables and in errors."""
+"""Counts, durations, epochs, folders and errors in words, as a person reads them on screens and in tables."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+# What to do about an error of the system that names a file, by its number.
+_REMEDIES = {
+    errno.ENOENT: "check the path, or give one in a folder that is there",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its rights, or give another place"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY), "something else has its place, so move that away or delete it"),
+    errno.EISDIR: "a folder has the place of a file, so move it away or delete it",
+    errno.ENOTDIR: "a file has the place of a folder, so move it away or delete it",
+    errno.ELOOP: "it is a link in a circle, so delete it",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
@@ -62,6 +75,14 @@ def on_one_line(text: str, most: int = 2000) -> str:
 def on_lines(text: str) -> str:
     """A text of several lines, each of them `printable`."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def word_error(error: BaseException) -> str:
+    """The text of an error; for one of the system that names a file, a sentence that says what to do."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+        return str(error)
+    remedy = _REMEDIES.get(error.errno, "check the disk, or give another place")
+    return f"{os.fsdecode(error.filename2 or error.filename)} cannot be used ({error.strerror}); {remedy}."
 
 
 def split_common(paths: Sequence[Path]) -> tuple[str, list[str]]:

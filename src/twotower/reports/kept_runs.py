@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from twotower.config.paths import without_places
 from twotower.config.stored_config import read_config
 from twotower.ground.files import write_json, write_text, write_whole
+from twotower.ground.links import refuse_links
 from twotower.ground.stored_files import Count, Percent, read_json
 from twotower.reports.run_records import FinishedRun
 from twotower.runs.events import read_events
@@ -68,7 +69,8 @@ def read_kept(run_dir: Path) -> Kept | None:
 def keep_runs(runs: Sequence[FinishedRun], folder: Path) -> None:
     """Writes each run to `folder`/SWEEP/RUN, over what was kept of it before.
 
-    Raises: ValueError, before anything is written, if two runs, or a run and what is kept, would share a place.
+    Raises: ValueError, before anything is written, if two runs, or a run and what is kept, would share a place, or a
+        link leads out of the folder.
     """
     places: dict[Path, FinishedRun] = {}
     for run in runs:
@@ -76,6 +78,7 @@ def keep_runs(runs: Sequence[FinishedRun], folder: Path) -> None:
         if run_dir.is_relative_to(folder.resolve()):
             continue  # it is kept there
         place = folder / run_dir.parent.name / run_dir.name
+        refuse_links(folder, run_dir.parent.name)
         problem = None
         if place in places:
             problem = f"{places[place].run_dir} and {run.run_dir} would both be kept at {place}"

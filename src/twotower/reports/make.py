@@ -13,6 +13,8 @@ from twotower.config import EvaluateConfig, ReportConfig
 from twotower.config.paths import without_places
 from twotower.evaluation.evaluate import evaluate_run
 from twotower.ground.files import filled_whole, write_json, write_text
+from twotower.ground.links import refuse_links
+from twotower.ground.wording import word_error
 from twotower.reports.collect import find_runs
 from twotower.reports.compare import Comparison, compare
 from twotower.reports.contents import Contents, gather_contents
@@ -37,11 +39,13 @@ def make_report(settings: ReportConfig) -> Path:
     """Writes the report. Returns the path of its page.
 
     Raises: ValueError for a folder without runs, runs of different data sets, no finished run, an unknown baseline,
-    or an output that holds something else; OSError, DiskFullError, and an earlier report is as it was.
+    or an output that holds something else, or a link that leads out of it; OSError, DiskFullError, and an earlier
+    report is as it was.
     """
     folder = Path(settings.output)
     if folder.exists() and not _may_be_written(folder):
         raise ValueError(f"output={folder} exists and is no earlier report; give a new folder.")
+    refuse_links(folder)
     folders = _without_files(settings.folders)
     runs = leave_out_odd_images(find_runs(folders, settings.data_root))
     check_one_data_set(runs)
@@ -103,7 +107,7 @@ def _complete(runs: Sequence[Trace], settings: ReportConfig) -> list[str]:
                 print(f"drawing {run.name}", flush=True)
                 draw_of_run(run, settings.data_root)
         except (ValueError, OSError) as error:
-            remarks.append(f"{run.name}: {error}")
+            remarks.append(f"{run.name}: {word_error(error)}")
     return remarks
 
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from twotower.config import EvaluateConfig
 from twotower.data.class_names import name_classes
+from twotower.data.photographs import LARGEST_PICTURE, is_picture
 from twotower.evaluation import predictions
 from twotower.evaluation.predictions import VIEWS
 from twotower.evaluation.subject import open_subject
@@ -31,7 +30,6 @@ from twotower.runs.history import History
 from twotower.training.sweep_names import name_file
 
 _COPIED = (".png", ".csv", ".json")  # what launch/figure.py leaves; nothing else of a stranger's folder
-LARGEST, MOST_PIXELS = 1 << 26, 1 << 26  # bytes and pixels of a figure
 DRAWN_HERE = ("figure3", "confusion")  # figures of one run that a report draws afresh
 
 
@@ -149,30 +147,16 @@ def _draw_confusion(folder: Path, group: Group, run: FinishedRun) -> list[Figure
     return [_make_figure(folder, name, f"Classes taken for each other: {group.label}", f"Run {run.name}.")]
 
 
-def _is_picture(path: Path) -> bool:
-    """Whether a file is a whole PNG of a size that a page can show; one that is not ends no report."""
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            return False
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                return False
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-    return True
-
-
 def _copy(folder: Path, group: Group, run: FinishedRun) -> list[Figure]:
     """Copies the figures that launch/figure.py drew of a run, except those that the report draws itself."""
     figures = []
     for picture in sorted((run.run_dir / "figures").glob("*.png")):
-        if picture.stem in DRAWN_HERE or not _is_picture(picture):
+        if picture.stem in DRAWN_HERE or not is_picture(picture):
             continue
         name = name_file(f"{picture.stem}-{name_file(f'{group.label},seed={run.config.seed}')}")
         for suffix in _COPIED:
             file = picture.with_suffix(suffix)
-            if file.is_file() and file.stat().st_size <= LARGEST:
+            if file.is_file() and file.stat().st_size <= LARGEST_PICTURE:
                 write_whole(folder / f"{name}{suffix}", file.read_bytes())
         figures.append(_make_figure(folder, name, f"{picture.stem}: {group.label}", f"Run {run.name}."))
     return figures

@@ -10,7 +10,8 @@ from twotower.config import Config
 from twotower.config.stored_config import read_config
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.folder_cache import find_root
-from twotower.ground.wording import epochs_done, on_one_line
+from twotower.ground.links import refuse_links
+from twotower.ground.wording import epochs_done, on_one_line, word_error
 from twotower.reports.kept_runs import read_kept
 from twotower.reports.run_records import FinishedRun, Run, Trace
 from twotower.reports.stored_results import read_stored_results
@@ -36,10 +37,11 @@ def read_run(
     Returns: a `FinishedRun`, a `Run` that has not finished, or the bare `Trace` of one that cannot be read.
     """
     try:
+        refuse_links(run_dir)
         ended = _read_trace(run_dir, name)
         return ended if ended is not None else _read_begun(run_dir, name, data_root, verified)
     except (ValueError, OSError) as error:
-        remark = f"left out: {on_one_line(str(error))}"
+        remark = f"left out: {on_one_line(word_error(error))}"
         return Trace(run_dir=run_dir, name=name, status=Status.DAMAGED, remark=remark)
 
 
@@ -128,9 +130,8 @@ def _read_errors(
             if identity["split"] == "val" and _is_same_root(identity["data"]["root"], run.config, data_root):
                 errors[result.crops] = (result.top1_error, result.top5_error)
     except (ValueError, OSError) as error:
-        remark = (
-            f"its evaluation cannot be read ({on_one_line(str(error))}); python launch/evaluate.py {quoted} crops=ten"
-        )
+        reason = on_one_line(word_error(error))
+        remark = f"its evaluation cannot be read ({reason}); python launch/evaluate.py {quoted} crops=ten"
     if "ten" not in errors:
         remark = remark or f"ten crops not evaluated: python launch/evaluate.py {quoted} crops=ten"
     return errors, remark

@@ -26,7 +26,7 @@ from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
 from twotower.ground.energy import StoredEnergy
 from twotower.ground.files import hash_file, write_json
-from twotower.ground.stored_files import ANYTHING, Count, check_form, check_length, damaged, read_json, read_tensors
+from twotower.ground.stored_files import ANYTHING, Count, check_form, damaged, read_json, read_metadata, read_tensors
 from twotower.ground.tensor_files import write_tensors
 from twotower.ground.wording import on_one_line
 from twotower.model.tower import Tower
@@ -325,7 +325,7 @@ def find_whole(run_dir: Path) -> Path | None:
         try:
             path = place(folder, step)
             for name in read_manifest(path).sha256:
-                check_length(path / name, REMEDY)
+                read_metadata(path / name, REMEDY)  # which finds a file that is cut short
         except (ValueError, OSError) as error:
             print(f"passed over: {on_one_line(str(error))}")
         else:

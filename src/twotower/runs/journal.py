@@ -23,6 +23,7 @@ from rich.table import Table
 
 from twotower.config import Config
 from twotower.data.dataset import MEAN_IMAGE
+from twotower.data.photographs import is_picture
 from twotower.ground.files import Lines, write_json, write_text
 from twotower.ground.progress import Meter
 from twotower.ground.screen import print_table
@@ -88,7 +89,7 @@ class Journal(SilentJournal):
         self._file = Lines(run_dir / METRICS, append=first_step > 0)
         self._begun_with = {path.name for path in run_dir.iterdir()}
         self.mirrors = open_mirrors(config, run_dir, versions, first_step, self.say)
-        if picture is not None and not first_step:
+        if picture is not None and not first_step and is_picture(picture):
             self.mirrors.picture(picture)
         self._meter = Meter("training", total_steps, "steps", done=first_step, console=self.console)
 

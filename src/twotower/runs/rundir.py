@@ -17,13 +17,14 @@ from twotower.config.paths import from_here, make_absolute
 from twotower.config.stored_config import read_config
 from twotower.data.dataset import MEAN_IMAGE, DataSet
 from twotower.ground.files import write_npy
+from twotower.ground.links import refuse_links
 from twotower.ground.locks import HeldError, held
 from twotower.ground.stored_files import damaged, read_numbers
 from twotower.runs import checkpoint
 from twotower.runs.elsewhere import is_elsewhere
 
 RUNS = Path("runs")
-LOCK = ".lock"  # held by the one process that trains in the folder, or has a sweep there
+LOCK = ".lock"  # held by the one process that trains in the folder, has a sweep there, or stores predictions in it
 
 # A run goes on only with these settings as they were; all others may change without changing its numbers.
 TWIN = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.IMAGES, Role.NAME)
@@ -143,11 +144,13 @@ def find_home(config: Config) -> Home:
 def hold_home(config: Config) -> Iterator[Home]:
     """`find_home`, in a folder that no other process trains in while the block lasts; a new folder is made for it.
 
-    Raises: HeldError if another process trains there; ValueError as `find_home`, or if it cannot be written.
+    Raises: HeldError if another process trains there; ValueError as `find_home`, or if it cannot be written, or has a
+        link that leads out of it.
     """
     with ExitStack() as stack:
         while True:
             home = find_home(config)
+            refuse_links(home.run_dir)
             check_writable(home.run_dir)
             try:
                 stack.enter_context(held(home.run_dir / LOCK, f"run_dir={home.run_dir} is being trained"))

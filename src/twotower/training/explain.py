@@ -12,7 +12,7 @@ from twotower.distributed.place import Place
 from twotower.distributed.transport import TowerLostError
 from twotower.distributed.world import TowersDifferError
 from twotower.ground.files import DiskFullError
-from twotower.ground.wording import on_one_line
+from twotower.ground.wording import on_one_line, word_error
 from twotower.runs.failure import note_failure, read_failure
 from twotower.runs.journal import FolderGoneError
 from twotower.training.trainer import NonFiniteLossError, ToldElsewhereError
@@ -60,7 +60,7 @@ def explain(error: BaseException, place: Place, run_dir: Path | None = None) -> 
         if isinstance(error, DiskFullError):
             text = f"{error} Once there is room, the same command with resume=auto goes on from the last checkpoint."
         else:
-            text = str(error)
+            text = word_error(error)
         if run_dir is not None and not is_effect and not isinstance(error, FolderGoneError):
             note_failure(run_dir, text)
         print(f"error: {on_one_line(text)}", file=sys.stderr, flush=True)

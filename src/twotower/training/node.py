@@ -17,6 +17,7 @@ from twotower.data.dataset import DataSet
 from twotower.data.decoded_squares import decode_squares
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
+from twotower.ground.wording import word_error
 
 # Keys of these roles must be alike, and of what is noted the steps at which all processes meet to note it.
 ALIKE = (Role.NUMBERS, Role.TRAINING, Role.SEED, Role.SPEED)
@@ -61,7 +62,7 @@ def check_nodes(config: Config, world: World) -> None:
         try:
             return json.dumps(describe_node(config))
         except (ValueError, OSError) as error:
-            return json.dumps({"error": str(error)})
+            return json.dumps({"error": word_error(error)})
 
     found = {node: json.loads(text) for node, text in world.from_each_node("ready", describe).items()}
     first = next(iter(found))

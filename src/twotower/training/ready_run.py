@@ -19,6 +19,7 @@ from twotower.data.order import steps_per_epoch
 from twotower.data.preparing.first_use import prepare
 from twotower.distributed.world import World
 from twotower.ground.files import remove_abandoned
+from twotower.ground.wording import word_error
 from twotower.model.layer_table import plan
 from twotower.runs import checkpoint
 from twotower.runs.changed_settings import check_changes
@@ -117,7 +118,7 @@ def receive_run(config: Config, world: World, stack: ExitStack) -> ReadyRun:
             ready = stack.enter_context(get_ready(config, world.num_replicas))
         except (ValueError, OSError) as error:
             failure.append(error)
-            return json.dumps({"error": str(error)})
+            return json.dumps({"error": word_error(error)})
         own.append(ready.config)
         home = {
             "run_dir": str(ready.run_dir.absolute()),

@@ -25,9 +25,10 @@ from rich.table import Table
 
 from twotower.config import Config, LoggingConfig
 from twotower.config.frozen_config import freeze
+from twotower.ground.links import refuse_links
 from twotower.ground.locks import HeldError, held
 from twotower.ground.screen import print_table
-from twotower.ground.wording import format_duration, on_one_line
+from twotower.ground.wording import format_duration, on_one_line, word_error
 from twotower.runs.failure import (
     NotApplicableError,
     forget_failure,
@@ -45,6 +46,7 @@ from twotower.training.explain import AlreadyExplainedError
 from twotower.training.sweep_names import name_sweep, place_jobs
 
 SWEEPS = Path("sweeps")
+SUBMITTED = ".submitit"  # what Hydra's launcher for clusters leaves in a sweep's folder
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,13 @@ class Sweep:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Holds the sweep's folder while the block lasts. Raises: HeldError if another process has this sweep."""
+        """Holds the sweep's folder while the block lasts.
+
+        Raises: HeldError if another process has this sweep; ValueError for a link in it that leads out of it. Those
+            in the folder of a job end that job alone.
+        """
+        refuse_links(self.folder, below=False)
+        refuse_links(self.folder, SUBMITTED)
         with held(self.folder / LOCK, f"sweep_dir={self.folder} is being worked on"):
             yield
 
@@ -201,8 +209,8 @@ class Sweep:
                 told = (read_failure(job.run_dir) or {"error": told})["error"]
             note_failure(job.run_dir, told, job.name)
         except (ValueError, OSError, OmegaConfBaseException) as error:
-            console.print(f"error: {error}", markup=False)
-            note_failure(job.run_dir, str(error), job.name)
+            console.print(f"error: {word_error(error)}", markup=False)
+            note_failure(job.run_dir, word_error(error), job.name)
         except Exception as error:  # a fault of ours is no reason to lose the other jobs of the night
             traceback.print_exception(error)
             note_failure(job.run_dir, f"{type(error).__name__}: {error}", job.name)

@@ -23,6 +23,7 @@ from twotower.data.preparing.finish_set import finish_set
 from twotower.data.preparing.shard_plan import PLAN, Say, list_settings, make_plan, read_plan
 from twotower.data.sources.source import find_source
 from twotower.ground.files import DiskFullError, remove_abandoned, write_whole
+from twotower.ground.links import refuse_links
 from twotower.ground.locks import held
 
 NOTHING_LOST = "Nothing is lost: the same command goes on from here."
@@ -45,6 +46,7 @@ def build(config: PrepareConfig, say: Say) -> None:
         shutil.rmtree(output / WORK, ignore_errors=True)
         say(f"{output} is finished already, from {settings['source']}; verify=true checks it.")
         return
+    refuse_links(output)
     work = output / WORK
     try:
         if output.is_dir() and any(output.iterdir()) and not work.is_dir():

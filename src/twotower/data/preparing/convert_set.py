@@ -1,5 +1,6 @@
 """Converts the images of a source to shards, one task a shard, on all cores."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -7,20 +8,18 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from twotower.config import PrepareConfig
 from twotower.data.prepared_set import WORK
 from twotower.data.preparing.input_picture import SHOWN
 from twotower.data.preparing.rejects import Rejects
 from twotower.data.preparing.shard_plan import Plan, Say, read_entries
-from twotower.data.preparing.shard_sums import read_about, sums_path
+from twotower.data.preparing.shard_sums import INDEX, read_sums, sums_path
 from twotower.data.preparing.shard_worker import Task, convert_shard, start_pool
 from twotower.data.sources.archives import DAMAGE, View, is_compressed, open_archive
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.processes import cores, interrupts_held
 from twotower.ground.progress import metered
-from twotower.ground.wording import counted
+from twotower.ground.wording import counted, printable
 
 BYTES_PER_PIXEL = 0.5  # those of a JPEG of quality 95, measured on ILSVRC: 30 KB for 256 x 256
 
@@ -54,8 +53,20 @@ class _CompressedArchives:
         self._stack.close()
 
 
+def _check_sources(entries: list[Entry], root: str | None, files: list[Path], work: Path) -> None:
+    """A plan that a stranger has begun may name any file. Raises: ValueError for one that is not of the source."""
+    known, inside = {os.path.abspath(path) for path in files}, os.path.join(os.path.abspath(root or ""), "")
+    for entry in entries:
+        file = os.path.abspath(entry.file)
+        if file not in known and not file.startswith(inside):
+            raise ValueError(
+                f"{work} names {printable(entry.file)}, which is no file of source.root={root}; delete that folder, "
+                "and run the command again."
+            )
+
+
 def _list_tasks(config: PrepareConfig, plan: Plan, source: Source, output: Path) -> Iterator[Task]:
-    """The tasks of all shards that are not there yet."""
+    """The tasks of all shards that are not there yet. Raises: ValueError for a plan that is damaged."""
     labels = {name: label for label, name in enumerate(plan.classes)}
     shown = [plan.images["train"] * (2 * k + 1) // (2 * SHOWN) for k in range(SHOWN)]
     archives = _CompressedArchives(source.files)
@@ -63,6 +74,7 @@ def _list_tasks(config: PrepareConfig, plan: Plan, source: Source, output: Path)
         for split in plan.shards:
             first = 0
             for number, entries in enumerate(read_entries(output / WORK, split)):
+                _check_sources(entries, config.source.root, source.files, output / WORK)
                 if not sums_path(output, split, number).exists():
                     yield Task(
                         output=str(output),
@@ -81,13 +93,13 @@ def _list_tasks(config: PrepareConfig, plan: Plan, source: Source, output: Path)
         archives.close()
 
 
-def _count_finished(work: Path) -> tuple[int, int]:
-    """The images and the rejects of all finished shards."""
+def _count_finished(work: Path, size: int) -> tuple[int, int]:
+    """The images and the rejects of all finished shards. Raises: ValueError if one is damaged."""
     images, rejects = 0, 0
     for path in sorted(work.glob("*-*.npz")):
-        with np.load(path) as sums:
-            images += len(sums["index"])
-            rejects += len(read_about(sums)["rejects"])
+        about, arrays = read_sums(path, size)
+        images += len(arrays[INDEX])
+        rejects += len(about["rejects"])
     return images, rejects
 
 
@@ -98,8 +110,8 @@ def convert_set(config: PrepareConfig, plan: Plan, source: Source, output: Path,
     """
     workers = config.workers or cores()
     total = sum(plan.images.values())
-    rejects = Rejects(config.max_rejects, total, output / WORK)
-    images_before, rejects_before = _count_finished(output / WORK)
+    rejects = Rejects(config.max_rejects, total, output / WORK, config.size)
+    images_before, rejects_before = _count_finished(output / WORK, config.size)
     finished = images_before + rejects_before
     if finished:
         say(f"going on: {finished:,} of {counted(total, 'image was', 'images were')} done before")

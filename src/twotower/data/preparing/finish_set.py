@@ -15,7 +15,7 @@ from twotower.data.prepared_set import DATASET, FORMAT, PICTURE, SPLITS, WORK, a
 from twotower.data.preparing.input_picture import draw_picture
 from twotower.data.preparing.mean_and_pca import Fit
 from twotower.data.preparing.shard_plan import Plan, Say
-from twotower.data.preparing.shard_sums import read_about, sums_path
+from twotower.data.preparing.shard_sums import INDEX, read_sums, sums_path
 from twotower.data.shards import INDEX_FILE, INDEX_TYPE, shard_name
 from twotower.ground.files import hash_file, write_npy, write_whole
 from twotower.ground.wording import counted
@@ -44,18 +44,15 @@ def _collect_split(split: str, plan: Plan, output: Path, collected: _Collected) 
     """Adds the results of the shards of a split, and writes its index."""
     parts, shards = [np.empty(0, INDEX_TYPE)], []
     for number in range(plan.shards[split]):
-        with np.load(sums_path(output, split, number)) as sums:
-            about = read_about(sums)
-            num_before = sum(len(part) for part in parts)
-            parts.append(sums["index"])
-            shards.append({"file": shard_name(number), "sha256": about["sha256"]})
-            collected.rejects += [
-                {"split": split, "name": name, "reason": reason} for name, reason in about["rejects"]
-            ]
-            if split == "train":
-                collected.fit.merge(len(sums["index"]), sums["image_sum"], sums["products"])
-                keys = [key for key in sums.files if key.startswith("shown-")]
-                collected.shown += [(num_before + int(key.removeprefix("shown-")), sums[key]) for key in keys]
+        about, arrays = read_sums(sums_path(output, split, number), collected.fit.size)
+        num_before = sum(len(part) for part in parts)
+        parts.append(arrays[INDEX])
+        shards.append({"file": shard_name(number), "sha256": about["sha256"]})
+        collected.rejects += [{"split": split, "name": name, "reason": reason} for name, reason in about["rejects"]]
+        if split == "train":
+            collected.fit.merge(len(arrays[INDEX]), arrays["image_sum"], arrays["products"])
+            keys = [key for key in arrays if key.startswith("shown-")]
+            collected.shown += [(num_before + int(key.removeprefix("shown-")), arrays[key]) for key in keys]
     index = np.concatenate(parts)
     for label, count in zip(*np.unique(index["label"], return_counts=True), strict=True):
         collected.counts[plan.classes[label]][split] = int(count)

@@ -33,6 +33,7 @@ from twotower.data.prepared_set import PICTURE, is_prepared, is_unfinished
 from twotower.data.preparing.examine_folder import choose_decoder, examine
 from twotower.data.preparing.rejects import check_remaining, refuse_file
 from twotower.data.shapes import draw_shapes
+from twotower.ground.links import refuse_links
 from twotower.ground.screen import show
 from twotower.ground.wording import counted, printable
 
@@ -72,7 +73,7 @@ def prepare(
     index = index_folder(root, key)
     content = read_index(cache)
     if content is None or not is_index_of(content, index, data.size):
-        check_own(cache)
+        _check_writable(data)
         _announce(index, loader, say)
         content, mean_image = _examine(data, index, progress, loader)
         store(cache, content, mean_image, key)
@@ -88,6 +89,14 @@ def prepare(
     if shown_input is not None:
         _draw_input(data, cache / PICTURE, shown_input)
     return load(data)
+
+
+def _check_writable(data: DataConfig) -> None:
+    """Raises: ValueError if something of somebody else would be changed, in the cache or by a link in its place."""
+    cache = find_cache(data)
+    if data.cache is None:
+        refuse_links(cache.parent, cache.name)
+    check_own(cache)
 
 
 def _load_finished(data: DataConfig, key: str) -> DataSet:
@@ -143,6 +152,7 @@ def _draw_input(data: DataConfig, path: Path, shown_input: InputConfig) -> None:
     dataset = load(data)
     if dataset.picture is not None and read_shown(path) == repr(shown_input):
         return
+    _check_writable(data)
     count = len(dataset.train)
     rows = sorted({count * (2 * k + 1) // (2 * SHOWN) for k in range(SHOWN)})
     shown = []

@@ -18,6 +18,7 @@ from twotower.data.colour_noise import noise_scale
 from twotower.data.dataset import DataSet, Split
 from twotower.data.decode import cut_square, decode_image
 from twotower.data.feed import TrainFeed
+from twotower.data.photographs import is_picture
 from twotower.ground.files import write_whole
 
 CELL, GAP, LABELS, HEAD = 160, 6, 230, 44  # pixels: sides of an image, gap, width of the labels, height of the title
@@ -166,8 +167,7 @@ def draw_picture(
 
 def read_shown(path: Path) -> str:
     """Reads which training settings a picture shows; an empty string if it cannot be read."""
-    try:
-        with Image.open(path) as sheet:
-            return str(sheet.info.get(SHOWS, ""))
-    except OSError:
+    if not is_picture(path):
         return ""
+    with Image.open(path, formats=["PNG"]) as sheet:
+        return str(sheet.info.get(SHOWS, ""))

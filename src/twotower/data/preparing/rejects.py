@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from twotower.data.folder import FolderIndex
 from twotower.data.prepared_set import SPLITS
-from twotower.data.preparing.shard_sums import read_about
+from twotower.data.preparing.shard_sums import read_sums
 from twotower.ground.files import write_text
 from twotower.ground.wording import counted, printable
 
@@ -18,10 +16,11 @@ class Rejects:
         max_rejects: part of the images that may be unusable, 0..1.
         num_images: images of the source, usable or not.
         work: folder of the finished shards' sums.
+        size: sides of the set's squares, in pixels.
     """
 
-    def __init__(self, max_rejects: float, num_images: int, work: Path) -> None:
-        self._max, self._total, self._work = max_rejects, num_images, work
+    def __init__(self, max_rejects: float, num_images: int, work: Path, size: int) -> None:
+        self._max, self._total, self._work, self._size = max_rejects, num_images, work, size
         self.count = 0
 
     def add(self, count: int) -> None:
@@ -33,7 +32,7 @@ class Rejects:
             f"{split}: {printable(name)}: {reason}"
             for split in SPLITS
             for sums in sorted(self._work.glob(f"{split}-*.npz"))
-            for name, reason in read_about(np.load(sums))["rejects"]
+            for name, reason in read_sums(sums, self._size)[0]["rejects"]
         ]
         write_text(self._work / "rejects.txt", "".join(line + "\n" for line in listed))
         first = "".join(f"\n  {printable(line)}" for line in listed[:20])

@@ -14,7 +14,7 @@ from twotower.data.decode import SUBSAMPLING
 from twotower.data.sources.source import Entry, Source
 from twotower.ground.files import Lines
 from twotower.ground.progress import metered
-from twotower.ground.stored_files import Count, parse_json, read_json
+from twotower.ground.stored_files import Count, check_is_file, parse_json, read_json
 from twotower.ground.wording import counted
 
 PLAN = "plan.json"
@@ -162,8 +162,10 @@ def read_plan(work: Path) -> Plan | None:
 
 
 def read_entries(work: Path, split: str) -> Iterator[list[Entry]]:
-    """Reads the entries of each shard of a split."""
-    with (work / f"{split}.jsonl").open() as file:
+    """Reads the entries of each shard of a split. Raises: ValueError if the list is missing or damaged."""
+    path, remedy = work / f"{split}.jsonl", f"delete {work}, and run the command again"
+    check_is_file(path, remedy)
+    with path.open("rb") as file:
         for line in file:
-            entries = parse_json(line, _ENTRIES, work / f"{split}.jsonl", f"delete {work}, and run the command again")
+            entries = parse_json(line, _ENTRIES, path, remedy)
             yield [Entry(*values) for values in entries]

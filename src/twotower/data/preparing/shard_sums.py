@@ -1,10 +1,30 @@
 """The file of a finished shard in work/: its part of the index, checksum, rejects, and sums of training images."""
 
-import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from twotower.data.prepared_set import WORK
+from twotower.data.shards import INDEX_TYPE
+from twotower.ground.stored_files import check_is_file, damaged, parse_json
+
+ABOUT, INDEX = "about", "index"
+_REMEDY = "delete it, and the same command makes its shard again"
+_NO_ARRAYS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError, NotImplementedError)
+
+
+class _About(TypedDict):
+    sha256: str
+    rejects: list[tuple[str, str]]
+
+
+_FORM: TypeAdapter[_About] = TypeAdapter(_About)
 
 
 def sums_path(output: Path, split: str, number: int) -> Path:
@@ -12,7 +32,41 @@ def sums_path(output: Path, split: str, number: int) -> Path:
     return output / WORK / f"{split}-{number:05d}.npz"
 
 
-def read_about(sums: Any) -> dict[str, Any]:
-    """Reads `sha256` and `rejects` from such a file, opened by `np.load`."""
-    content: dict[str, Any] = json.loads(sums["about"].tobytes())
-    return content
+def read_sums(path: Path, size: int) -> tuple[_About, dict[str, NDArray[Any]]]:
+    """Reads `sha256` and `rejects`, and the arrays by name.
+
+    Args:
+        size: sides of the set's squares, in pixels.
+
+    Raises: ValueError if the file is missing, damaged or another one.
+    """
+    check_is_file(path, _REMEDY)
+    try:
+        with zipfile.ZipFile(path) as content:
+            # Stored as they are, so that none takes more memory than the file has bytes.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in content.infolist()):
+                raise damaged(path, "it is compressed", _REMEDY)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = parse_json(arrays.pop(ABOUT).tobytes(), _FORM, path, _REMEDY)
+        _check(arrays, size)
+    except (MemoryError, *_NO_ARRAYS) as error:
+        if str(error).startswith(f"{path} is damaged"):
+            raise
+        raise damaged(path, str(error) or type(error).__name__, _REMEDY) from None
+    return about, arrays
+
+
+def _check(arrays: dict[str, NDArray[Any]], size: int) -> None:
+    """Raises: ValueError, KeyError for arrays of another kind."""
+    forms = {"image_sum": (np.dtype(np.uint32), (size, size, 3)), "products": (np.dtype(np.float64), (3, 3))}
+    wrong = [
+        name for name, form in forms.items() if name in arrays and (arrays[name].dtype, arrays[name].shape) != form
+    ]
+    if arrays[INDEX].dtype != INDEX_TYPE or arrays[INDEX].ndim != 1:
+        wrong.append(INDEX)
+    shown = {name: array for name, array in arrays.items() if name not in (*forms, INDEX)}
+    wrong += [name for name, array in shown.items() if array.dtype != np.uint8 or array.ndim != 3]
+    wrong += [name for name in shown if not name.removeprefix("shown-").isdigit()]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not of its form")

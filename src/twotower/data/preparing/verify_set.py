@@ -1,5 +1,6 @@
 """Verifies a finished prepared set: compares all checksums and decodes every image, on all cores."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,20 +8,21 @@ from numpy.typing import NDArray
 
 from twotower.data.dataset import MEAN_IMAGE
 from twotower.data.decode import UnusableError, decode_image
-from twotower.data.prepared_set import is_unfinished, read_dataset_json
+from twotower.data.prepared_set import REMEDY, is_unfinished, read_dataset_json
 from twotower.data.preparing.shard_plan import Say
 from twotower.data.preparing.shard_worker import start_pool
-from twotower.data.shards import INDEX_FILE
+from twotower.data.shards import INDEX_FILE, INDEX_TYPE
 from twotower.ground.files import hash_file
 from twotower.ground.processes import cores
 from twotower.ground.progress import metered
+from twotower.ground.stored_files import read_numbers
 from twotower.ground.wording import counted
 
 
 def check_file(path: Path, checksum: str) -> list[str]:
     """The fault of a file, as a sentence; empty if it has none."""
-    if not path.exists():
-        return [f"{path} is missing"]
+    if not path.is_file():
+        return [f"{path} is {'no file' if os.path.lexists(path) else 'missing'}"]
     return [] if hash_file(path) == checksum else [f"{path} has been changed: its checksum is another one"]
 
 
@@ -57,7 +59,7 @@ def verify(root: Path, workers: int, say: Say) -> None:
                 if index_faults := check_file(root / name / INDEX_FILE, split["index_sha256"]):
                     faults += index_faults
                     continue
-                index = np.load(root / name / INDEX_FILE)
+                index = read_numbers(root / name / INDEX_FILE, INDEX_TYPE, (None,), REMEDY)
                 for number, shard in enumerate(split["shards"]):
                     part = index[index["shard"] == number]
                     path = root / name / shard["file"]
