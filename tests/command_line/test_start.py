@@ -185,6 +185,17 @@ def test_a_value_that_hydra_itself_refuses_is_one_line_as_well(
     assert capsys.readouterr() == ("", ""), "Hydra itself says nothing"
 
 
+def test_an_error_of_the_system_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for output, sentence in {
+        "no/x": r"no/x cannot be used \(No such file or directory\); check the path, or give one in a folder that is",
+        "folder": r"folder cannot be used \(Is a directory\); a folder has the place of a file, so move it away or",
+    }.items():
+        with pytest.raises(SystemExit, match=f"^error: {sentence}"):
+            run(monkeypatch, "labbook", f"output={output}")
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_help_tells_every_key_and_what_it_means(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from campaigns import subjects
 from campaigns.subjects import PREPARED_SIZE, Subjects, evaluate, evaluate_afresh, make_subjects, open_network, resume
 from helpers.archives import prepare_here, tree_files, write_tree
 from helpers.contents import contents
+from helpers.fake_runs import fake_config
 from twotower.config import DataConfig, ExportConfig, FigureConfig, ReportConfig
 from twotower.data.decoded_squares import decode_squares
 from twotower.data.load_data import load
@@ -20,8 +21,10 @@ from twotower.data.preparing.first_use import prepare
 from twotower.figures.draw_figure import draw_figure
 from twotower.reports.make import make_report
 from twotower.runs.elsewhere import note_elsewhere
+from twotower.runs.rundir import find_home
 from twotower.training.sweep import Job, Sweep
 from twotower.weights.export import export_run
+from twotower.weights.identify import identify
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -76,6 +79,16 @@ def begin(run: Path) -> None:
     resume(run)
 
 
+def look_at_weights(run: Path) -> None:
+    identify(run)
+
+
+def go_on_elsewhere(run: Path) -> None:
+    """From its checkpoint, in another folder."""
+    (run / "config.yaml").unlink()
+    find_home(fake_config(Path("images"), f"resume={run}", "run_dir=new"))
+
+
 def note(run: Path) -> None:
     note_elsewhere(run, "another")
 
@@ -102,6 +115,8 @@ USES: list[tuple[Callable[[Path], object], str, str]] = [
     (begin, "metrics.jsonl", "file"),
     (begin, "checkpoints", "folder"),
     (begin, ".lock", "new"),
+    (look_at_weights, "checkpoints", "folder"),
+    (go_on_elsewhere, "checkpoints/step-00000002/tower0.safetensors", "file"),
     (note, ".kept_elsewhere.json.pending", "new"),
 ]
 

@@ -285,6 +285,22 @@ def test_a_sweep_without_any_result_has_not_succeeded(tmp_path: Path) -> None:
     assert sweep.exit_status() == 1
 
 
+def test_an_error_of_the_system_is_noted_with_what_to_do(tmp_path: Path) -> None:
+    def run(config: Config) -> dict[str, Any]:
+        (tmp_path / "no" / "x").touch()
+        return {}
+
+    sweep, expected = jobs_in(tmp_path, "a=0"), f"{tmp_path}/no/x cannot be used (No such file or directory); check "
+    sweep.run_job(0, lambda: fake_config(tmp_path), run)
+    assert sweep.outcome(sweep.jobs[0]).error.startswith(expected)
+    (tmp_path / "run").mkdir()
+    try:
+        run(fake_config(tmp_path))
+    except OSError as error:
+        explain(error, Place(0, 2, 0, 2), tmp_path / "run")
+    assert (read_failure(tmp_path / "run") or {})["error"].startswith(expected)
+
+
 def test_a_failure_that_the_towers_explained_keeps_their_sentence(tmp_path: Path) -> None:
     def run(config: Config) -> dict[str, Any]:
         assert config.run_dir is not None

@@ -26,6 +26,7 @@ from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
 from twotower.ground.energy import StoredEnergy
 from twotower.ground.files import hash_file, write_json
+from twotower.ground.links import refuse_links
 from twotower.ground.stored_files import ANYTHING, Count, check_form, damaged, read_json, read_metadata, read_tensors
 from twotower.ground.tensor_files import write_tensors
 from twotower.ground.wording import on_one_line
@@ -336,11 +337,12 @@ def find_whole(run_dir: Path) -> Path | None:
 def find(where: str | Path) -> Path:
     """The checkpoint meant by a path: a checkpoint itself, or a run's last one.
 
-    Raises: ValueError if there is none.
+    Raises: ValueError if there is none, or a link leads out of the folder.
     """
     path = Path(where)
     if not path.exists():
         raise ValueError(f"{path} does not exist; give the folder of a run or of a checkpoint.")
+    refuse_links(path)
     if (path / "manifest.json").exists():
         return path
     for folder in (path / "checkpoints", path):
