@@ -59,6 +59,7 @@ SLOW_FILES = {
     "training": {
         "test_host_reads",
         "test_local_layers",
+        "test_lost_tower",
         "test_one_tower",
         "test_photographs",
         "test_shared_folder",
