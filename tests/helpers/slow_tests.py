@@ -26,7 +26,7 @@ SLOW_FILES = {
         "test_verify_set",
         "test_wrong_sources",
     },
-    "distributed": {"test_exchange", "test_gpu_memory_link"},
+    "distributed": {"test_exchange", "test_gpu_memory_link", "test_ports"},
     "evaluation": {
         "test_ensemble",
         "test_evaluate",
