@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from campaigns import FAILURES, Say, run_alone
+from campaigns import FAILURES, HITS, Say, run_alone
 from helpers.commands import draw_images
 from helpers.contents import contents
 from helpers.marked import TRAINING, Marked, find_debris, read_tensors, result_of
@@ -29,6 +29,8 @@ from twotower.runs import checkpoint
 SHORT, FULL = 3, 60
 SECONDS = 180.0  # for a command
 PAGE = 4096  # a tmpfs gives room by pages
+ENOUGH = "room enough"
+ANY = "any"
 SENTENCE = re.compile(
     r"error: (?P<path>.*) cannot be written \((No space left on device|File too large)\): it takes (more than )?"
     r"[\d,]+ bytes, and [\d,]+ are free on its disk\.|"
@@ -44,14 +46,16 @@ class Work:
         arguments: with {disk} for the folder on the small disk, {images}, {set} and {run} for what lies elsewhere.
         result: what must be the same as on a large disk.
         weight: how often it is drawn.
-        prepare: puts onto the disk what the command starts from.
         largest_bytes: the size of the largest file that it writes, about.
+        needs: one of NEEDS that it starts from.
+        prepare: puts onto the disk what the command starts from.
     """
 
     arguments: tuple[str, ...]
     result: Callable[[Path], object]
     weight: int
     largest_bytes: int
+    needs: str | None = None
     prepare: Callable[[Path, Path], None] = lambda disk, root: None
 
 
@@ -77,6 +81,10 @@ def _reported(disk: Path) -> object:
 
 _QUIET = ("logging=no_wandb", "logging.every_steps=1")
 _TRAIN = ("two_gpu.py", *TRAINING, *_QUIET, "resume=auto", "run_dir={disk}/run")
+NEEDS = {
+    "trained": ("two_gpu.py", *TRAINING, *_QUIET, "data.root={images}", "run_dir=run"),
+    "prepared": ("prepare_data.py", "source=folder", "source.root={images}", "output=set"),
+}
 WORKS = {
     "training": Work((*_TRAIN, "data.root={images}"), lambda disk: result_of(disk / "run"), 4, 910_000),
     "first use": Work(
@@ -87,6 +95,7 @@ WORKS = {
         _cached,
         1,
         5_200_000,
+        "prepared",
     ),
     "prepare_data": Work(
         ("prepare_data.py", "source=folder", "source.root={images}", "output={disk}/set", "images_per_shard=4"),
@@ -95,10 +104,15 @@ WORKS = {
         1_500_000,
     ),
     "evaluate": Work(
-        ("evaluate.py", "{disk}/run", "crops=ten", "device=cpu", "fresh=true"), _evaluated, 2, 1_000, _copy_run
+        ("evaluate.py", "{disk}/run", "crops=ten", "device=cpu", "fresh=true"),
+        _evaluated,
+        2,
+        1_000,
+        "trained",
+        _copy_run,
     ),
-    "report": Work(("report.py", "{run}", "output={disk}/report"), _reported, 1, 250_000),
-    "figure": Work(("figure.py", "figure3", "{run}", "output={disk}/figure3.png"), contents, 1, 60_000),
+    "report": Work(("report.py", "{run}", "output={disk}/report"), _reported, 1, 250_000, "trained"),
+    "figure": Work(("figure.py", "figure3", "{run}", "output={disk}/figure3.png"), contents, 1, 60_000, "trained"),
 }
 
 
@@ -140,12 +154,12 @@ class Filler:
         self.images = draw_images(root / "images")
         self.mounts = can_mount(root)
         self._references: dict[str, tuple[object, int]] = {}
-        for name, arguments in (
-            ("trained", ("two_gpu.py", *TRAINING, *_QUIET, f"data.root={self.images}", "run_dir=run")),
-            ("prepared", ("prepare_data.py", "source=folder", f"source.root={self.images}", "output=set")),
-        ):
-            (root / name).mkdir()
-            self._finish(arguments, root / name)
+
+    def _make(self, name: str) -> None:
+        """Makes the run or the set that commands start from, once."""
+        if not (self.root / name).exists():
+            (self.root / name).mkdir()
+            self._finish(tuple(part.format(images=self.images) for part in NEEDS[name]), self.root / name)
 
     def _finish(self, arguments: tuple[str, ...], folder: Path) -> str:
         command = Marked(arguments, folder)
@@ -167,6 +181,8 @@ class Filler:
     def reference(self, name: str) -> tuple[object, int]:
         """The result on a large disk, and the bytes that all its files take there, by pages."""
         if name not in self._references:
+            if (needs := WORKS[name].needs) is not None:
+                self._make(needs)
             folder = self.root / f"reference-{name.replace(' ', '-')}"
             folder.mkdir()
             disk = self.root / "disk"  # the path of all attempts, which may stand in what is written
@@ -178,9 +194,10 @@ class Filler:
             shutil.rmtree(disk)
         return self._references[name]
 
-    def attempt(self, stream: Random, number: int) -> str:
+    def attempt(self, stream: Random, number: int, work: str = ANY) -> str:
         """Returns the outcome; one that begins with "failed" is a failure."""
         name = stream.choices(list(WORKS), [work.weight for work in WORKS.values()])[0]
+        name = name if work == ANY else work
         expected, used = self.reference(name)
         by_mount = self.mounts and stream.random() < 0.6
         share = stream.random()
@@ -249,7 +266,7 @@ class Filler:
             self.say(f"FAILED {title}: {'; '.join(problems)}")
             self.say(f"--- full\n{said[-3000:]}\n--- again\n{again.said()[-2000:]}")
             return f"failed: {name}, {way}"
-        file = re.sub(r"\d+|tower\d", "N", Path(path).name) if path else "room enough"
+        file = re.sub(r"\d+|tower\d", "N", Path(path).name) if path else ENOUGH
         self.say(f"{title}: {file}")
         return f"{name}, {way}: {file}"
 
@@ -260,8 +277,12 @@ def _used(folder: Path) -> int:
     return sum(-(-size // PAGE) * PAGE for size in sizes)
 
 
-def run(count: int, seed: int, say: Say) -> dict[str, int]:
-    """Makes `count` attempts. Returns how many had which outcome: work, way, and the file that found no room."""
+def run(count: int, seed: int, say: Say, work: str = ANY) -> dict[str, int]:
+    """Makes `count` attempts. Returns how many had which outcome: work, way, and the file that found no room.
+
+    Args:
+        work: one of WORKS; ANY: each attempt draws its own.
+    """
     counts: Counter[str] = Counter()
     root = Path(tempfile.mkdtemp(prefix="campaign-disk-"))
     try:
@@ -269,13 +290,14 @@ def run(count: int, seed: int, say: Say) -> dict[str, int]:
         if not filler.mounts:
             say("no tmpfs can be mounted here, so the limit on the size of files has to do")
         for number in range(count):
-            outcome = filler.attempt(Random(f"{seed}/{number}"), number)
+            outcome = filler.attempt(Random(f"{seed}/{number}"), number, work)
             counts[outcome] += 1
             counts[FAILURES] += outcome.startswith("failed")
+            counts[HITS] += not outcome.endswith(ENOUGH)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    return {FAILURES: 0} | dict(sorted(counts.items()))
+    return {FAILURES: 0, HITS: 0} | dict(sorted(counts.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone("disk_full", run, FULL))
+    sys.exit(run_alone("disk_full", run, FULL, work=(ANY, *WORKS)))

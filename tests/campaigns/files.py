@@ -1,6 +1,6 @@
 """Damages one file at a time of a run, a prepared set and a folder's index, and does with it what a user would do.
 
-    cd tests && python -m campaigns.files --count 1000 --seed 0
+    python -m campaigns.files --count 1000 --seed 0      in the folder tests/; --subject run damages runs alone
 
 Each use must go on or end in one sentence that names what is damaged. Counted as failures: a traceback, a use that
 takes longer than its limit or more memory than there is, a process that dies, a sentence that names nothing or has
@@ -10,7 +10,6 @@ anything that is changed outside of the folder, as by a link in it that leads th
 The uses run in a child process, which is killed and replaced when it hangs.
 """
 
-import argparse
 import contextlib
 import io
 import multiprocessing
@@ -29,6 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
+from campaigns import FAILURES, HITS, Say, run_alone
 from campaigns.damage import TAKEN, damage_file, look_outside, make_outside
 from twotower.data.folder_cache import CACHE
 from twotower.runs.elsewhere import ELSEWHERE
@@ -40,6 +40,7 @@ ROOM = 4 << 30  # bytes of address space that a use may take beyond what is ther
 SHORT, FULL = 40, 1000  # damaged files
 AT_ONCE = 24  # damaged runs in one report
 RUNS = 0.12  # probability of a batch of runs, so that about half of the files are a run's
+SUBJECTS = ("any", "run", "set")  # what is damaged: files of runs, of prepared sets and folders of images, or of any
 USES_AT_ONCE = 2  # of one damaged run, drawn from all, beside the report of several; of an odd place in one all
 WENT_ON, SENTENCE, OUTSIDE = "went on", "sentence", "written elsewhere"
 _SIGNS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -208,13 +209,13 @@ def _draw_set(stream: Random, subjects: object, folder: Path, outside: Path) -> 
 
 
 def _draw_cases(
-    stream: Random, subjects: object, scratch: Path, count: int, at_once: int, outside: Path
+    stream: Random, subjects: object, scratch: Path, count: int, at_once: int, subject: str, outside: Path
 ) -> Iterator[list[Case]]:
     """Batches of cases: of runs, which share a report, and of single sets. The folders are removed afterwards."""
     number = 0
     while number < count:
         folder = scratch / f"batch-{number}"
-        if stream.random() < RUNS or not number:
+        if {"any": stream.random() < RUNS or not number, "run": True, "set": False}[subject]:
             batch = _draw_runs(stream, subjects, folder, min(at_once, count - number), outside)
         else:
             batch = [_draw_set(stream, subjects, folder / str(i), outside) for i in range(min(4, count - number))]
@@ -253,15 +254,19 @@ def _try_together(child: Child, batch: list[Case], tell: Callable[[Case, str, st
             tell(case, name, "one run ended it for others" if outcome == SENTENCE else outcome, detail)
 
 
-def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONCE) -> dict[str, int]:
+def run(count: int, seed: int, say: Say, at_once: int = AT_ONCE, subject: str = SUBJECTS[0]) -> dict[str, int]:
     """Tries `count` damaged files. Returns how often each outcome came, and under "failures" what must be 0.
+
+    A hit is a file whose damage was met: one use of it at least did not go on as if nothing were wrong.
 
     Args:
         at_once: damaged runs in one report.
+        subject: one of SUBJECTS.
     """
     from campaigns.subjects import make_subjects
 
     outcomes: Counter[str] = Counter()
+    met: set[Path] = set()
     stream = Random(seed)
 
     def tell(case: Case, name: str, outcome: str, detail: str) -> None:
@@ -271,8 +276,10 @@ def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONC
             shutil.rmtree(outside)
             make_outside(outside)
         outcomes[outcome] += 1
+        if outcome != WENT_ON:
+            met.add(case.folder)
         if outcome not in (WENT_ON, SENTENCE):
-            outcomes["failures"] += 1
+            outcomes[FAILURES] += 1
             say(f"{outcome}: {name} of {case}\n    {detail.strip()}".replace("\n", "\n    "))
 
     with tempfile.TemporaryDirectory(prefix="damaged-files-") as place:
@@ -283,7 +290,7 @@ def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONC
             subjects = make_subjects(scratch / "whole")
         child, done, began = Child(scratch), 0, time.monotonic()
         try:
-            for batch in _draw_cases(stream, subjects, scratch, count, at_once, outside):
+            for batch in _draw_cases(stream, subjects, scratch, count, at_once, subject, outside):
                 if batch[0].folder.parent.name == "runs":
                     _try_together(child, batch, tell)
                 for case in batch:
@@ -293,19 +300,8 @@ def run(count: int, seed: int, say: Callable[[str], None], at_once: int = AT_ONC
                 say(f"{done} of {count} files, {time.monotonic() - began:.0f} s: {dict(outcomes)}")
         finally:
             child.end()
-    return {"failures": 0, **outcomes}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=FULL, help="damaged files")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    outcomes = run(given.count, given.seed, lambda line: print(line, flush=True))
-    for name, number in sorted(outcomes.items()):
-        print(f"{number:6} {name}")
-    sys.exit(1 if outcomes["failures"] else 0)
+    return {FAILURES: 0, HITS: len(met), **outcomes}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_alone("files", run, FULL, subject=SUBJECTS))

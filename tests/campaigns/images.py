@@ -19,6 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from campaigns import FAILURES, Say, run_alone
+from campaigns import FAILURES, HITS, Say, run_alone
 from helpers.feeds import PLAIN, share
 from helpers.marked import Marked
 from twotower.config import DataConfig
@@ -35,7 +36,7 @@ from twotower.data.prepared_set import read_dataset_json
 from twotower.data.preparing.first_use import prepare
 
 SHORT, FULL = 60, 10_000
-PER_FOLDER = 120
+FILES, FOLDERS = 100, 3  # so many files are in so many folders: 10,000 in 300
 SECONDS = 300.0  # for a folder; a PNG of 2^27 pixels alone takes some
 PLAIN_SIZES = ((40, 50), (64, 64), (300, 20), (257, 256), (1, 1), (7, 400))
 
@@ -296,17 +297,24 @@ def _try_first_use(root: Path, where: dict[str, str], counts: Counter[str]) -> l
     accepted = len(dataset.train) + len(dataset.val)
     if accepted + len(dataset.rejects) != len(where):
         problems.append(f"{accepted} accepted and {len(dataset.rejects)} left out, of {len(where)}")
-    fed = 0
+    num_train, num_val = len(dataset.train), len(dataset.val)
+    fed, expected = 0, num_train + 2 * num_val
     for crops in ("centre", "ten"):
         for batch in open_validation(dataset, PLAIN, share(batch_size=8), crops=crops):
             fed += len(batch.labels) * bool(torch.isfinite(batch.images).all())
-    feed = open_train(dataset, PLAIN, share(batch_size=8), seed=0, first_step=0)
-    for _ in range(len(dataset.train) // 8):
-        fed += len(next(feed).labels)
+    # Training leaves out what does not fill a batch, so the size is one that leaves nothing.
+    size = max(number for number in range(1, 9) if num_train % number == 0)
+    feed = open_train(dataset, PLAIN, share(batch_size=size), seed=0, first_step=0)
+    for _ in range(num_train // size):
+        batch = next(feed)
+        fed += len(batch.labels) * bool(torch.isfinite(batch.images).all())
     feed.close()
+    if fed != expected:
+        problems.append(f"{expected - fed} of {expected} images were not fed as numbers")
     counts["first use: accepted"] += accepted
     counts["first use: left out"] += len(dataset.rejects)
     counts["fed"] += fed
+    counts[HITS] += len(dataset.rejects)
     return problems
 
 
@@ -336,13 +344,22 @@ def _try_prepare(root: Path, folder: Path, where: dict[str, str], counts: Counte
     return problems
 
 
+def bounds_of_folders(count: int) -> list[int]:
+    """The numbers of the files at which folders begin, and the end."""
+    num_folders = -(-count * FOLDERS // FILES)
+    return [min(number * FILES // FOLDERS, count) for number in range(num_folders)] + [count]
+
+
 def run(count: int, seed: int, say: Say) -> dict[str, int]:
-    """Mutates `count` files. Returns how many were accepted and left out by each way, and fed."""
+    """Mutates `count` files. Returns how many were accepted and left out by each way, and fed.
+
+    A file that training leaves out is a hit.
+    """
     counts: Counter[str] = Counter()
     kinds = list(KINDS)
-    for begin in range(0, count, PER_FOLDER):
+    for begin, end in pairwise(bounds_of_folders(count)):
         stream = Random(f"{seed}/{begin}")
-        drawn = [kinds[number % len(kinds)] for number in range(begin, min(begin + PER_FOLDER, count))]
+        drawn = [kinds[number % len(kinds)] for number in range(begin, end)]
         folder = Path(tempfile.mkdtemp(prefix="campaign-images-"))
         began = time.monotonic()
         where = fill(folder / "images", stream, drawn)
@@ -357,12 +374,12 @@ def run(count: int, seed: int, say: Say) -> dict[str, int]:
                 problems.append(f"{type(error).__name__}: {error}")
         for problem in problems:
             say(f"FAILED {folder}: {problem}")
-        counts["mutated files"] += len(drawn)
+        counts["folders"] += 1
         counts[FAILURES] += len(problems)
-        say(f"{begin + len(drawn)} files, {time.monotonic() - began:.0f} s for the last {len(drawn)}")
+        say(f"{end} files, {time.monotonic() - began:.0f} s for the last {len(drawn)}")
         if not problems:
             shutil.rmtree(folder)
-    return {FAILURES: 0} | dict(sorted(counts.items()))
+    return {FAILURES: 0, HITS: 0} | dict(sorted(counts.items()))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Kills and signals at random moments; then the same command again must end as if nothing had happened.
 
-Trainings (by python, by torchrun, with W&B's offline files), prepare_data, evaluate and sweeps are hit in their
-launcher, a tower, torchrun's agent or all at once, by KILL, TERM, INT, HUP, and towers by STOP, at a random time or
-just after a file has appeared. All processes must be gone in time, no traceback may be printed, nothing half written
-may be left after the second start, and results must be those of an undisturbed run, bit for bit.
+Trainings (by python, by torchrun, with W&B's offline files), sweeps, prepare_data and what comes after a training
+(evaluate, report, figure, export, features, predict) are hit in their launcher, a tower, torchrun's agent or all at
+once, by KILL, TERM, INT, HUP, and towers by STOP, at a random time or just after a file has appeared. All processes
+must be gone in time, no traceback may be printed, nothing half written may be left after the second start, and
+results must be those of an undisturbed run, bit for bit.
 
-    python -m campaigns.kills --count 200 --seed 0      in the folder tests/
+    python -m campaigns.kills --count 200 --seed 0      in the folder tests/; --work export hits nothing else
 """
 
 import json
@@ -17,21 +18,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from campaigns import FAILURES, Say, run_alone
+from safetensors import SafetensorError
+
+from campaigns import FAILURES, HITS, Say, run_alone
 from helpers.commands import draw_images
 from helpers.contents import contents
 from helpers.marked import TRAINING, Marked, find_debris, read_tensors, result_of
 
 SHORT, FULL = 2, 200
 SILENT_SECONDS = 6  # machine.timeout_seconds where a tower is stopped and hears nothing
-END_SECONDS = 45.0  # for the command to end; far above what it takes, as the machine may have other work
-GONE_SECONDS = 20.0  # for its other processes
+# For the command to end, and then for its other processes. Each gets the time of the undisturbed command in addition,
+# by which a machine is known that has other work: what is hit while it imports can end only after that.
+END_SECONDS = 15.0
+GONE_SECONDS = 5.0
 WHOLE_SECONDS = 180.0  # for an undisturbed command
 
 Result = Callable[[Path], object]
@@ -47,6 +52,9 @@ class Work:
         moments: files whose appearance may be the moment, as patterns below the folder.
         result: what must be the same as without a disturbance.
         weight: how often it is drawn.
+        has_run: whether it starts from a run that is trained.
+        once: whether it refuses to do again what is done.
+        torchrun: processes that torchrun starts; 0: python starts the script.
     """
 
     arguments: tuple[str, ...]
@@ -54,8 +62,9 @@ class Work:
     moments: tuple[str, ...]
     result: Result
     weight: int
+    has_run: bool = False
+    once: bool = False
     torchrun: int = 0
-    options: tuple[str, ...] = ()
 
 
 def _run(folder: Path) -> object:
@@ -73,6 +82,20 @@ def _evaluated(folder: Path) -> object:
     tensors = {path.name: read_tensors(path) for path in sorted((folder / "run" / "predictions").iterdir())}
     lasting = ("crops", "split", "num_images", "top1_error", "top5_error", "loss", "centre", "ten")
     return {key: found[key] for key in lasting}, tensors
+
+
+def _below(*names: str, without: Sequence[str] = ()) -> Result:
+    """All files in these folders, or these files; of safetensors the tensors, as texts in their heads say when."""
+
+    def read(folder: Path) -> object:
+        places = [path for name in names for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
+        return {
+            str(path.relative_to(folder)): read_tensors(path) if path.suffix == ".safetensors" else path.read_bytes()
+            for path in places
+            if path.name not in without
+        }
+
+    return read
 
 
 def _sweep(folder: Path) -> object:
@@ -110,6 +133,48 @@ WORKS = {
         ("run/predictions/.*", "run/predictions/*"),
         _evaluated,
         2,
+        has_run=True,
+    ),
+    "report": Work(
+        ("report.py", "run", "output=report"),
+        ("launcher",),
+        ("report/.*", "report/*.csv", "report/*.png", "report/report.html"),
+        _below("report", without=("report.html", "table.md")),  # which say when they were made
+        2,
+        has_run=True,
+    ),
+    "figure": Work(
+        ("figure.py", "figure4", "run"),
+        ("launcher",),
+        ("run/features/*", "run/predictions/*", "run/figures/*"),
+        _below("run/features", "run/figures", "run/predictions"),
+        2,
+        has_run=True,
+    ),
+    "export": Work(
+        ("export.py", "run", "to=merged", "output=export"),
+        ("launcher",),
+        ("export", "export/.*", "export/*"),
+        _below("export"),
+        2,
+        has_run=True,
+    ),
+    "features": Work(
+        ("features.py", "run", "{images}/val", "layers=[conv2,fc7]", "output=features", "device=cpu", "batch_size=1"),
+        ("launcher",),
+        (".features*", ".features*/*", "features"),
+        _below("features"),
+        2,
+        has_run=True,
+        once=True,
+    ),
+    "predict": Work(
+        ("predict.py", "run", "{images}/val/red", "output=predict.png", "device=cpu"),
+        ("launcher",),
+        (".predict*", "predict*"),
+        _below("predict.png", "predict.csv"),
+        2,
+        has_run=True,
     ),
     "sweep": Work(
         (*_SWEEP, "-m", "seed=0,1", "schedule.max_steps=3", "sweep_dir=sweep"),
@@ -119,7 +184,12 @@ WORKS = {
         2,
     ),
 }
-OURS = re.compile(r"two_gpu\.py|/twotower/|/launch/")
+ANY = "any"
+MISSED = "had ended before the signal"
+# Files of frames that are not ours to mend: torchrun's agent says in a traceback where its workers are to be looked
+# for, and Python has one in a process that was being started when its parent was killed.
+_OF_TORCHRUN = r"torch/distributed/|<frozen runpy>"
+_OF_STARTS = r"/multiprocessing/|/concurrent/futures/|<string>|<frozen "
 SIGNALS = ("KILL", "KILL", "TERM", "INT", "HUP", "STOP")
 
 
@@ -148,12 +218,12 @@ class Attacker:
 
     def _start(self, name: str, folder: Path, silent_seconds: int = 30) -> Marked:
         work = WORKS[name]
-        return Marked(self._arguments(work, silent_seconds), folder, work.torchrun, work.options)
+        return Marked(self._arguments(work, silent_seconds), folder, work.torchrun)
 
     def _make_folder(self, name: str, folder: Path) -> Path:
-        """The folder of an attempt; an evaluation has a run in it, and only that."""
+        """The folder of an attempt; what starts from a run has one in it, and only that."""
         folder.mkdir()
-        if name == "evaluate":
+        if WORKS[name].has_run:
             trained = self.root / "reference-training" / "run"
             if not (trained / "summary.json").exists():
                 self.reference("training")
@@ -172,9 +242,14 @@ class Attacker:
             self._references[name] = Reference(WORKS[name].result(folder), time.monotonic() - began)
         return self._references[name]
 
-    def attempt(self, stream: Random, number: int) -> str:
-        """Returns the outcome; one that begins with "failed" is a failure."""
+    def attempt(self, stream: Random, number: int, only: str = ANY) -> str:
+        """Returns the outcome; one that begins with "failed" is a failure.
+
+        Args:
+            only: the work that is hit, instead of one that is drawn.
+        """
         name = stream.choices(list(WORKS), [work.weight for work in WORKS.values()])[0]
+        name = name if only == ANY else only
         work, reference = WORKS[name], self.reference(name)
         sent, victim = stream.choice(SIGNALS), stream.choice(work.victims)
         if sent == "STOP":
@@ -199,15 +274,16 @@ class Attacker:
             hit = self._hit(command, folder, (sent, victim, moment), delay, which)
             began = time.monotonic()
             # A tower that hears nothing is only noticed after the time-out.
-            patience = END_SECONDS + (silent if sent == "STOP" else 0)
+            patience = END_SECONDS + reference.seconds + (silent if sent == "STOP" else 0)
             status = command.wait(patience if hit else WHOLE_SECONDS)
             if status is None and sent == "STOP":
-                status = self._continue(command)
+                status = self._continue(command, patience)
             if status is None:
                 problems.append(f"still runs after {patience:g} s")
-            left = command.left_after(GONE_SECONDS if hit else END_SECONDS)
+            left = command.left_after(GONE_SECONDS + reference.seconds)
+            took = time.monotonic() - began - (silent if sent == "STOP" else 0)
             if hit:
-                self.slowest = max(self.slowest, time.monotonic() - began - (silent if sent == "STOP" else 0))
+                self.slowest = max(self.slowest, took)
             if left:
                 problems.append(f"processes are left: {left}")
             if hit and status == 0 and not self._is_done(work, folder, reference):
@@ -215,11 +291,13 @@ class Attacker:
             problems += self._look_at(command, work, sent == "KILL")
         finally:
             command.end()
-        first = command.said()
+        first, refuses = command.said(), work.once and self._is_done(work, folder, reference)
         command = self._start(name, folder)
         try:
             status = command.wait(WHOLE_SECONDS)
-            if status != 0:
+            if refuses and (status != 1 or "is there already" not in command.said()):
+                problems.append(f"the same command again ends with {status}, though all is done")
+            elif not refuses and status != 0:
                 problems.append(f"the same command again ends with {status}")
             elif not self._is_done(work, folder, reference):
                 problems.append("the same command again has another result")
@@ -233,33 +311,27 @@ class Attacker:
             self.say(f"--- first\n{first[-3000:]}\n--- again\n{command.said()[-3000:]}")
             return f"failed: {kind}"
         shutil.rmtree(folder)
-        self.say(f"{title}: {'goes on' if hit else 'had ended before'}")
-        return kind if hit else "had ended before the signal"
+        self.say(f"{title}: {f'gone after {took:.1f} s, and goes on' if hit else MISSED}")
+        return kind if hit else MISSED
 
     @staticmethod
     def _is_done(work: Work, folder: Path, reference: Reference) -> bool:
         try:
             return work.result(folder) == reference.result
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, SafetensorError):
             return False
 
     @staticmethod
     def _look_at(command: Marked, work: Work, killed: bool = False) -> list[str]:
-        said = command.said()
-        # torchrun's agent prints a traceback of its own, which says where its workers are to be looked for. So does
-        # Python in a process that was being started when its parent was killed.
-        foreign = bool(work.torchrun) or killed
-        if "Traceback" in said and (not foreign or OURS.search(_tracebacks(said))):
-            return ["a traceback"]
-        return []
+        return ["a traceback"] if has_traceback(command.said(), bool(work.torchrun), killed) else []
 
     @staticmethod
-    def _continue(command: Marked) -> int | None:
+    def _continue(command: Marked, seconds: float) -> int | None:
         """A tower that was stopped when nothing was left to do but to end is waited for; so it is continued."""
         for pid in command.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        return command.wait(END_SECONDS)
+        return command.wait(seconds)
 
     def _hit(self, command: Marked, folder: Path, how: tuple[str, str, str | None], delay: float, which: int) -> bool:
         """Whether there was anything to hit."""
@@ -286,28 +358,37 @@ class Attacker:
         return False
 
 
-def _tracebacks(said: str) -> str:
-    """The lines of tracebacks that are of this project, and not only of torchrun."""
-    lines = said.splitlines()
-    return "\n".join(line for line in lines if line.strip().startswith("File ") and "/torch/" not in line)
+def has_traceback(said: str, torchrun: bool, killed: bool) -> bool:
+    """Whether a traceback was printed that is neither torchrun's own nor of a process whose start was cut off."""
+    foreign = [pattern for pattern, there in ((_OF_TORCHRUN, torchrun), (_OF_STARTS, killed)) if there]
+    if "Traceback" not in said or not foreign:
+        return "Traceback" in said
+    # Torch begins each line with [rank0]: where an error ends a process, and processes write between each other.
+    files = re.findall(r'File "([^"\n]*)", line \d', said)
+    return not all(re.search("|".join(foreign), file) for file in files)
 
 
-def run(count: int, seed: int, say: Say) -> dict[str, int]:
-    """Makes `count` attempts. Returns how many had which outcome."""
+def run(count: int, seed: int, say: Say, work: str = ANY) -> dict[str, int]:
+    """Makes `count` attempts. Returns how many had which outcome.
+
+    Args:
+        work: one of WORKS; ANY: each attempt draws its own.
+    """
     counts: Counter[str] = Counter()
     root = Path(tempfile.mkdtemp(prefix="campaign-kills-"))
     attacker = Attacker(root, say)
     for number in range(count):
-        outcome = attacker.attempt(Random(f"{seed}/{number}"), number)
+        outcome = attacker.attempt(Random(f"{seed}/{number}"), number, work)
         counts[outcome] += 1
         counts[FAILURES] += outcome.startswith("failed")
+        counts[HITS] += outcome != MISSED
     say(f"the slowest end: {attacker.slowest:.1f} s")
     if not counts[FAILURES]:
         shutil.rmtree(root)
     else:
         say(f"what failed is in {root}")
-    return {FAILURES: 0} | dict(sorted(counts.items()))
+    return {FAILURES: 0, HITS: 0} | dict(sorted(counts.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone("kills", run, FULL))
+    sys.exit(run_alone("kills", run, FULL, work=(ANY, *WORKS)))

@@ -35,7 +35,7 @@ from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from campaigns import FAILURES, Say, run_alone
+from campaigns import FAILURES, HITS, Say, run_alone
 from helpers.command_checks import Reached, load_once, provide, script_of, stop, stop_where_it_works
 from helpers.paths import ROOT
 from twotower.command_line import command, start
@@ -419,7 +419,7 @@ def try_one(arguments: list[str]) -> tuple[str, str]:
 
 
 def run(count: int, seed: int, say: Say, show: tuple[str, ...] = ()) -> dict[str, int]:
-    """Tries `count` command lines that follow from `seed`. Returns how many had which outcome.
+    """Tries `count` command lines that follow from `seed`. Returns how many had which outcome; one refused is a hit.
 
     Args:
         say: told of each failure, with the command line that shows it again.
@@ -440,7 +440,7 @@ def run(count: int, seed: int, say: Say, show: tuple[str, ...] = ()) -> dict[str
                 line = shlex.join(["python", f"launch/{arguments[0]}.py", *arguments[1:]])
                 say(f"{outcome}: {line.encode('utf-8', 'backslashreplace').decode()}\n    {said}")
     failures = counts[UNCLEAR] + counts[SLOW] + counts[TRACEBACK]
-    return {outcome: counts[outcome] for outcome in OUTCOMES} | {FAILURES: failures}
+    return {outcome: counts[outcome] for outcome in OUTCOMES} | {HITS: count - counts[ACCEPTED], FAILURES: failures}
 
 
 if __name__ == "__main__":

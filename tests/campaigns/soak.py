@@ -23,6 +23,7 @@ from twotower.runs import checkpoint
 
 SHORT, FULL = 1, 120
 START_SECONDS = 600.0
+MINUTE = 60.0
 EVERY_SECONDS = 5.0  # between measurements, of which the highest of a fifth counts
 END_SECONDS = 30.0
 
@@ -80,7 +81,7 @@ def run(count: int, seed: int, say: Say) -> dict[str, int]:
             raise RuntimeError(f"it has not begun: {command.said()[-2000:]}")
         names = {command.process.pid: "launcher"} | {pid: f"tower {i}" for i, pid in enumerate(command.towers())}
         samples: dict[int, list[Measured]] = {pid: [] for pid in names}
-        end = time.monotonic() + 60 * count
+        end = time.monotonic() + MINUTE * count
         while time.monotonic() < end and command.process.poll() is None:
             for pid in names:
                 with suppress(OSError):

@@ -104,10 +104,10 @@ def find_children(pid: int, words: bytes) -> list[int]:
     return sorted(found)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit status and output; the whole process group is killed at the deadline."""
+def finish(process: subprocess.Popen[str], seconds: float = DEADLINE) -> tuple[int, str]:
+    """Exit status and output; the whole process group is killed after so many seconds."""
     try:
-        output, _ = process.communicate(timeout=DEADLINE)
+        output, _ = process.communicate(timeout=seconds)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

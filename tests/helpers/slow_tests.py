@@ -26,7 +26,7 @@ SLOW_FILES = {
         "test_verify_set",
         "test_wrong_sources",
     },
-    "distributed": {"test_exchange", "test_gpu_memory_link"},
+    "distributed": {"test_exchange", "test_gpu_memory_link", "test_ports"},
     "evaluation": {
         "test_adapters",
         "test_ensemble",
@@ -62,6 +62,7 @@ SLOW_FILES = {
     "training": {
         "test_host_reads",
         "test_local_layers",
+        "test_lost_tower",
         "test_one_tower",
         "test_photographs",
         "test_shared_folder",

@@ -43,8 +43,8 @@ def test_rows_say_what_gradients_cost_where_they_do_not_hide() -> None:
     slow = estimate_rows(VolumeConfig(network=preset("alexnet"), images_per_second=50.0))
     fast = estimate_rows(VolumeConfig(network=preset("alexnet"), images_per_second=4000.0, ethernet=1.25))
     assert all(len(row) == len(HEADS) for row in slow + fast)
-    assert [row[0] for row in slow] == ["1", "2", "8", "64", "1,000"]
-    assert [row[1] for row in slow] == ["1", "1", "2", "16", "250"]
+    assert [row[0] for row in slow] == ["1", "2", "8", "64", "1,000", "4,000"]
+    assert [row[1] for row in slow] == ["1", "1", "2", "16", "250", "1,000"]
     shares = [int(row[-1].split("(")[1].split()[0]) for row in fast]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 90

@@ -1,11 +1,16 @@
 """deploy/: each file parses, asks for what its scheduler knows, and calls the one training line, which composes.
 
-The tools' own schemas (skypilot, kubeflow-trainer-api) were tried by hand; they are no dependencies of the tests.
+The tools' own schemas are asked where they are installed: kubeflow-trainer-api takes few megabytes, and skypilot with
+what it needs 460, so neither is a dependency of the tests.
 """
 
+import copy
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +121,69 @@ def test_skypilot_has_gpus_and_images() -> None:
     assert task["num_nodes"] > 1
     assert {"DATA", "RUN"} <= task["envs"].keys()
     assert task["setup"] == "make install"
+
+
+# The tools' own schemas
+
+
+def describe_difference(ours: Any, theirs: Any, place: str = "") -> list[str]:
+    """The places at which two nested values differ; a key that one of them lacks is a difference."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = sorted(ours.keys() | theirs.keys())
+        return [one for key in keys for one in describe_difference(ours.get(key), theirs.get(key), f"{place}.{key}")]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [one for number, pair in pairs for one in describe_difference(*pair, f"{place}[{number}]")]
+    return [] if ours == theirs else [place]
+
+
+def test_kubeflow_takes_the_job() -> None:
+    """Its models refuse what has another type, and drop keys that they do not know."""
+    reason = "kubeflow-trainer-api is not installed: pip install kubeflow-trainer-api"
+    models = pytest.importorskip("kubeflow_trainer_api.models", reason=reason)
+    job = read("trainjob.yaml")
+    assert describe_difference(job, models.TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
+    wrong = copy.deepcopy(job)
+    wrong["spec"]["trainer"]["numNode"] = 2
+    assert describe_difference(wrong, models.TrainerV1alpha1TrainJob.from_dict(wrong).to_dict()) == [
+        ".spec.trainer.numNode"
+    ]
+    wrong = copy.deepcopy(job)
+    wrong["spec"]["trainer"]["numNodes"] = "two"
+    with pytest.raises(ValueError, match="numNodes"):
+        models.TrainerV1alpha1TrainJob.from_dict(wrong)
+
+
+SKY = """
+import sys
+import sky
+for path in sys.argv[1:]:
+    try:
+        task = sky.Task.from_yaml(path)
+        print(task.name, task.num_nodes, [resources.accelerators for resources in task.resources])
+    except Exception as error:
+        print(type(error).__name__, " ".join(str(error).split()))
+"""
+
+
+def test_skypilot_takes_the_task(tmp_path: Path) -> None:
+    """In a process and a home of its own, as it writes there when it is imported."""
+    if importlib.util.find_spec("sky") is None:
+        pytest.skip("skypilot is not installed: pip install skypilot")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((DEPLOY / "skypilot.yaml").read_text().replace("num_nodes:", "num_node:"))
+    done = subprocess.run(
+        [sys.executable, "-c", SKY, str(DEPLOY / "skypilot.yaml"), str(wrong)],
+        cwd=ROOT,
+        env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    right, refused = done.stdout.splitlines()[-2:]
+    assert right == "twotower 2 [{'A100': 2}]", done.stdout + done.stderr
+    assert "num_node" in refused
 
 
 def test_the_image_is_made_by_make() -> None:

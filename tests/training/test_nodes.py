@@ -16,7 +16,7 @@ import torch
 
 from helpers.commands import DEADLINE, NO_WANDB, SMALL, train
 from helpers.composing import compose
-from helpers.nodes import find_port, start_node
+from helpers.nodes import draw_disks, find_own_view, find_port, start_node
 from training.test_train import assert_same_bits
 from twotower.config import Config, DataConfig, MachineConfig, OptimConfig
 from twotower.data.dataset import FileSplit
@@ -34,22 +34,26 @@ REPLICAS = ("optim.batch_size=4", "run_dir=run", "schedule.max_steps=5")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_node_that_dies_and_returns_leaves_the_bits_of_one_machine(images: Path, tmp_path: Path) -> None:
-    """Four processes in one torchrun, and two in each of two, one of which is killed with its workers."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder in (whole, cut):
-        folder.mkdir()
-    arguments = (*SMALL, *NO_WANDB, f"data.root={images}", *REPLICAS, "checkpoint.every_steps=1", "resume=auto")
-    port, nodes = find_port(), []
+    """Four processes on one machine, and two in each of two torchruns, one of which is killed with its workers.
+
+    The nodes have no file in common: at one path each sees a folder of its own, for images and run.
+    """
+    view = find_own_view()
+    if view is None:
+        pytest.skip("no process may have a view of its own on the files here: unshare --mount is refused")
+    disks, port, nodes = draw_disks(tmp_path / "nodes", view), find_port(), []
+    arguments = (*SMALL, *NO_WANDB, "data.root=images", *REPLICAS, "checkpoint.every_steps=1", "resume=auto")
     try:
-        nodes = [start_node(arguments, cwd=cut, port=port, is_host=number == 0) for number in (0, 1)]
+        nodes = [start_node(arguments, disks, number, port) for number in (0, 1)]
         end = time.monotonic() + DEADLINE
-        while not any(step >= 2 for step in checkpoint.checkpoint_steps(cut / "run" / "checkpoints")):
+        while not any(step >= 2 for step in checkpoint.checkpoint_steps(disks.own[0] / "run" / "checkpoints")):
             assert time.monotonic() < end
             assert nodes[0].process.poll() is None, nodes[0].read()
             time.sleep(0.01)
         nodes[1].kill()
-        nodes[1] = start_node(arguments, cwd=cut, port=port, is_host=False)
+        nodes[1] = start_node(arguments, disks, 1, port)
         outputs = [node.finish() for node in nodes]
     finally:
         for node in nodes:
@@ -58,9 +62,11 @@ def test_a_node_that_dies_and_returns_leaves_the_bits_of_one_machine(images: Pat
     assert "2 replicas of 2 towers in 4 processes on 2 nodes" in outputs[0][1]
     assert "has lost another replica" in outputs[0][1] or "has lost another process" in outputs[0][1]
     assert "from step" in outputs[0][1]
-    status, output = train(images, whole, *REPLICAS, "machine.replicas=2")
+    assert [path.name for path in (disks.own[1] / "run").iterdir()] == [ELSEWHERE], "the run is on one disk"
+    (tmp_path / "whole").mkdir()
+    status, output = train(images, tmp_path / "whole", *REPLICAS, "machine.replicas=2")
     assert status == 0, output
-    assert_same_bits(cut / "run", whole / "run")
+    assert_same_bits(disks.own[0] / "run", tmp_path / "whole" / "run")
 
 
 def test_the_batch_is_shared_evenly() -> None:

@@ -117,55 +117,6 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(images: Path, refere
     assert_same_bits(tmp_path / "run", reference)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-@pytest.mark.parametrize(
-    ("how", "torchrun"), [("killed", 0), ("stalled", 0), ("parent killed", 0), ("stalled", 2), ("parent killed", 2)]
-)
-def test_a_lost_tower_stops_the_other_and_leaves_no_orphans(
-    images: Path, tmp_path: Path, how: str, torchrun: int
-) -> None:
-    arguments = (*SMALL, f"data.root={images}", *NO_WANDB, "schedule.epochs=100000", "run_dir=run")
-    process = command(*arguments, "machine.timeout_seconds=4", cwd=tmp_path, torchrun=torchrun)
-    try:
-        deadline = time.monotonic() + DEADLINE
-        while not (tmp_path / "run" / "metrics.jsonl").exists() or not events(tmp_path / "run"):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.05)
-        towers = find_children(process.pid, b"two_gpu.py" if torchrun else b"spawn_main")
-        assert len(towers) == 2
-        began = time.monotonic()
-        if how == "parent killed":
-            process.kill()
-        else:
-            os.kill(towers[1], signal.SIGKILL if how == "killed" else signal.SIGSTOP)
-        output, _ = process.communicate(timeout=DEADLINE)
-        deadline = time.monotonic() + 20
-        while any(alive(pid) for pid in towers):
-            assert time.monotonic() < deadline, "an orphan stays behind"
-            time.sleep(0.1)
-        assert process.returncode != 0
-        if how == "killed":
-            assert "Tower 1 " in output or "tower 1:" in output, output
-        if how == "stalled":
-            assert "lost tower" in output, output
-            assert "nothing came from it for 4 s" in output, output
-        if how != "parent killed":
-            assert time.monotonic() - began < 4 + 15, "torchrun waits half a minute for a worker that hears no signal"
-            assert "resume=auto" in output
-            assert "Terminating process" not in output, "torch's word on the other tower"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 def wait_for_checkpoint(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
     deadline = time.monotonic() + DEADLINE
     while not any(found >= step for found in checkpoint.checkpoint_steps(run_dir / "checkpoints")):

@@ -194,7 +194,7 @@ class VolumeConfig:
     num_classes: int = key(1000, least=2, most=MOST_CLASSES)
     batch_size: int = key(128, least=1, most=65536)  # images per step and replica
     precision: str = key("fp32", choices=PRECISIONS)  # as machine.precision
-    replicas: list[int] = key([1, 2, 8, 64, 1000], least=1, most=10**6)
+    replicas: list[int] = key([1, 2, 8, 64, 1000, 4000], least=1, most=10**6)
     replicas_per_node: int = key(4, least=1, most=1024)  # of two GPUs each
     # Of one replica's arithmetic; 50 was measured on two cores (docs/performance.md).
     images_per_second: float = key(50.0, least=0.001, most=1e9)

@@ -1,4 +1,4 @@
-"""How many bytes a step sends, from one machine to a thousand replicas, and how long they would take over a link.
+"""How many bytes a step sends, from one machine to a thousand, and how long they would take over a link.
 
 Two things cross. Within a replica the towers exchange halves of activations and their gradients: as much whatever the
 number of replicas, and in the middle of the arithmetic. Between replicas each tower's gradients are averaged by a

@@ -54,9 +54,9 @@ from twotower.training.shared_folder import SEE_SECONDS, check_folder_is_shared
 from twotower.training.trainer import Trainer
 
 GRACE_SECONDS = 10.0  # time that processes get to close their journals
-# The same when another tower has failed: to end by itself, and then after it was asked to. Together less than 5.
-GRACE_AFTER_FAILURE_SECONDS = 2.5
-ASKED_SECONDS = 1.5
+# The same when another tower has failed: to end by itself, and then after it was asked to. All shall be gone in 5.
+GRACE_AFTER_FAILURE_SECONDS = 2.0
+ASKED_SECONDS = 1.0
 DEAF_SECONDS = 1.5  # after which a process ends that waits within a library and does not hear that it shall
 
 
