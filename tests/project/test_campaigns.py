@@ -148,7 +148,7 @@ def test_a_fault_is_seen() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 @pytest.mark.parametrize("name", ["kills", "disk_full"])
 def test_what_is_cut_off_goes_on_to_the_same_bits(name: str) -> None:
-    """Two attempts on the command that takes least; one of them may come too late on a machine that has other work."""
+    """Two attempts on the command that takes least; one may come too late on a machine that has other work."""
     status, output = start(f"campaigns.{name}", "--count", "2", "--seed", "1", "--work", "prepare_data")
     assert status == 0, output
     seed, attempts, hits, failures = summed(output)[name]
