@@ -105,11 +105,20 @@ CASES = {"alexnet": ("alexnet", False), "2012": ("alexnet_2012", False), "contig
 
 @pytest.fixture(scope="module", params=CASES)
 def seen(request, tmp_path_factory) -> Seen:
-    name, contiguous = CASES[request.param]
+    runs = run_processes(train_case, tmp_path_factory.mktemp("pair"), *CASES[request.param])
+    return see([runs[0], runs[1]], CASES[request.param][0])
+
+
+def train_case(world, name: str, contiguous: bool = False) -> Run:
+    """What one process of a case does, in float64."""
+    images, labels = batch()
+    return train_tower(world, name, SMALL, CLASSES, images.double(), labels, RATES, contiguous)
+
+
+def see(wire: list[Run], name: str) -> Seen:
+    """What both processes have seen, beside the pair in one process and the oracle. course/catch.py calls it, too."""
     images, labels = batch()
     images = images.double()
-    folder = tmp_path_factory.mktemp("pair")
-    runs = run_processes(train_tower, folder, name, SMALL, CLASSES, images, labels, RATES, contiguous)
     network, preset = load_network(name, **SMALL), oracle.PRESETS[name]
     towers = [Tower(network, CLASSES, tower, SEED).double() for tower in (0, 1)]
     masks = [masks_at(towers, step, images) for step in range(len(RATES))]
@@ -117,7 +126,7 @@ def seen(request, tmp_path_factory) -> Seen:
     before = oracle.merge(*pair.before)
     logits, gradients = oracle.gradients(before, images, labels, preset, masks[0])
     return Seen(
-        wire=[runs[0], runs[1]],
+        wire=wire,
         pair=pair,
         before=before,
         test_logits=oracle.logits(before, images, preset, masks=None),
@@ -128,11 +137,16 @@ def seen(request, tmp_path_factory) -> Seen:
 
 
 def test_logits_of_two_processes(seen):
-    """Both towers must see the same whole logits, in training and at test; exposes swapped or stale halves."""
+    """Both towers must see the same whole logits in a training step; exposes halves that are swapped or mixed up."""
     for run in (*seen.wire, seen.pair):
-        assert oracle.deviation(run.test_logits, seen.test_logits) < 1e-10
         assert oracle.deviation(run.logits, seen.logits) < 1e-10
     assert torch.equal(seen.wire[0].logits, seen.wire[1].logits)
+
+
+def test_logits_of_a_test_pass(seen):
+    """And at test, where dropout scales instead."""
+    for run in (*seen.wire, seen.pair):
+        assert oracle.deviation(run.test_logits, seen.test_logits) < 1e-10
     assert torch.equal(seen.wire[0].test_logits, seen.wire[1].test_logits)
     assert oracle.deviation(seen.test_logits, seen.logits) > 1e-3  # dropout is on in one of them only
 
@@ -354,6 +368,32 @@ def test_towers_that_see_different_images_stop(tmp_path):
     assert "differ at step 5: pixels is 22 in tower 1 and 21 in tower 0" in runs[1][1]
     assert "step is 6 in tower 0 and 7 in tower 1" in runs[0][2]
     assert "step is 7 in tower 1 and 6 in tower 0" in runs[1][2]
+
+
+def swap_in_orders(world) -> list[str]:
+    """Two swaps in one order in both towers, then in another one in tower 1. Tags let gloo tell them apart."""
+    world.link._post = lambda mine, theirs: world.link._gloo(mine, theirs, 2 + mine.numel())
+    messages = []
+    for step, is_reversed in enumerate((False, world.tower == 1)):
+        sizes = (5, 3) if is_reversed else (3, 5)
+        flights = {size: world.link.swap(torch.full((size,), float(world.tower))) for size in sizes}
+        for size, flight in flights.items():
+            assert torch.equal(flight.wait(), torch.full((size,), 1.0 - world.tower))
+        try:
+            world.check_alike(step, swaps=world.link.swaps_checksum)
+            messages.append("alike")
+        except RuntimeError as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_towers_that_swap_in_different_orders_stop(tmp_path):
+    """All arrives all the same, over gloo; over NCCL, which has no tags, both may wait for ever."""
+    runs = run_processes(swap_in_orders, tmp_path)
+    for tower in (0, 1):
+        assert runs[tower][0] == "alike"
+        assert "differ at step 1: swaps is" in runs[tower][1]
+        assert "the same tensors in the same order" in runs[tower][1]
 
 
 def sum_gradients(world) -> tuple[Tensor, Tensor]:

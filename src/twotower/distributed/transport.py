@@ -10,10 +10,12 @@
 NCCL up to 2.29 refuses two processes on one GPU. `shared_gpu` falls back to `pinned` where the driver does not let
 processes share memory.
 
-Both towers post the same swaps in the same order; that is all the protocol there is.
+Both towers post the same swaps in the same order; that is all the protocol there is, and `Link.swaps_checksum` holds
+them to it.
 """
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +58,8 @@ class Link:
 
     Attributes:
         title: how the bytes go, for the first lines on the screen.
+        swaps_checksum: of the shapes and dtypes of all swaps so far, in their order; equal in both towers. Where they
+            differ, gloo may go on, and NCCL may wait for ever.
 
     Args:
         tower: 0 or 1, the one that lives here.
@@ -73,6 +77,7 @@ class Link:
         self.tower, self.peer, self.timeout, self.memory_format = tower, peer, timeout, memory_format
         self.messages = messages
         self.bytes_sent = 0
+        self.swaps_checksum = 0
         self._waited_seconds = 0.0
 
     def swap(self, mine: Tensor, shape: Sequence[int] | None = None) -> Swap:
@@ -82,6 +87,8 @@ class Link:
         mine = mine.detach().contiguous(memory_format=memory_format)
         theirs = torch.empty(shape, dtype=mine.dtype, device=mine.device, memory_format=memory_format)
         self.bytes_sent += mine.numel() * mine.element_size()
+        shapes = (tuple(mine.shape), shape) if self.tower == 0 else (shape, tuple(mine.shape))
+        self.swaps_checksum = zlib.crc32(f"{shapes} {mine.dtype}".encode(), self.swaps_checksum)
         finish = self._post(_wire_view(mine), _wire_view(theirs))
 
         def arrive() -> Tensor:

@@ -47,7 +47,7 @@ MEETING_SECONDS = 25.0  # time to connect, for processes of which each has said 
 
 
 class TowersDifferError(RuntimeError):
-    """The towers were given different images, or are at different steps."""
+    """The towers were given different images, are at different steps, or have swapped in different orders."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,8 @@ class World:
                 if mine != theirs:
                     raise TowersDifferError(
                         f"The towers differ at step {check.mine[0]}: {name} is {mine} in tower {self.tower} and "
-                        f"{theirs} in tower {1 - self.tower}. They must see the same images."
+                        f"{theirs} in tower {1 - self.tower}. They must see the same images, and swap "
+                        "the same tensors in the same order."
                     )
 
     def from_first(self, name: str, make: Callable[[], str]) -> str:

@@ -274,7 +274,8 @@ class Trainer:
         """One update of this tower from one batch; the other tower does the same on the same batch."""
         world, size = self.world, self.config.optim.batch_size
         self._finish_checks()
-        world.post_check(self.step, {"the labels' checksum": batch.label_checksum})
+        alike = {"the labels' checksum": batch.label_checksum, "the checksum of the swaps": world.link.swaps_checksum}
+        world.post_check(self.step, alike)
         if (self.step - self.first_step) % self.config.machine.check_every_steps == 0:
             self._pixels = (self.step, world.read_later(pixel_checksum(batch)))
 
