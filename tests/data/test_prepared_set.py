@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,29 @@ def test_any_tar_tool_finds_in_the_shards_what_the_index_says(tmp_path: Path) ->
                     assert member.name.partition("/")[0] == dataset.classes[part.labels[place]]
                     place += 1
         assert place == len(part)
+
+
+def test_unpacking_loses_no_image_whatever_the_names(tmp_path: Path) -> None:
+    """Names that are alike once they are in characters of all file systems, within shards and over several."""
+    classes, files = ("é", "è", "_", "plain"), ("é.jpg", "è.jpg", "_.jpg", "a.jpg", "a.jpeg", "a.JPG", "a.png")
+    written = [
+        (f"set/{split}/{name}/{file}", archives.jpeg(archives.pixels(10 * k + n, 44, 40)))
+        for split in ("train", "val")
+        for k, name in enumerate(classes)
+        for n, file in enumerate(files)
+    ]
+    source = archives.write_tree(tmp_path / "folder", written)
+    dataset = made(source, tmp_path / "set", images_per_shard=9)
+    for split in ("train", "val"):
+        for path in sorted((tmp_path / "set" / split).glob("*.tar")):
+            with tarfile.open(path) as tar:
+                tar.extractall(tmp_path / "unpacked" / split, filter="data")
+        unpacked = [path for path in (tmp_path / "unpacked" / split).rglob("*") if path.is_file()]
+        folders = Counter(path.parent.name for path in unpacked)
+        assert len(unpacked) == len(getattr(dataset, split)) == len(classes) * len(files)
+        assert set(folders.values()) == {len(files)}
+        assert {"plain", "_"} <= folders.keys(), "what needs no other name keeps its own"
+        assert {"a.jpg", "_.jpg", "a.jpeg.jpg"} <= {path.name for path in unpacked if path.parent.name == "plain"}
 
 
 def test_a_set_has_more_shards_than_a_process_may_hold_open(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Makes one shard from entries of a source, in a worker process."""
 
+import hashlib
 import io
 import json
 import re
 import signal
+from collections.abc import Container
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -59,13 +61,22 @@ def _clean(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-90:].lstrip(".") or "_"
 
 
-def name_in_shard(entry: Entry) -> str:
-    """The path of an image in its shard, `<class>/<file>.jpg`, in characters that every file system takes."""
+def name_in_shard(entry: Entry, index: int, taken: Container[str] = ()) -> str:
+    """The path of an image in its shard, `<class>/<file>.jpg`, in characters that every file system takes.
+
+    Names that are changed for that differ where those of the source do, so that unpacking loses none: a class gets
+    the beginning of its name's SHA-256, and a file its index, also where its path is taken in this shard.
+
+    Args:
+        index: of the image in its split.
+    """
     base = entry.name.rpartition("/")[2]
-    stem, _, suffix = base.rpartition(".")
-    if suffix.lower() not in ("jpg", "jpeg", "jpe") or not stem:
-        stem = base
-    return f"{_clean(entry.class_name)}/{_clean(stem)}.jpg"
+    stem = re.sub(r"\.(jpg|JPEG)$", "", base) or base
+    folder, file = _clean(entry.class_name), _clean(stem)
+    if folder != entry.class_name:
+        folder += f"-{hashlib.sha256(entry.class_name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    path = f"{folder}/{file}.jpg"
+    return path if file == stem and path not in taken else f"{folder}/{file[-75:]}-{index}.jpg"
 
 
 def start_pool(workers: int) -> ProcessPoolExecutor:
@@ -111,6 +122,7 @@ def convert_shard(task: Task) -> tuple[int, int]:
     Raises: OSError if the disk is full.
     """
     writer, fit, rejects, shown = ShardWriter(task.number), Fit(task.size), [], {}
+    taken: set[str] = set()
     for position, (entry, label) in enumerate(zip(task.entries, task.labels, strict=True)):
         try:
             if entry.problem:
@@ -125,7 +137,9 @@ def convert_shard(task: Task) -> tuple[int, int]:
             fit.add(image)
         if task.first + position in task.shown:
             shown[f"shown-{writer.count}"] = _small(original)
-        writer.add(name_in_shard(entry), encode_jpeg(image, task.quality), label)
+        name = name_in_shard(entry, task.first + position, taken)
+        taken.add(name)
+        writer.add(name, encode_jpeg(image, task.quality), label)
     tar, index, checksum = writer.close()
     write_whole(Path(task.output) / task.split / shard_name(task.number), tar)
     about = json.dumps({"sha256": checksum, "rejects": rejects}).encode()
