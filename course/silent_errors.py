@@ -223,7 +223,7 @@ def both_send_first(replace: Any, world: World) -> None:
 
 @silent_error("tower 1 swaps in another order than tower 0, and gloo finds what belongs together by its tags")
 def other_order(replace: Any, world: World) -> None:
-    """A half crosses in two parts. NCCL has no tags: there the first part of one tower would meet the last of the other."""
+    """A half crosses in two parts. NCCL has no tags: there one tower's first part would meet the other's last."""
 
     def swap(self: Link, mine: Tensor, shape: Any = None) -> Swap:
         if mine.dim() != 4:
