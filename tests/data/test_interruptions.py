@@ -135,6 +135,15 @@ def test_a_damaged_shard_of_an_interrupted_set_is_named(tmp_path: Path, change: 
 
 
 @pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_the_work_is_not_waited_for(tmp_path: Path) -> None:
+    source = archives.write_tree(tmp_path / "folder", archives.tree_files())
+    made(source, tmp_path / "set")
+    os.mkfifo(tmp_path / "set" / "work")
+    made(source, tmp_path / "set")
+    assert not (tmp_path / "set" / "work").exists()
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("content", [None, b"\xff\n", b"[]]\n", b"[" * 100_000, "another file", "above"])
 def test_a_damaged_list_of_an_interrupted_set_is_named(tmp_path: Path, content: bytes | str | None) -> None:
     """Also one that names files that are none of the source's: they would become images of the set."""

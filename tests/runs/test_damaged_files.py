@@ -16,6 +16,7 @@ from campaigns import files, subjects
 from campaigns.damage import HOSTILE, TAKEN
 from campaigns.subjects import (
     RUN_FILES,
+    RUN_PLACES,
     Subjects,
     leave_run_copy,
     make_subjects,
@@ -207,7 +208,7 @@ def test_a_damaged_note_of_another_host_is_one_sentence(runs: Path, content: str
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes there")
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("file", RUN_FILES)
+@pytest.mark.parametrize("file", [*RUN_FILES, *RUN_PLACES])
 def test_nobody_waits_for_a_pipe_in_a_files_place(runs: Path, file: str) -> None:
     """Every use goes on or ends in a sentence."""
     run = runs / "damaged-0"
@@ -215,6 +216,8 @@ def test_nobody_waits_for_a_pipe_in_a_files_place(runs: Path, file: str) -> None
         (run / "summary.json").unlink()
     if file == "kept_elsewhere.json":
         subjects.leave_note_of_another_host(run)
+    if (run / file).is_dir():
+        shutil.rmtree(run / file)
     (run / file).unlink(missing_ok=True)
     os.mkfifo(run / file)
     for use in (subjects.evaluate, resume):

@@ -14,14 +14,15 @@ from campaigns.subjects import PREPARED_SIZE, Subjects, evaluate, evaluate_afres
 from helpers.archives import prepare_here, tree_files, write_tree
 from helpers.contents import contents
 from helpers.fake_runs import fake_config
-from twotower.config import DataConfig, ExportConfig, FigureConfig, ReportConfig
+from twotower.config import DataConfig, EvaluateConfig, ExportConfig, FigureConfig, ReportConfig
 from twotower.data.decoded_squares import decode_squares
 from twotower.data.load_data import load
 from twotower.data.preparing.first_use import prepare
+from twotower.evaluation.evaluate import evaluate_run
 from twotower.figures.draw_figure import draw_figure
 from twotower.reports.make import make_report
 from twotower.runs.elsewhere import note_elsewhere
-from twotower.runs.rundir import find_home
+from twotower.runs.rundir import find_home, hold_home
 from twotower.training.sweep import Job, Sweep
 from twotower.weights.export import export_run
 from twotower.weights.identify import identify
@@ -89,6 +90,23 @@ def go_on_elsewhere(run: Path) -> None:
     find_home(fake_config(Path("images"), f"resume={run}", "run_dir=new"))
 
 
+def go_on_from(run: Path) -> None:
+    """As with resume=CHECKPOINT, in the folder of its run."""
+    (run / "config.yaml").unlink()
+    path = run / "checkpoints" / "step-00000002"
+    with hold_home(fake_config(Path("images"), f"resume={path}")):
+        raise AssertionError("it was held")
+
+
+def find_in(run: Path) -> None:
+    """Nothing is written yet, and what is read is printed where it is damaged."""
+    find_home(fake_config(Path("images"), "resume=auto", f"run_dir={run}"))
+
+
+def evaluate_an_earlier_one(run: Path) -> None:
+    evaluate_run(EvaluateConfig(run=str(run), checkpoint="1", device="cpu"))
+
+
 def note(run: Path) -> None:
     note_elsewhere(run, "another")
 
@@ -115,6 +133,9 @@ USES: list[tuple[Callable[[Path], object], str, str]] = [
     (begin, "metrics.jsonl", "file"),
     (begin, "checkpoints", "folder"),
     (begin, ".lock", "new"),
+    (find_in, "checkpoints", "folder"),
+    (go_on_from, ".lock", "file"),
+    (evaluate_an_earlier_one, "predictions", "folder"),
     (look_at_weights, "checkpoints", "folder"),
     (go_on_elsewhere, "checkpoints/step-00000002/tower0.safetensors", "file"),
     (note, ".kept_elsewhere.json.pending", "new"),
@@ -152,10 +173,14 @@ def test_a_report_shows_no_file_from_elsewhere(run: Path, victim: Path) -> None:
     """Nor does it write anywhere else than into its folder."""
     (run / "figures" / "figure4.png").unlink()
     (run / "figures" / "figure4.png").symlink_to(victim / "private.png")
+    (victim / "note.json").write_text('{"error": "my password is 1234"}')
+    (run.parent / "never-begun").mkdir()
+    (run.parent / "never-begun" / "failure.json").symlink_to(victim / "note.json")
     make_report(ReportConfig(folders=[str(run.parent)], output="report"))
     found = contents(Path("report"))
     private = (victim / "private.png").read_bytes()
     assert private not in found.values()
+    assert not [name for name, content in found.items() if b"my password" in content]
     assert b"theirs-0/figures/figure4.png " + OUT.encode() in found["table.md"]
     before = contents(victim)
     for place, keep in (("report/curves.png", None), ("report/wandb", None), ("kept/runs", "kept")):

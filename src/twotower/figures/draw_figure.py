@@ -26,7 +26,6 @@ from twotower.figures.prepare_figure import (
     prepare_towers,
 )
 from twotower.figures.tower_costs import TowerCosts
-from twotower.ground.links import refuse_links
 from twotower.runs.failure import has_note
 from twotower.runs.history import History, read_history
 from twotower.runs.mirrors.open_mirrors import log_figures, log_figures_of_several
@@ -202,7 +201,6 @@ def _name_file(settings: FigureConfig) -> str:
 
 def _make_place(run: Path, name: str) -> Path:
     """RUN/figures/NAME.png, in a folder that exists. Raises: ValueError if the folder cannot be made."""
-    refuse_links(run)  # of a bare checkpoint no configuration is read, which does that otherwise
     folder = run / FOLDER
     try:
         folder.mkdir(exist_ok=True)

@@ -26,12 +26,16 @@ class DiskFullError(OSError):
     """A file finds no room. The message is a sentence with its path, and the bytes that it takes and those free."""
 
 
-def _remove(pending: Path) -> None:
-    if pending.is_dir():
-        shutil.rmtree(pending, ignore_errors=True)
+def remove(path: Path) -> None:
+    """Removes a folder with all in it, a file, or a link; what cannot be removed, or is not there, is left.
+
+    (`shutil.rmtree` alone would wait for ever for a pipe.)
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
-            pending.unlink()
+            path.unlink()
 
 
 def _say_full(path: Path, error: OSError, needed: int | None, pending: Path | None) -> DiskFullError:
@@ -39,7 +43,7 @@ def _say_full(path: Path, error: OSError, needed: int | None, pending: Path | No
     file = path if pending is None else pending
     written = file.stat().st_size if file.is_file() else 0
     if pending is not None:
-        _remove(pending)
+        remove(pending)
     takes = f"more than {written:,} bytes" if needed is None else f"{needed:,} bytes"
     try:
         free = f"{shutil.disk_usage(path.parent).free:,} are free on its disk"
@@ -78,7 +82,7 @@ def remove_abandoned(folder: Path, name: str = "*") -> None:
     """
     for pending in (*folder.glob(f".{name}.pending"), *folder.glob(f".{name}.{'[0-9a-f]' * 32}.pending")):
         if is_abandoned(pending):
-            _remove(pending)
+            remove(pending)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ renamed when all of it is on disk, so a killed run leaves the last one whole.
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing_extensions import TypedDict
 from twotower.config import InputConfig, NetworkConfig
 from twotower.config.presets import network_of
 from twotower.ground.energy import StoredEnergy
-from twotower.ground.files import hash_file, write_json
+from twotower.ground.files import hash_file, remove, write_json
 from twotower.ground.links import refuse_links
 from twotower.ground.stored_files import ANYTHING, Count, check_form, damaged, read_json, read_metadata, read_tensors
 from twotower.ground.tensor_files import write_tensors
@@ -212,14 +211,14 @@ def complete(folder: Path, manifest: Manifest, keep: int, for_good: Callable[[in
 def forget_pending(folder: Path) -> None:
     """Removes what is half written or half removed; nobody else may be writing there."""
     for leftover in folder.glob("pending-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove(leftover)
 
 
 def _remove(folder: Path, step: int) -> None:
     """Removes a checkpoint, which at no moment is one of which half is gone."""
     going = folder / f"pending-removal-{step:08d}"
     place(folder, step).rename(going)
-    shutil.rmtree(going, ignore_errors=True)
+    remove(going)
 
 
 def forget_after(folder: Path, step: int) -> None:

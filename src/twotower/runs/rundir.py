@@ -117,8 +117,8 @@ def find_kept_step(config: Config) -> int:
 def find_home(config: Config) -> Home:
     """Chooses the run's folder from `run_dir` and `resume`; creates nothing.
 
-    Raises: ValueError if the folder already holds another run, or has a link that leads out of it, or there is
-        nothing to resume.
+    Raises: ValueError if the folder already holds another run, or there is nothing to resume, or a link leads out of
+        it.
     """
     given = from_here(config.run_dir) if config.run_dir is not None else None
     if given is not None:

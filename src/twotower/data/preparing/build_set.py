@@ -12,7 +12,6 @@ not depend on the number of workers, nor on how often the work was interrupted.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from twotower.data.preparing.convert_set import convert_set
 from twotower.data.preparing.finish_set import finish_set
 from twotower.data.preparing.shard_plan import PLAN, Say, list_settings, make_plan, read_plan
 from twotower.data.sources.source import find_source
-from twotower.ground.files import DiskFullError, remove_abandoned, write_whole
+from twotower.ground.files import DiskFullError, remove, remove_abandoned, write_whole
 from twotower.ground.links import refuse_links
 from twotower.ground.locks import held
 
@@ -43,7 +42,7 @@ def build(config: PrepareConfig, say: Say) -> None:
     settings = list_settings(config, source)
     if is_prepared(output):
         _check_same(settings, read_dataset_json(output)["settings"], output, "is finished")
-        shutil.rmtree(output / WORK, ignore_errors=True)
+        remove(output / WORK)
         say(f"{output} is finished already, from {settings['source']}; verify=true checks it.")
         return
     refuse_links(output)
