@@ -3,7 +3,7 @@
 # make train TORCH=cpu   the same on the CPU, with torch's build for it: 0.6 GB to download instead of 3.2
 # make test              lint, types, layers and all tests
 # make test-gpu          the tests that need one GPU, or two
-# make campaigns         thousands of random attempts to break it, of which the tests try a few
+# make campaigns         thousands of random attempts to break it, of which the tests try a few; SEED=1 draws others
 # make audit             compares what is installed with the known vulnerabilities; needs the network
 # make audit ADVISORIES=DIR   the same with a copy of the advisories on disk, without the network
 # make quick             the same as test without the slow tests: under a minute
@@ -15,6 +15,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH:cuda12=cu126)
 # Two builds of DALI in one environment overwrite each other, so it is never a dependency that both would share.
 DALI        := $(if $(filter cuda12,$(TORCH)),cuda12,cuda13)
 ADVISORIES  ?=
+SEED        ?= 0
 DEVICE      := $(if $(filter cpu,$(TORCH)),machine.device=cpu)
 VENV        := .venv
 BIN         := $(VENV)/bin
@@ -40,7 +41,7 @@ quick: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" -q
 
 campaigns: $(VENV)/installed-dev
-	cd tests && ../$(BIN)/python -m campaigns
+	cd tests && ../$(BIN)/python -m campaigns --seed $(SEED)
 
 # The local part of a version (+cpu) names a build, and no version that a database knows.
 audit: $(VENV)/installed-dev $(VENV)/audit/bin/pip-audit

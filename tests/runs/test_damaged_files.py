@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,18 @@ def test_the_campaign_sees_what_it_is_made_for(
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert files.use("tried", folder)[0] == outcome
+
+
+def test_a_hang_is_seen_and_waiting_for_a_processor_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ever comes: it is given up after the limit, and later by as much as the child was starved."""
+    child, (ours, _theirs) = files.Child(tmp_path), Pipe()
+    began = time.monotonic()
+    assert not child._poll(ours, 0.1)
+    assert time.monotonic() - began >= 0.1
+    began = time.monotonic()
+    monkeypatch.setattr(child, "_read_starved", lambda: min(2.0, time.monotonic() - began))
+    assert not child._poll(ours, 0.1)
+    assert time.monotonic() - began > 2.0
 
 
 ALIASES = "a0: &a0 [x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
