@@ -93,7 +93,7 @@ def _export_each(settings: ExportConfig, sweep: Path, jobs: list[Path]) -> None:
             show(f"error: {describe_error(error)}")
             failed.append(name)
     if failed:
-        raise ValueError(f"{len(failed)} of {len(jobs)} runs could not be exported: {', '.join(failed)}")
+        raise ValueError(f"{len(failed)} of {counted(len(jobs), 'run')} could not be exported: {', '.join(failed)}")
 
 
 def _export(settings: ExportConfig) -> None:

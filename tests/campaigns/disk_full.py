@@ -65,7 +65,7 @@ def _copy_run(disk: Path, root: Path) -> None:
 
 def _evaluated(disk: Path) -> object:
     found = json.loads((disk / "run" / "evaluation.json").read_text())
-    tensors = {path.name: read_tensors(path) for path in sorted((disk / "run" / "predictions").iterdir())}
+    tensors = {path.name: read_tensors(path) for path in sorted((disk / "run" / "predictions").glob("*.safetensors"))}
     return {key: found[key] for key in ("top1_error", "top5_error", "loss")}, tensors
 
 

@@ -79,7 +79,9 @@ def _evaluated(folder: Path) -> object:
     found = json.loads((folder / "run" / "evaluation.json").read_text())
     for view in ("centre", "ten"):
         found[view] = {key: value for key, value in found[view].items() if key not in ("images_per_second", "stored")}
-    tensors = {path.name: read_tensors(path) for path in sorted((folder / "run" / "predictions").iterdir())}
+    tensors = {
+        path.name: read_tensors(path) for path in sorted((folder / "run" / "predictions").glob("*.safetensors"))
+    }
     lasting = ("crops", "split", "num_images", "top1_error", "top5_error", "loss", "centre", "ten")
     return {key: found[key] for key in lasting}, tensors
 

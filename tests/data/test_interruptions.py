@@ -111,6 +111,7 @@ def make_pipe(path: Path) -> None:
         change_sums(about=np.frombuffer(b'{"sha256": 1, "rejects": []}', np.uint8)),
         change_sums(index=np.zeros(3)),
         change_sums(image_sum=np.zeros((2, 2, 3), np.uint32)),
+        change_sums(image_sum=None),
         change_sums(products=np.zeros((3, 3), np.float32)),
         change_sums(products=np.array([[{}]], object)),
         change_sums(**{"shown-x": np.zeros((2, 2, 3), np.uint8)}),

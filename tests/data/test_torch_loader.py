@@ -392,7 +392,7 @@ def test_evaluation_and_figures_without_dali(
     assert capsys.readouterr().out.count("DALI cannot be imported here") == 1
     launch("figure.py", "activations", f"run={run}", monkeypatch=monkeypatch)
     assert (run / "figures" / "activations.png").exists()
-    stored = {path: path.read_bytes() for path in (run / "predictions").iterdir()}
+    stored = {path: path.read_bytes() for path in (run / "predictions").glob("*.safetensors")}
     assert len(stored) == 2
     monkeypatch.undo()
     settings = EvaluateConfig(run=str(run), crops="ten", batch_size=8, device="cpu")

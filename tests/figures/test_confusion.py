@@ -63,4 +63,4 @@ def test_the_command_uses_the_runs_predictions(
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")
     assert "taken for" in capsys.readouterr().out
     assert json.loads((run / "figures" / "confusion.json").read_text())["num_images"] == 3 * NUM_CLASSES
-    assert list((run / "predictions").iterdir()), "stored for the next time"
+    assert list((run / "predictions").glob("*.safetensors")), "stored for the next time"

@@ -112,7 +112,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     runpy.run_path(str(ROOT / "launch" / "figure.py"), run_name="__main__")
     assert f"of {3 * NUM_CLASSES} images" in capsys.readouterr().out
     assert len(list(csv.DictReader((run / "figures" / "towers.csv").open()))) == NUM_CLASSES
-    stored = [file.name for file in (run / "predictions").iterdir()]
+    stored = [file.name for file in (run / "predictions").glob("*.safetensors")]
     assert len(stored) == 1, "those of both towers; the others must not be taken for the run's own"
 
     fake_run(tmp_path / "one", images, "logging=no_wandb", "network=one_tower")

@@ -134,7 +134,7 @@ def identify_predictions(
             "kind": config.data.kind,
             "root": str(root.resolve()),
             "source": read_dataset_json(root)["settings"]["source"] if prepared else None,
-            "fingerprint": hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else None,
+            "fingerprint": hashlib.sha256(index.read_bytes()).hexdigest() if index.exists() else None,
             "num_images": len(dataset.split(split)),
             "num_classes": len(dataset.classes),
         },

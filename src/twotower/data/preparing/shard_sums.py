@@ -49,7 +49,7 @@ def read_sums(path: Path, size: int) -> tuple[_About, dict[str, NDArray[Any]]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = parse_json(arrays.pop(ABOUT).tobytes(), _FORM, path, _REMEDY)
-        _check(arrays, size)
+        _check(arrays, size, path.name.startswith("train-"))
     except (MemoryError, *_NO_ARRAYS) as error:
         if str(error).startswith(f"{path} is damaged"):
             raise
@@ -57,12 +57,11 @@ def read_sums(path: Path, size: int) -> tuple[_About, dict[str, NDArray[Any]]]:
     return about, arrays
 
 
-def _check(arrays: dict[str, NDArray[Any]], size: int) -> None:
-    """Raises: ValueError, KeyError for arrays of another kind."""
+def _check(arrays: dict[str, NDArray[Any]], size: int, of_training: bool) -> None:
+    """Raises: ValueError, KeyError for arrays that are missing or of another kind."""
     forms = {"image_sum": (np.dtype(np.uint32), (size, size, 3)), "products": (np.dtype(np.float64), (3, 3))}
-    wrong = [
-        name for name, form in forms.items() if name in arrays and (arrays[name].dtype, arrays[name].shape) != form
-    ]
+    sums = {name: (arrays[name].dtype, arrays[name].shape) for name in forms if of_training or name in arrays}
+    wrong = [name for name, form in sums.items() if form != forms[name]]
     if arrays[INDEX].dtype != INDEX_TYPE or arrays[INDEX].ndim != 1:
         wrong.append(INDEX)
     shown = {name: array for name, array in arrays.items() if name not in (*forms, INDEX)}
